@@ -1,0 +1,42 @@
+"""EdgeQAT: quantization-aware training of small language models, and the packed folder they are
+served from.
+
+The public names below are imported when they are first used; `import edgeqat` loads neither torch
+nor transformers.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EdgeQATError": "edgeqat.errors",
+    "Objective": "edgeqat.train.objective",
+    "QATTrainer": "edgeqat.train.trainer",
+    "QuantSection": "edgeqat.recipe",
+    "Recipe": "edgeqat.recipe",
+    "Scheme": "edgeqat.scheme",
+    "convert": "edgeqat.nn.convert",
+    "load": "edgeqat.hf.folder",
+    "load_recipe": "edgeqat.recipe",
+    "perplexity": "edgeqat.evaluate.perplexity",
+    "prepare": "edgeqat.hf.model",
+    "quantize": "edgeqat.pipeline.quantize",
+    "quantizers_disabled": "edgeqat.nn.convert",
+    "restore": "edgeqat.hf.model",
+}
+_RENAMED = {"load_recipe": "load"}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgeqat' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), _RENAMED.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,211 @@
+"""The packed folder on disk: safetensors with aligned tiles, hashes in config.json, whole or
+absent. No modules here.
+
+Tiles come first in model.safetensors and the header is padded with blanks, so every tile starts on
+64 bytes of the file and a runtime maps it and computes on it; the safetensors library sorts by
+dtype, so we write the (trivial) container ourselves and read it with the library. Every file's
+SHA-256 is in config.json, and config.json's own hash is in itself, computed with that field empty.
+docs/format.md is the full description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeqat.errors import FormatError, OutputError
+
+FORMAT_VERSION = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+METHOD = "edgeqat"
+_ALIGN = 64
+_NAMES = {
+    torch.uint8: "U8", torch.int8: "I8", torch.bool: "BOOL", torch.int64: "I64",
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
+}  # fmt: skip
+_ORDER = ["U8", "F32", "I64", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file: uint8 tiles first, data starting on 64 bytes."""
+    entries = sorted(
+        tensors.items(), key=lambda item: (_ORDER.index(_NAMES[item[1].dtype]), item[0])
+    )
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in entries:
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGN)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in entries:
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file; a damaged file is a FormatError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise FormatError(
+            f"{path.name}: '{path}' is not a readable safetensors file ({error}); copy it again"
+        ) from None
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Names, dtypes, shapes and offsets of a safetensors file, without its data."""
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+    except (OSError, ValueError, MemoryError) as error:
+        raise FormatError(
+            f"{path.name}: '{path}' is not readable ({error}); copy it again"
+        ) from None
+    header.pop("__metadata__", None)
+    return header
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.json last: with the hash of every other file of the folder and of itself."""
+    quantization = config["quantization_config"]
+    names = sorted(f.name for f in folder.iterdir() if f.is_file() and f.name != CONFIG)
+    quantization["sha256"] = {name: sha256(folder / name) for name in names}
+    quantization["config_sha256"] = ""
+    quantization["config_sha256"] = _config_hash(config)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a packed folder, checked: ours, of a known version, unchanged."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FormatError(
+            f"{CONFIG}: '{folder}' has none; name a folder that `edgeqat quantize` wrote"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise FormatError(f"{CONFIG}: '{path}' is not JSON; copy the folder again") from None
+    check_config(config.get("quantization_config"), str(folder))
+    if _config_hash(config) != config["quantization_config"]["config_sha256"]:
+        raise FormatError(f"{CONFIG}: '{path}' was changed after packing; copy the folder again")
+    return config
+
+
+def check_config(quantization: dict[str, Any] | None, where: str) -> None:
+    """Refuse a quantization_config that is missing, of another method or of an unknown version."""
+    if not isinstance(quantization, dict):
+        raise FormatError(
+            f"quantization_config: '{where}' has none in {CONFIG}; run `edgeqat quantize` on it "
+            "first"
+        )
+    if quantization.get("quant_method") != METHOD:
+        found = quantization.get("quant_method")
+        raise FormatError(
+            f"quant_method: '{found}' of '{where}' is not '{METHOD}'; load it elsewhere"
+        )
+    version = quantization.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FormatError(
+            f"format_version: {version} of '{where}' is unknown (this is {FORMAT_VERSION}); "
+            "update edgeqat"
+        )
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check every file of a packed folder against its hash; returns config.json."""
+    config = read_config(folder)
+    for name, expected in config["quantization_config"]["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise FormatError(f"{name}: missing from '{folder}'; copy the folder again")
+        if sha256(path) != expected:
+            raise FormatError(f"{name}: '{path}' was changed after packing; copy the folder again")
+    return config
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_output(target: Path, overwrite: bool) -> None:
+    """Refuse an output place that exists (without overwrite) or cannot be written."""
+    if target.exists() and not overwrite:
+        raise OutputError(f"output: '{target}' exists; choose another --output or add --overwrite")
+    if target.exists() and not (target.is_dir() and _is_ours(target)):
+        raise OutputError(
+            f"output: '{target}' is not a folder edgeqat wrote, so it is not replaced; choose "
+            "another"
+        )
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"output: '{parent}' cannot be written; choose another --output")
+
+
+@contextmanager
+def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary sibling that becomes `target` when the block ends well and vanishes when it does
+    not.
+    """
+    check_output(target, overwrite)
+    target = target.absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(
+            f"output: '{target}' cannot be made ({error.strerror}); choose another"
+        ) from None
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        if target.exists():
+            old = temporary.with_name(temporary.name + ".old")
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    except OSError as error:
+        raise OutputError(
+            f"output: writing '{target}' failed ({error.strerror}); free some space"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    return not any(folder.iterdir()) or (folder / "recipe.resolved.yaml").is_file()
+
+
+def _config_hash(config: dict[str, Any]) -> str:
+    quantization = {**config["quantization_config"], "config_sha256": ""}
+    text = json.dumps({**config, "quantization_config": quantization}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

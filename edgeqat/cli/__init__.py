@@ -1,0 +1,68 @@
+"""The command line: one verb per file, errors in one line on stderr, exit code 0, 1 or 2.
+
+`--w4a8kv4`, `--w2a32`, `--kv4`, ... anywhere in the arguments mean `--scheme w4a8kv4` and so on.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import typer
+from typer import exceptions
+
+from edgeqat.cli import generate, inspect, quantize, recipes, train
+from edgeqat.errors import EdgeQATError
+
+_SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
+
+app = typer.Typer(
+    name="edgeqat",
+    help="Quantization-aware training of small language models for edge CPUs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("quantize")(quantize.command)
+app.command("train")(train.command)
+app.command("generate")(generate.command)
+app.command("inspect")(inspect.command)
+app.command("recipes")(recipes.command)
+
+
+def main() -> None:
+    """Entry point of `edgeqat`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    debug = "--debug" in arguments
+    arguments = [_expand(argument) for argument in arguments if argument != "--debug"]
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=arguments, prog_name="edgeqat", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except EdgeQATError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except exceptions.TyperException as error:
+        return _fail(" ".join(error.format_message().split()), 2)
+    except (exceptions.Abort, KeyboardInterrupt):
+        return _fail("interrupted; nothing was written", 1)
+    except MemoryError:
+        if debug:
+            raise
+        return _fail("memory: not enough of it; lower train.batch_size or data.context", 1)
+
+
+def _expand(argument: str) -> str:
+    match = _SCHEME.fullmatch(argument)
+    return f"--scheme={match[1]}" if match and match[1] else argument
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

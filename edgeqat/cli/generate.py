@@ -1,0 +1,28 @@
+"""`edgeqat generate`: text from a packed folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeqat import log
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Packed folder.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="New tokens.")] = 64,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option("--top-k", min=0, help="0: all.")] = 0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="1: all.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of sampling.")] = 0,
+) -> None:
+    """Continue a prompt and stream the text to stdout."""
+    log.setup()
+    from edgeqat.pipeline.generate import generate
+
+    for piece in generate(folder, prompt, max_tokens, temperature, top_k, top_p, seed):
+        print(piece, end="", flush=True)
+    print()

@@ -1,0 +1,57 @@
+"""`edgeqat inspect`: what a packed folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Packed folder.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check every file against its hash.")
+    ] = False,
+) -> None:
+    """Print scheme, layers, sizes and results of a packed folder."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgeqat import checkpoint
+
+    config = checkpoint.verify(folder) if verify else checkpoint.read_config(folder)
+    quantization = config["quantization_config"]
+    print(
+        f"{config['architectures'][0]} at {quantization['scheme']}, "
+        f"format {quantization['format_version']}"
+    )
+    rows = Table()
+    for column in ("layer", "shape", "bits", "group", "input", "bytes"):
+        rows.add_column(column)
+    header = checkpoint.read_header(folder / checkpoint.WEIGHTS)
+    sizes = {
+        name: entry["data_offsets"][1] - entry["data_offsets"][0] for name, entry in header.items()
+    }
+    for name, spec in quantization["layers"].items():
+        size = sizes.get(f"{name}.weight", 0) + sizes.get(f"{name}.weight_scale", 0)
+        rows.add_row(
+            name,
+            "x".join(map(str, spec["shape"])),
+            str(spec["bits"]),
+            str(spec["group_size"] or "row"),
+            "float" if spec["input_bits"] == 16 else f"{spec['input_mode']} {spec['input_bits']}",
+            f"tied to {spec['tied_to']}" if spec["tied_to"] else str(size),
+        )
+    Console(width=max(100, Console().width)).print(rows)
+    print(f"{checkpoint.WEIGHTS}: {(folder / checkpoint.WEIGHTS).stat().st_size} bytes")
+    metrics = folder / "metrics.json"
+    if metrics.is_file():
+        values = json.loads(metrics.read_text(encoding="utf-8"))
+        for row in ("float", "float_same_steps", "ptq", "qat"):
+            if values.get(row):
+                print(f"{row}: perplexity {values[row]['perplexity']:.3f}")
+    if verify:
+        print(f"verified {len(quantization['sha256']) + 1} files")

@@ -1,0 +1,33 @@
+"""Options that several verbs share, and how they become overrides of a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from edgeqat import recipe as recipes
+
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="YAML file or shipped name (see `edgeqat recipes`).")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Text file or folder (.txt, .txt.gz, .jsonl); else EDGEQAT_DATA."),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimizer steps.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of order and sampling.")]
+OutputOption = Annotated[str | None, typer.Option("--output", help="Folder to write.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a folder that edgeqat wrote.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a recipe field: a.b=value. Repeatable."),
+]
+
+
+def overrides(entries: list[str] | None, **given: Any) -> dict[str, Any]:
+    """Overrides {"a.b": value} from --set entries and short flags; what is not given is absent."""
+    values = {key.replace("__", "."): value for key, value in given.items() if value is not None}
+    return {**dict(recipes.parse_set(entry) for entry in entries or []), **values}

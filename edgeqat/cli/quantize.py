@@ -1,0 +1,115 @@
+"""`edgeqat quantize`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeqat import log
+from edgeqat import recipe as recipes
+from edgeqat.cli import options
+from edgeqat.cli.progress import training_progress
+from edgeqat.scheme import Scheme
+
+
+def command(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Alias, local folder or hub id. [demo]")
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option("--scheme", help="Bits, e.g. w4a8kv4; --w4a8kv4 is the same. [w4a8kv4]"),
+    ] = None,
+    recipe: options.RecipeOption = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="safetensors file that replaces the weights.")
+    ] = None,
+    data: options.DataOption = None,
+    steps: options.StepsOption = None,
+    seed: options.SeedOption = None,
+    output: options.OutputOption = None,
+    overwrite: options.OverwriteOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the plan, pack and reload once, write nothing."),
+    ] = False,
+    settings: options.SetOption = None,
+) -> None:
+    """Train a model with quantization in the loop and write one packed folder.
+
+    Without --recipe, the shipped recipe named like the model is used if there is one.
+    """
+    if scheme is not None:
+        Scheme.parse(scheme)
+    chosen = recipe or _recipe_of(model)
+    values = options.overrides(
+        settings, model__name=model, quant__scheme=scheme, model__weights=weights,
+        data__root=data, train__steps=steps, seed=seed,
+    )  # fmt: skip
+    resolved = recipes.load(chosen, values)
+    name = Path(resolved.model.name).name
+    target = Path(output or f"{name}-{resolved.quant.scheme}")
+    log.setup()
+    if dry_run:
+        from edgeqat.pipeline.plan import plan
+
+        _print_plan(plan(resolved, target, overwrite))
+        return
+    from edgeqat.pipeline.quantize import quantize
+
+    with training_progress() as listener:
+        metrics = quantize(resolved, target, overwrite, listener)
+    _print_table(metrics, target)
+
+
+def _recipe_of(model: str | None) -> str | None:
+    name = Path(model or "demo").name
+    return name if name in recipes.shipped() else None
+
+
+def _print_table(metrics: dict[str, Any], target: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgeqat.pipeline.card import table
+
+    rows = Table(title=f"{metrics['model']} at {metrics['scheme']}", title_justify="left")
+    rows.add_column("")
+    rows.add_column("perplexity", justify="right")
+    rows.add_column("over float", justify="right")
+    floating = metrics["float"]["perplexity"]
+    for name, value in table(metrics):
+        if value is not None:
+            rows.add_row(name, f"{value:.3f}", f"{100 * (value / floating - 1):+.2f}%")
+    console = Console()
+    console.print(rows)
+    if metrics["recovered"] is not None:
+        print(f"recovered {100 * metrics['recovered']:.1f}% of the PTQ gap (log-perplexity)")
+    sizes, trained = metrics["bytes"], metrics["train"]
+    kinds = ", ".join(
+        f"{kind} {sizes[kind] / 1e6:.2f}" for kind in ("weights", "scales", "embeddings", "other")
+    )
+    print(f"size {sizes['total'] / 1e6:.2f} MB ({kinds}); fp16 {sizes['fp16'] / 1e6:.2f} MB")
+    print(
+        f"QAT {trained['steps']} steps in {trained['seconds']:.0f} s, "
+        f"{trained['tokens_per_second']:.0f} tokens/s, peak "
+        f"{trained['peak_rss_bytes'] / 1e9:.1f} GB"
+    )
+    print(f"wrote {target}")
+
+
+def _print_plan(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = Table(title="plan", title_justify="left")
+    for column in ("layer", "shape", "weight", "group", "input", "bytes", "note"):
+        rows.add_column(column, justify="right" if column in ("shape", "bytes") else "left")
+    for row in found.rows:
+        rows.add_row(*row)
+    console = Console(width=max(120, Console().width))
+    console.print(rows)
+    for line in found.lines:
+        print(line)

@@ -1,0 +1,37 @@
+"""`edgeqat train`: float models from a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeqat import log
+from edgeqat import recipe as recipes
+from edgeqat.cli import options
+from edgeqat.cli.progress import training_progress
+
+
+def command(
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="YAML file or shipped name with an `architecture`.")
+    ],
+    data: options.DataOption = None,
+    steps: options.StepsOption = None,
+    seed: options.SeedOption = None,
+    output: options.OutputOption = None,
+    overwrite: options.OverwriteOption = False,
+    settings: options.SetOption = None,
+) -> None:
+    """Train a float model from scratch and write a Hugging Face folder."""
+    values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
+    resolved = recipes.load(recipe, values)
+    target = Path(output or Path(recipe).stem)
+    log.setup()
+    from edgeqat.pipeline.pretrain import pretrain
+
+    with training_progress() as listener:
+        metrics = pretrain(resolved, target, overwrite, listener)
+    print(f"perplexity {metrics['float']['perplexity']:.3f} on {metrics['evaluation']}")
+    print(f"wrote {target}")

@@ -1,0 +1,249 @@
+"""Text to packed blocks of token ids: files, folders, Hugging Face datasets, the embedded demo; in
+memory or streaming.
+
+A corpus is a stream of documents; its token ids are joined (end-of-text between documents, when the
+tokenizer has one) and cut into blocks of `context` tokens; the rest is dropped. With `bos`, every
+block starts with BOS. Held-out text is the part named `valid`, or the last 5% of the training
+blocks.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from edgeqat.errors import DataError
+from edgeqat.recipe import DataSection
+
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
+DEMO = "demo"
+HELD_OUT = 0.05
+_PIECE = 1 << 20  # characters tokenized at once
+_HELD_OUT_WORDS = ("valid", "test", "dev", "heldout")
+
+
+class Tokenizer(Protocol):
+    """What is used of a tokenizer."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def __call__(self, text: str, **options: Any) -> Any: ...
+
+
+class Blocks(Dataset):
+    """Packed blocks (N, context) of token ids, int64, with stable indices."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.ids[index]}
+
+    def evenly(self, count: int) -> Blocks:
+        """`count` blocks evenly spaced over the text (0: all)."""
+        if not 0 < count < len(self):
+            return self
+        return Blocks(self.ids[torch.linspace(0, len(self) - 1, count).long()])
+
+
+class BlockStream(IterableDataset):
+    """Packed blocks tokenized while they are read, over and over: for text beyond memory."""
+
+    def __init__(self, documents: Any, tokenizer: Tokenizer, data: DataSection) -> None:
+        self.documents, self.tokenizer, self.data = documents, tokenizer, data
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        body = self.data.context - int(self.data.bos)
+        while True:
+            waiting: list[int] = []
+            for piece in _token_pieces(self.documents(), self.tokenizer):
+                waiting.extend(piece)
+                while len(waiting) >= body:
+                    ids, waiting = waiting[:body], waiting[body:]
+                    yield {"input_ids": _blocks(torch.tensor(ids), self.tokenizer, self.data)[0]}
+
+
+def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | BlockStream, Blocks]:
+    """Training and held-out blocks of a recipe's `data` section. Raises DataError in one line."""
+    train, valid = _sources(data)
+    if data.streaming:
+        if valid is None:
+            raise DataError("data.valid: streaming has no end to hold out from; name a valid text")
+        stream = BlockStream(lambda: documents(train, data.text_field), tokenizer, data)
+        return stream, _pack(valid, tokenizer, data).evenly(data.valid_blocks)
+    blocks = _pack(train, tokenizer, data)
+    if valid is not None:
+        return blocks, _pack(valid, tokenizer, data).evenly(data.valid_blocks)
+    held = max(1, int(len(blocks) * HELD_OUT))
+    if held >= len(blocks):
+        raise DataError(
+            f"data.train: '{train}' gives {len(blocks)} block(s) of {data.context} tokens, too few "
+            "to hold some out; give more text, a smaller data.context or data.valid"
+        )
+    return Blocks(blocks.ids[:-held]), Blocks(blocks.ids[-held:]).evenly(data.valid_blocks)
+
+
+def training_source(data: DataSection) -> str:
+    """Where the training text is: what documents() reads."""
+    return _sources(data)[0]
+
+
+def documents(source: str, text_field: str = "text") -> Iterator[str]:
+    """Documents of a source: a text file is one, a .jsonl line is one, a dataset row is one."""
+    name, _, split = source.partition("#")
+    if name == DEMO:
+        from edgeqat.demo.text import topics
+
+        yield from topics(split or "train")
+        return
+    path = Path(source)
+    if path.is_dir():
+        for file in _text_files(path):
+            yield from _file_documents(file, text_field)
+    elif path.exists():
+        yield from _file_documents(path, text_field)
+    else:
+        yield from _dataset_documents(source, text_field)
+
+
+def _sources(data: DataSection) -> tuple[str, str | None]:
+    """Where training and held-out text are: names below the root, or the root itself."""
+    root = Path(data.root).expanduser() if data.root else None
+    if data.train == DEMO:
+        return f"{DEMO}#train", data.valid or f"{DEMO}#valid"
+    if root is not None and not root.exists():
+        raise DataError(f"data.root: '{data.root}' does not exist; give --data a file or a folder")
+    if root is not None and root.is_file():
+        return str(root), _below(None, data.valid) if data.valid and Path(
+            data.valid
+        ).exists() else None
+    if data.train:
+        return _below(root, data.train), _below(root, data.valid) if data.valid else None
+    if root is None:
+        raise DataError(
+            "data.train: no text is named; give --data FILE_OR_FOLDER, or set EDGEQAT_DATA"
+        )
+    held = [f for f in _text_files(root) if any(word in f.name.lower() for word in _HELD_OUT_WORDS)]
+    if len(held) == 1:
+        return str(root), str(held[0])
+    return str(root), None
+
+
+def _below(root: Path | None, name: str) -> str:
+    if root is not None and (root / name).exists():
+        return str(root / name)
+    if root is not None and name.endswith(SUFFIXES):
+        raise DataError(
+            f"data: '{root / name}' does not exist; set data.root (--data) or data.train"
+        )
+    if root is None and name.endswith(SUFFIXES) and not Path(name).exists():
+        raise DataError(f"data: '{name}' does not exist; give --data FOLDER, or set EDGEQAT_DATA")
+    return name
+
+
+def _text_files(folder: Path) -> list[Path]:
+    files = sorted(f for f in folder.rglob("*") if f.name.endswith(SUFFIXES))
+    if not files:
+        kinds = ", ".join(SUFFIXES)
+        raise DataError(f"data: '{folder}' holds no {kinds} files; name a folder with text")
+    return files
+
+
+def _file_documents(path: Path, text_field: str) -> Iterator[str]:
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.name.endswith(".gz") else raw).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"data: '{path}' is not UTF-8 (byte {error.start}); convert it to UTF-8"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"data: '{path}' cannot be read ({error}); check the file") from None
+    if ".jsonl" not in path.name:
+        yield text
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)[text_field]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(
+                f"data.text_field: line {number} of '{path}' is no object with '{text_field}'; "
+                "set data.text_field to the field that holds the text"
+            ) from None
+
+
+def _dataset_documents(source: str, text_field: str) -> Iterator[str]:
+    """Rows of a Hugging Face dataset `name`, `name#split` or `name:config#split`."""
+    import datasets
+
+    name, _, split = source.partition("#")
+    name, _, config = name.partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        for row in rows:
+            yield row[text_field]
+    except KeyError:
+        raise DataError(
+            f"data.text_field: dataset '{source}' has no field '{text_field}'; set it"
+        ) from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"data: '{source}' is neither a file, a folder nor a dataset that can be reached "
+            f"({reason[:120]}); give a local path"
+        ) from None
+
+
+def _token_pieces(texts: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    options = {"add_special_tokens": False, "verbose": False}
+    first = True
+    for text in texts:
+        if not first and tokenizer.eos_token_id is not None:
+            yield [tokenizer.eos_token_id]
+        first, start = False, 0
+        while start < len(text):
+            end = start + _PIECE
+            newline = text.rfind("\n", start, end) + 1 if end < len(text) else len(text)
+            end = newline if newline > start else end
+            yield tokenizer(text[start:end], **options)["input_ids"]
+            start = end
+
+
+def _pack(source: str, tokenizer: Tokenizer, data: DataSection) -> Blocks:
+    pieces = [
+        torch.tensor(piece, dtype=torch.int64)
+        for piece in _token_pieces(documents(source, data.text_field), tokenizer)
+    ]
+    ids = torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int64)
+    blocks = _blocks(ids, tokenizer, data)
+    if not len(blocks):
+        raise DataError(
+            f"data: '{source}' gives {len(ids)} token(s), less than one block of data.context "
+            f"{data.context}; give more text or a smaller data.context"
+        )
+    return Blocks(blocks)
+
+
+def _blocks(ids: Tensor, tokenizer: Tokenizer, data: DataSection) -> Tensor:
+    body = data.context - int(data.bos)
+    count = len(ids) // body
+    blocks = ids[: count * body].reshape(count, body)
+    if not data.bos:
+        return blocks
+    if tokenizer.bos_token_id is None:
+        raise DataError("data.bos: the tokenizer has no BOS token; set data.bos to false")
+    return torch.cat([torch.full((count, 1), tokenizer.bos_token_id), blocks], dim=1)

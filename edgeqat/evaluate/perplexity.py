@@ -1,0 +1,57 @@
+"""Perplexity over packed blocks: exp of the mean negative log-likelihood per predicted token, in
+one pass.
+
+Blocks do not overlap; the first token of a block is context only. What the number depends on
+(context, stride, BOS, how many blocks) stands beside it in every result.
+
+Legend: B batch, T tokens of a block, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edgeqat.data.text import Blocks
+from edgeqat.recipe import DataSection
+
+_TOKENS_AT_ONCE = 4096
+
+
+@torch.no_grad()
+def perplexity(model: nn.Module, blocks: Blocks) -> float:
+    """Perplexity of a causal language model on blocks (N, T)."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    total = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for ids in blocks.ids.split(max(1, _TOKENS_AT_ONCE // blocks.ids.shape[1])):
+        ids = ids.to(device)
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        labels = F.pad(ids[:, 1:], (0, 1), value=-100)
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+        total += loss.double().cpu()
+        count += ids.shape[0] * (ids.shape[1] - 1)
+    model.train(was_training)
+    return math.exp(total.item() / count)
+
+
+def conditions(data: DataSection, blocks: Blocks) -> dict[str, int | bool]:
+    """What a perplexity depends on, for `evaluation` in metrics.json."""
+    return {
+        "context": data.context,
+        "stride": data.context,
+        "bos": data.bos,
+        "blocks": len(blocks),
+        "tokens": len(blocks) * (data.context - 1),
+    }
+
+
+def recovered(floating: float, ptq: float, qat: float) -> float | None:
+    """(log ppl_ptq - log ppl_qat) / (log ppl_ptq - log ppl_float); None when PTQ loses nothing."""
+    gap = math.log(ptq) - math.log(floating)
+    return (math.log(ptq) - math.log(qat)) / gap if gap > 0 else None

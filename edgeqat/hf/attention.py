@@ -1,0 +1,40 @@
+"""Our attention in transformers' registries: quantize q, k and v after RoPE, then SDPA; a mask twin
+beside it.
+
+`model.set_attn_implementation("edgeqat")` routes every attention layer here; layers without an
+`attention_quantizer` (the float teacher, a restored model) run plain SDPA.
+
+Legend: B batch, N query heads, K key/value heads, T queries, S keys, D head_dim.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "edgeqat"
+
+
+def quantized_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """Attention of q (B, N, T, D) over k, v (B, K, S, D); the mask is (B, 1, T, S) bool or None
+    (causal).
+    """
+    quantizer = getattr(module, "attention_quantizer", None)
+    if quantizer is not None:
+        query, key, value = quantizer(query, key, value, attention_mask)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def register() -> None:
+    """Put the attention and its mask function into the registries; safe to call again."""
+    AttentionInterface.register(NAME, quantized_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

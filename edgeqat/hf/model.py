@@ -1,0 +1,55 @@
+"""prepare for Hugging Face models: check the family, swap layers (nn/convert), switch attention to
+ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+import edgeqat.hf.attention as attention
+from edgeqat.errors import ModelError
+from edgeqat.nn import convert
+from edgeqat.recipe import QuantSection
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+
+def check_family(model: PreTrainedModel) -> None:
+    """Refuse, by name, architectures whose attention would not be quantized."""
+    kind = model.config.model_type
+    if kind not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise ModelError(f"model: architecture '{kind}' is not supported; supported: {known}")
+
+
+def prepare(
+    model: nn.Module, scheme: str = "w4a8kv4", quant: QuantSection | None = None
+) -> nn.Module:
+    """Make a float model trainable at a scheme, in place: fake-quantized weights, activations, q, k
+    and v.
+
+    `quant` gives every detail (recipe section `quant`) and wins over `scheme`. Tied embeddings stay
+    tied.
+    """
+    quant = quant or QuantSection(scheme=scheme)
+    if isinstance(model, PreTrainedModel):
+        check_family(model)
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    return convert.prepare(model, quant)
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """The float model again, in place: latent weights of a prepared, dequantized ones of a packed
+    model.
+    """
+    restored: Any = convert.restore(model)
+    if isinstance(model, PreTrainedModel):
+        restored.set_attn_implementation("sdpa")
+        if getattr(restored, "hf_quantizer", None) is not None:
+            restored.hf_quantizer.remove_quantization_config(restored)
+        restored.tie_weights()
+    return restored

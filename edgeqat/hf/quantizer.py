@@ -1,0 +1,88 @@
+"""quant_method "edgeqat" in transformers: AutoModelForCausalLM.from_pretrained reads a packed
+folder.
+
+Layers named in quantization_config.layers are swapped for empty packed ones on the meta device,
+then transformers fills them. The weights file is checked against its recorded hash first;
+`edgeqat.load` checks every file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from edgeqat import checkpoint
+from edgeqat.errors import FormatError
+from edgeqat.hf import attention
+from edgeqat.nn import convert
+from edgeqat.nn.packed import PackedSpec
+from edgeqat.recipe import QuantSection
+
+
+class EdgeQATConfig(QuantizationConfigMixin):
+    """quantization_config of a packed folder (docs/format.md)."""
+
+    def __init__(self, **values: Any) -> None:
+        values.pop("quant_method", None)
+        self.quant_method = checkpoint.METHOD  # type: ignore[assignment]
+        self.format_version = values.pop("format_version", None)
+        self.__dict__.update(values)
+
+
+class EdgeQATQuantizer(HfQuantizer):
+    """Loads packed folders; they are for inference (train a prepared model instead)."""
+
+    requires_calibration = True
+    quantization_config: EdgeQATConfig
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, **kwargs: Any
+    ) -> PreTrainedModel:
+        config = self.quantization_config.to_dict()
+        checkpoint.check_config(config, str(model.config.name_or_path))
+        for file in kwargs.get("checkpoint_files") or []:
+            path = Path(file)
+            if config["sha256"].get(path.name) not in (None, checkpoint.sha256(path)):
+                raise FormatError(
+                    f"{path.name}: '{path}' was changed after packing; copy the folder again"
+                )
+        specs = {name: PackedSpec.from_json(spec) for name, spec in config["layers"].items()}
+        model.set_attn_implementation(attention.NAME)
+        convert.install(model, specs, QuantSection.model_validate(config["quant"]))
+        return model
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    def is_serializable(self) -> bool:
+        return False
+
+
+def quantization_config(model: nn.Module, quant: QuantSection) -> dict[str, Any]:
+    """The quantization_config of a converted model, without the hashes."""
+    layers = {name: spec.to_json() for name, spec in convert.packed_specs(model).items()}
+    return {
+        "quant_method": checkpoint.METHOD,
+        "format_version": checkpoint.FORMAT_VERSION,
+        "scheme": quant.scheme,
+        "quant": quant.model_dump(),
+        "layers": layers,
+    }
+
+
+def register() -> None:
+    """Put config and quantizer into transformers' tables; safe to call again."""
+    if checkpoint.METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(checkpoint.METHOD)(EdgeQATConfig)
+        register_quantizer(checkpoint.METHOD)(EdgeQATQuantizer)

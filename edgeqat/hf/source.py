@@ -1,0 +1,142 @@
+"""Where float models come from: aliases, local folders, the hub cache. Errors are one line with a
+next step.
+
+Weights are safetensors only; pickled ones (.bin, .pt) are refused. Nothing is downloaded when the
+hub is off.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from edgeqat import checkpoint
+from edgeqat.errors import FormatError, ModelError
+
+ALIASES = {
+    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "smollm-135m": "HuggingFaceTB/SmolLM-135M",
+    "smollm-360m": "HuggingFaceTB/SmolLM-360M",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M",
+    "smollm2-360m": "HuggingFaceTB/SmolLM2-360M",
+    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
+}
+DEMO = "demo"
+_PICKLES = ("*.bin", "*.pt", "*.pth")
+
+
+def locate(name: str) -> str:
+    """The folder or hub id behind a model name: `demo`, an alias, a local folder, a hub id."""
+    if name == DEMO:
+        from edgeqat.demo import model
+
+        return str(model.folder())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.exists() or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"model: '{name}' is not a folder; name a folder with config.json and weights"
+        )
+    return ALIASES.get(name, name)
+
+
+def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
+    """A float causal language model in float32; `weights` replaces its tensors from a safetensors
+    file.
+    """
+    place = locate(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
+        )
+    except Exception as error:
+        raise ModelError(_explain(name, place, error)) from error
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise ModelError(f"model: '{name}' is quantized already; start from its float model")
+    if weights is not None:
+        _replace_weights(model, weights)
+    return model
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model."""
+    place = locate(name)
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except Exception as error:
+        raise ModelError(_explain(name, place, error, "tokenizer")) from error
+
+
+def fingerprint(name: str, weights: str | None = None) -> str:
+    """A hash of the weights behind a model name, where they are local files; else the name."""
+    if weights is not None:
+        return checkpoint.sha256(Path(weights))
+    folder = Path(locate(name))
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return "-".join(checkpoint.sha256(file)[:16] for file in files) or name
+
+
+def _check_folder(path: Path) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"model: '{path}' holds no config.json; name a Hugging Face model folder")
+    try:
+        AutoConfig.from_pretrained(path)
+    except Exception as error:
+        raise ModelError(
+            f"model: config.json of '{path}' is not readable ({_line(error)}); mend it"
+        ) from None
+    if list(path.glob("*.safetensors")):
+        return
+    pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
+    if pickles:
+        raise ModelError(
+            f"model: '{path}' holds pickled weights ({pickles[0]}), which are never loaded; "
+            "convert them: "
+            "from_pretrained(..) and save_pretrained(..) in an environment where you trust the file"
+        )
+    raise ModelError(f"model: '{path}' holds no *.safetensors; copy the weights there")
+
+
+def _replace_weights(model: PreTrainedModel, weights: str) -> None:
+    path = Path(weights).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise ModelError(f"model.weights: '{weights}' is not a .safetensors file; name one")
+    try:
+        missing, unexpected = model.load_state_dict(checkpoint.read_tensors(path), strict=False)
+    except (FormatError, RuntimeError) as error:
+        raise ModelError(f"model.weights: '{weights}' does not fit ({_line(error)})") from None
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    wrong = [key for key in missing if key not in tied] + list(unexpected)
+    if wrong:
+        raise ModelError(
+            f"model.weights: '{weights}' does not fit the model (for example {wrong[0]})"
+        )
+    model.tie_weights()
+
+
+def _explain(name: str, place: str, error: Exception, noun: str = "model") -> str:
+    if Path(place).is_dir():
+        return f"{noun}: '{name}' cannot be loaded ({_line(error)}); check the folder's files"
+    shown = f"'{name}'" if place == name else f"'{name}' ({place})"
+    return (
+        f"{noun}: {shown} is no local folder, is not in the hub cache and the hub cannot be "
+        "reached; download it "
+        "elsewhere and give its folder to --model, or set HF_HOME to a cache that holds it"
+    )
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,284 @@
+"""prepare (float -> fake-quant), convert (fake-quant -> packed), restore (either -> float): modules
+swapped by rule.
+
+Which layer gets what is decided once, by `rule`: every nn.Linear except lm_head is quantized by the
+scheme, embeddings and lm_head get `embedding_bits` one scale a row, and a layer is skipped with a
+reason. prepare, convert, the loader and the dry run's table all read that one decision.
+
+Not here: attention's entry into transformers (hf/attention), files (checkpoint).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeqat.errors import ModelError
+from edgeqat.nn.attention import AttentionQuantizer
+from edgeqat.nn.linear import QuantEmbedding, QuantLinear
+from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
+from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
+from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
+from edgeqat.recipe import QuantSection
+from edgeqat.scheme import FLOAT_BITS
+
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+HEAD = "lm_head"
+HEAD_INPUT_BITS = 8
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one layer: its widths, or why it stays float."""
+
+    bits: int = FLOAT_BITS
+    granularity: str = ""
+    group_size: int | None = None
+    input_bits: int = FLOAT_BITS
+    input_mode: str = "dynamic"
+    reason: str = ""
+
+
+def rule(name: str, layer: nn.Module, quant: QuantSection) -> Decision:
+    """The decision for one nn.Linear or nn.Embedding of a model."""
+    scheme, head = quant.bits(), quant.head_bits()
+    for pattern in quant.skip:
+        if fnmatch(name, pattern):
+            return Decision(reason=f"skip: '{pattern}'")
+    kept = "embedding_bits is float" if head == FLOAT_BITS else ""
+    if isinstance(layer, nn.Embedding):
+        return Decision(head, "per_channel", reason=kept)
+    if name.rpartition(".")[2] == HEAD:
+        inputs = HEAD_INPUT_BITS if scheme.activation_bits < FLOAT_BITS else FLOAT_BITS
+        return Decision(head, "per_channel", input_bits=inputs, reason=kept)
+    weight = quant.weight
+    return Decision(
+        scheme.weight_bits,
+        weight.granularity,
+        weight.group_size if weight.granularity == "per_group" else None,
+        scheme.activation_bits,
+        quant.activation.mode,
+        "weights are float in this scheme" if scheme.weight_bits == FLOAT_BITS else "",
+    )
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names and modules of all linear layers and embeddings, packed or not."""
+    kinds = (nn.Linear, nn.Embedding, PackedLinear, PackedEmbedding)
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):
+            yield name, module
+
+
+def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names and modules of all attention layers with separate q, k and v projections."""
+    for name, module in model.named_modules():
+        if all(hasattr(module, part) for part in ATTENTION_PROJECTIONS):
+            yield name, module
+
+
+def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
+    """Swap the layers of a float model for fake-quantized ones, in place; scales are initialised by
+    MSE.
+    """
+    if is_quantized(model):
+        raise ModelError("model: already prepared or packed; start from the float model")
+    embeddings: dict[int, QuantEmbedding] = {}
+    for name, layer in list(layers(model)):
+        decision = rule(name, layer, quant)
+        if isinstance(layer, nn.Embedding):
+            if decision.bits < FLOAT_BITS:
+                embedding = QuantEmbedding.wrap(layer, _weight_quantizer(layer, decision, quant))
+                embeddings[id(layer.weight)] = embedding
+                _replace(model, name, embedding)
+        elif decision.bits < FLOAT_BITS or decision.input_bits < FLOAT_BITS:
+            _replace(model, name, _quant_linear(layer, decision, quant, embeddings))
+    add_attention_quantizers(model, quant)
+    return model
+
+
+def convert(model: nn.Module) -> nn.Module:
+    """Swap the fake-quantized layers of a prepared model for packed ones, in place: the learned
+    integers.
+    """
+    embeddings: dict[int, tuple[str, PackedEmbedding]] = {}
+    for name, layer in list(layers(model)):
+        if not isinstance(layer, (QuantEmbedding, QuantLinear)):
+            continue
+        if not isinstance(layer.weight_quantizer, WeightQuantizer):
+            continue
+        source, embedding = embeddings.get(id(layer.weight), (None, None))
+        packed = packed_layer(packed_spec(layer, source))
+        if embedding is not None:
+            packed.tie(embedding)
+        else:
+            packed.store(*layer.weight_quantizer.codes(layer.weight.detach()))
+        if isinstance(packed, PackedEmbedding):
+            embeddings[id(layer.weight)] = (name, packed)
+        else:
+            packed.bias, packed.input_quantizer = layer.bias, layer.input_quantizer
+        _replace(model, name, packed.train(layer.training))
+    return model
+
+
+def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection) -> nn.Module:
+    """Swap the layers named in `specs` for empty packed ones, in place: what a loader fills."""
+    names = dict(model.named_modules())
+    for name, spec in specs.items():
+        if name not in names:
+            raise ModelError(f"layers: '{name}' of the packed folder is no layer of this model")
+        packed = packed_layer(spec)
+        if spec.tied_to:
+            packed.tie(model.get_submodule(spec.tied_to))
+        _replace(model, name, packed)
+    for name, layer in list(layers(model)):  # float weights with a quantized input
+        decision = rule(name, layer, quant)
+        if isinstance(layer, nn.Linear) and decision.input_bits < FLOAT_BITS:
+            _replace(model, name, _quant_linear(layer, decision, quant, {}))
+    add_attention_quantizers(model, quant)
+    return model
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Swap quantized layers back for plain torch ones, in place: latent weights (prepared) or
+    dequantized (packed).
+    """
+    shared: dict[int, nn.Parameter] = {}
+    for name, layer in list(layers(model)):
+        if isinstance(layer, (QuantLinear, QuantEmbedding)):
+            weight = layer.weight
+        elif isinstance(layer, (PackedLinear, PackedEmbedding)):
+            key = id(layer.source or layer)
+            if key not in shared:
+                shared[key] = nn.Parameter(layer.dequantized().clone())
+            weight = shared[key]
+        else:
+            continue
+        _replace(model, name, _plain(layer, weight))
+    for _, attention in attentions(model):
+        if hasattr(attention, "attention_quantizer"):
+            del attention.attention_quantizer
+    return model
+
+
+def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
+    """Give every attention layer its quantizers of q, k and v."""
+    for _, attention in list(attentions(model)):
+        attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim)
+
+
+def packed_layer(spec: PackedSpec) -> Any:
+    """An empty packed layer."""
+    return PackedEmbedding(spec) if spec.kind == "embedding" else PackedLinear(spec)
+
+
+def packed_spec(layer: Any, tied_to: str | None = None) -> PackedSpec:
+    """The record of a fake-quantized layer in the packed folder."""
+    quantizer = layer.weight_quantizer
+    shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
+    if isinstance(layer, QuantEmbedding):
+        return PackedSpec("embedding", shape, quantizer.grid.bits, quantizer.group_size)
+    inputs = layer.input_quantizer
+    return PackedSpec(
+        "linear",
+        shape,
+        quantizer.grid.bits,
+        quantizer.group_size,
+        FLOAT_BITS if isinstance(inputs, nn.Identity) else inputs.grid.bits,
+        "static" if isinstance(inputs, StaticQuantizer) else "dynamic",
+        layer.bias is not None,
+        tied_to,
+    )
+
+
+def packed_specs(model: nn.Module) -> dict[str, PackedSpec]:
+    """Records of all packed layers of a converted or loaded model."""
+    return {n: m.spec for n, m in layers(model) if isinstance(m, (PackedLinear, PackedEmbedding))}
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether a model holds any layer of ours."""
+    kinds = (QuantLinear, QuantEmbedding, PackedLinear, PackedEmbedding, AttentionQuantizer)
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
+@contextmanager
+def quantizers_disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Run a prepared model in float: every quantizer passes its input through."""
+    kinds = (WeightQuantizer, StaticQuantizer, DynamicQuantizer, CacheQuantizer)
+    found = [module for module in model.modules() if isinstance(module, kinds)]
+    before = [module.enabled for module in found]
+    try:
+        for module in found:
+            module.enabled = False
+        yield model
+    finally:
+        for module, enabled in zip(found, before, strict=True):
+            module.enabled = enabled
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
+    """Initialise the static activation quantizers on batches of token ids (B, T); a no-op without
+    any.
+    """
+    static = [module for module in model.modules() if isinstance(module, StaticQuantizer)]
+    if not static:
+        return
+    for module in static:
+        module.observe()
+    for batch in batches:
+        model(batch)
+    for module in static:
+        module.finish()
+
+
+def _weight_quantizer(layer: Any, decision: Decision, quant: QuantSection) -> WeightQuantizer:
+    shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
+    quantizer = WeightQuantizer(shape, decision.bits, decision.granularity, decision.group_size)
+    quantizer.to(layer.weight.device)
+    if not layer.weight.is_meta:
+        quantizer.initialize(layer.weight, quant.weight.init)
+    return quantizer
+
+
+def _quant_linear(
+    layer: nn.Linear,
+    decision: Decision,
+    quant: QuantSection,
+    embeddings: dict[int, QuantEmbedding],
+) -> QuantLinear:
+    inputs: nn.Module = nn.Identity()
+    if decision.input_bits < FLOAT_BITS:
+        kind = StaticQuantizer if decision.input_mode == "static" else DynamicQuantizer
+        inputs = kind(decision.input_bits)
+        inputs.to(layer.weight.device)
+    embedding = embeddings.get(id(layer.weight))
+    if embedding is not None:
+        linear = QuantLinear.wrap(layer, nn.Identity(), inputs)
+        linear.tie(embedding)
+        return linear
+    weights: nn.Module = nn.Identity()
+    if decision.bits < FLOAT_BITS:
+        weights = _weight_quantizer(layer, decision, quant)
+    return QuantLinear.wrap(layer, weights, inputs)
+
+
+def _plain(layer: Any, weight: Any) -> nn.Module:
+    if isinstance(layer, (QuantEmbedding, PackedEmbedding)):
+        return nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
+    bias = getattr(layer, "bias", None)
+    linear: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight, linear.bias = weight, bias
+    return linear.train(layer.training)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, child, module)

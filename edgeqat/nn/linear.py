@@ -1,0 +1,75 @@
+"""Fake-quantized linear and embedding layers; they only compose quantizers.
+
+    y = x_hat w_hat^T + bias,  x_hat = input_quantizer(x),  w_hat = weight_quantizer(weight)
+
+They subclass the torch layers, keep the float (latent) weight Parameter under its own name, and are
+made from a float layer without copying it. A tied lm_head shares Parameter and quantizer with the
+embedding.
+
+Legend: B batch, T tokens, I in_features, O out_features, V vocabulary, H hidden.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeqat.quant.lsq import WeightQuantizer
+
+
+class QuantLinear(nn.Linear):
+    """nn.Linear with a quantized weight (O, I) and a quantized input (..., I)."""
+
+    weight_quantizer: nn.Module
+    input_quantizer: nn.Module
+
+    @classmethod
+    def wrap(
+        cls, linear: nn.Linear, weight_quantizer: nn.Module, input_quantizer: nn.Module
+    ) -> QuantLinear:
+        """A QuantLinear around the Parameters of a float linear layer."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.in_features, layer.out_features = linear.in_features, linear.out_features
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
+        return layer.train(linear.training)
+
+    def tie(self, embedding: QuantEmbedding) -> None:
+        """Share the embedding's weight and quantizer; the quantizer stays registered there only."""
+        del self.weight_quantizer
+        self.weight = embedding.weight
+        self.__dict__["weight_quantizer"] = embedding.weight_quantizer
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight_quantizer(self.weight)
+        return F.linear(self.input_quantizer(input), weight, self.bias)
+
+
+class QuantEmbedding(nn.Embedding):
+    """nn.Embedding whose rows (V, H) are quantized one scale a row; only the rows looked up are
+    computed.
+    """
+
+    weight_quantizer: WeightQuantizer
+
+    @classmethod
+    def wrap(cls, embedding: nn.Embedding, weight_quantizer: WeightQuantizer) -> QuantEmbedding:
+        """A QuantEmbedding around the Parameter of a float embedding."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.num_embeddings, layer.embedding_dim = (
+            embedding.num_embeddings,
+            embedding.embedding_dim,
+        )
+        layer.padding_idx, layer.max_norm = embedding.padding_idx, None
+        layer.norm_type, layer.scale_grad_by_freq = 2.0, embedding.scale_grad_by_freq
+        layer.sparse = False
+        layer.weight = embedding.weight
+        layer.weight_quantizer = weight_quantizer
+        return layer.train(embedding.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        index = input.flatten()
+        rows = F.embedding(index, self.weight, self.padding_idx)
+        return self.weight_quantizer(rows, rows=index).unflatten(0, input.shape)

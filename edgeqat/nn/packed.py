@@ -1,0 +1,160 @@
+"""Packed layers: the codes and scales of the packed folder as buffers, with two ways to compute.
+
+    float:    y = x_hat (s * (code + z))^T + bias                    bit for bit what fake-quant
+    computes integer:  y = x_scale * sum_g s_g * (int32 dot product of group g) + bias       what
+    the kernels compute
+
+The codes are stored under the float name `weight` with their packed shape: a loader that does not
+know the format meets a size mismatch instead of random weights. The float weight is unpacked once,
+at the first use.
+
+Legend: O out_features, I in_features, G groups, R row tiles (quant/packing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeqat.quant import functional, packing
+from edgeqat.quant.dynamic import DynamicQuantizer
+from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.scheme import FLOAT_BITS, grid_of, group_count
+
+
+@dataclass(frozen=True)
+class PackedSpec:
+    """What the packed folder records of a layer: true shape (O, I), widths, grouping, input
+    quantizer.
+    """
+
+    kind: str  # linear | embedding
+    shape: tuple[int, int]
+    bits: int
+    group_size: int | None
+    input_bits: int = FLOAT_BITS
+    input_mode: str = "dynamic"
+    bias: bool = False
+    tied_to: str | None = None  # the embedding whose codes a tied lm_head uses
+
+    def to_json(self) -> dict:
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, values: dict) -> PackedSpec:
+        return cls(**{**values, "shape": tuple(values["shape"])})
+
+
+class _PackedWeight(nn.Module):
+    """Shared by both layers: frozen `weight` (tiles) and `weight_scale`, and their unpacking.
+
+    They are Parameters, not buffers, because transformers ties Parameters only.
+    """
+
+    weight: nn.Parameter
+    weight_scale: nn.Parameter
+    source: _PackedWeight | None
+    _float: Tensor | None
+
+    def __init__(self, spec: PackedSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.grid = grid_of(spec.bits)
+        columns = spec.shape[1]
+        groups = group_count(columns, spec.group_size) if spec.group_size else 1
+        tiles = packing.packed_shape(spec.shape, spec.bits)
+        scales = (tiles[0], groups, packing.ROWS)
+        self._set(torch.zeros(tiles, dtype=torch.uint8), torch.zeros(scales, dtype=torch.float16))
+        self.__dict__["source"] = None
+        self._float = None
+
+    def codes(self) -> Tensor:
+        """Codes (O, I) int8."""
+        return packing.unpack(self.weight, self.spec.bits, self.spec.shape)
+
+    def scale(self) -> Tensor:
+        """Scale (O, G) float32."""
+        scale = self.source.weight_scale if self.source else self.weight_scale
+        return packing.unpack_scale(scale, self.spec.shape[0]).float()
+
+    def dequantized(self) -> Tensor:
+        """Float weight (O, I), unpacked once and kept."""
+        if self.source is not None:
+            return self.source.dequantized()
+        if self._float is None or self._float.device != self.weight.device:
+            grouped = functional.to_groups(self.codes().float(), self.spec.group_size)
+            values = functional.dequantize(grouped, self.scale().unsqueeze(-1), self.grid)
+            self._float = functional.from_groups(values, self.spec.shape[1]).contiguous()
+        return self._float
+
+    def store(self, codes: Tensor, scale: Tensor) -> None:
+        """Pack codes (O, I) int8 and scale (O, G) fp16 into the buffers."""
+        self._set(packing.pack(codes.cpu(), self.spec.bits), packing.pack_scale(scale.cpu()))
+
+    def _set(self, tiles: Tensor, scale: Tensor) -> None:
+        self.weight = nn.Parameter(tiles, requires_grad=False)
+        self.weight_scale = nn.Parameter(scale, requires_grad=False)
+        self._float = None
+
+    def extra_repr(self) -> str:
+        rows, columns = self.spec.shape
+        return f"{rows} x {columns}, bits={self.spec.bits}, group_size={self.spec.group_size}"
+
+
+class PackedLinear(_PackedWeight):
+    """A linear layer on packed codes; `integer` chooses the integer path."""
+
+    input_quantizer: Any
+
+    def __init__(self, spec: PackedSpec) -> None:
+        super().__init__(spec)
+        self.integer = False
+        self.out_features, self.in_features = spec.shape
+        self.bias = nn.Parameter(torch.zeros(spec.shape[0])) if spec.bias else None
+        self.input_quantizer = nn.Identity()
+        if spec.input_bits < FLOAT_BITS:
+            kind = StaticQuantizer if spec.input_mode == "static" else DynamicQuantizer
+            self.input_quantizer = kind(spec.input_bits)
+
+    def tie(self, embedding: PackedEmbedding) -> None:
+        """Use the codes and scales of a packed embedding; only the shared `weight` stays
+        registered.
+        """
+        del self.weight_scale
+        self.weight = embedding.weight
+        self.__dict__["source"] = embedding
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.integer and isinstance(self.input_quantizer, DynamicQuantizer):
+            return self._integer_forward(input)
+        return F.linear(self.input_quantizer(input), self.dequantized(), self.bias)
+
+    def _integer_forward(self, input: Tensor) -> Tensor:
+        flat = input.flatten(0, -2).float()
+        grid = self.input_quantizer.grid
+        codes, input_scale = functional.quantize_dynamic(flat, grid, self.input_quantizer.clip)
+        weight, scale = self.codes(), self.scale()
+        if grid.half_step:  # levels are half-integers: doubled they are odd integers
+            codes, input_scale = 2 * codes + 1, input_scale / 2
+        if self.grid.half_step:
+            weight, scale = 2 * weight + 1, scale / 2
+        codes = codes.to(torch.int8)
+        output = functional.integer_linear(
+            codes, input_scale, weight, scale, self.spec.group_size
+        ).unflatten(0, input.shape[:-1])
+        return output if self.bias is None else output + self.bias
+
+
+class PackedEmbedding(_PackedWeight):
+    """An embedding on packed rows."""
+
+    def __init__(self, spec: PackedSpec) -> None:
+        super().__init__(spec)
+        self.num_embeddings, self.embedding_dim = spec.shape
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.embedding(input, self.dequantized())

@@ -1,0 +1,64 @@
+"""The row "float, trained for the same steps": so that extra training is not sold as recovery.
+
+The float model trains with cross-entropy alone on the same blocks, steps and learning rate. The
+result depends on nothing of the scheme, so it is kept in a cache (EDGEQAT_CACHE, default
+~/.cache/edgeqat) and shared between runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from edgeqat.data.text import Blocks
+from edgeqat.evaluate.perplexity import perplexity
+from edgeqat.hf import source
+from edgeqat.pipeline.inputs import Inputs
+from edgeqat.recipe import Recipe
+from edgeqat.train.callbacks import Listener
+from edgeqat.train.objective import Objective
+from edgeqat.train.trainer import QATTrainer
+
+CACHE_VARIABLE = "EDGEQAT_CACHE"
+
+
+def float_same_steps(inputs: Inputs, recipe: Recipe, listener: Listener | None) -> float:
+    """Perplexity of the float model after the run's steps of plain training."""
+    file = _cache_file(inputs, recipe)
+    if file is not None and file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))["perplexity"]
+    model = copy.deepcopy(inputs.model)
+    objective = Objective(recipe.distill, teacher=None)
+    QATTrainer(model, recipe, inputs.train, objective, "float", listener=listener).run()
+    result = perplexity(model, inputs.valid)
+    if file is not None:
+        _write(file, {"perplexity": result})
+    return result
+
+
+def _cache_file(inputs: Inputs, recipe: Recipe) -> Path | None:
+    """Where the result of exactly this training is kept; None for streams, which have no
+    fingerprint.
+    """
+    if not isinstance(inputs.train, Blocks):
+        return None
+    digest = hashlib.sha256()
+    digest.update(source.fingerprint(recipe.model.name, recipe.model.weights).encode())
+    for blocks in (inputs.train, inputs.valid):
+        digest.update(blocks.ids.numpy().tobytes())
+    digest.update(json.dumps([recipe.seed, recipe.train.model_dump()], sort_keys=True).encode())
+    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "edgeqat")
+    return cache / "float_same_steps" / f"{digest.hexdigest()}.json"
+
+
+def _write(file: Path, values: dict) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(values), encoding="utf-8")
+        temporary.replace(file)
+    except OSError:  # a cache that cannot be written is only slower
+        pass

@@ -1,0 +1,164 @@
+"""The main job: load -> prepare -> PTQ row -> QAT -> convert -> write -> verify, into one packed
+folder.
+
+Every number of the QAT row comes from the packed folder, loaded back. The folder is whole or
+absent.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from edgeqat import recipe as recipes
+from edgeqat.checkpoint import atomic_folder
+from edgeqat.data.text import Blocks
+from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
+from edgeqat.hf import folder as packed_folder
+from edgeqat.hf.model import prepare
+from edgeqat.nn import convert
+from edgeqat.pipeline import card
+from edgeqat.pipeline.baseline import float_same_steps
+from edgeqat.pipeline.inputs import Inputs, load_inputs, load_teacher
+from edgeqat.quant.dynamic import HIGH_BITS
+from edgeqat.recipe import Recipe
+from edgeqat.scheme import FLOAT_BITS
+from edgeqat.train.callbacks import Listener
+from edgeqat.train.objective import Objective
+from edgeqat.train.trainer import QATTrainer
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.json"
+RECORDS = "metrics.jsonl"
+RESOLVED = "recipe.resolved.yaml"
+
+
+def quantize(
+    recipe: Recipe, output: Path, overwrite: bool = False, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Run a recipe and write the packed folder `output`; returns what metrics.json holds.
+
+    Raises an EdgeQATError in one line for anything a user can cause; then nothing is left behind.
+    """
+    with atomic_folder(output, overwrite) as folder:
+        inputs = load_inputs(recipe)
+        logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
+        metrics = _rows_before(inputs, recipe, listener)
+        model, trained = train(inputs, recipe, folder / RECORDS, listener)
+        metrics["train"] = trained
+        convert.convert(model)
+        metrics["bytes"] = {
+            **packed_folder.size_by_kind(model),
+            **packed_folder.float_size(inputs.model),
+        }
+        packed_folder.write(folder, model, recipe.quant, inputs.tokenizer)
+        packed: nn.Module = packed_folder.load(folder)
+        packed.to(model.device)
+        qat = perplexity(packed, inputs.valid)
+        metrics["qat"] = {"perplexity": qat}
+        metrics["recovered"] = recovered(
+            metrics["float"]["perplexity"], metrics["ptq"]["perplexity"], qat
+        )
+        texts = {
+            METRICS: json.dumps(metrics, indent=2) + "\n",
+            RESOLVED: recipes.dump(recipe),
+            "README.md": card.render(metrics, recipe),
+        }
+        packed_folder.seal(folder, model, recipe.quant, texts)
+    return metrics
+
+
+def train(
+    inputs: Inputs, recipe: Recipe, records: Path | None, listener: Listener | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """QAT of a copy of the float model; returns the prepared, trained model and the `train`
+    metrics.
+    """
+    model, teacher = copy.deepcopy(inputs.model), None
+    if recipe.distill.weight > 0 and recipe.train.steps > 0:
+        name = recipe.distill.teacher
+        teacher = load_teacher(name, inputs.model) if name else copy.deepcopy(inputs.model)
+    prepare(model, quant=recipe.quant)
+    convert.calibrate(model, calibration_batches(inputs, recipe))
+    start = time.perf_counter()
+    objective = Objective(recipe.distill, teacher)
+    trainer = QATTrainer(model, recipe, inputs.train, objective, "qat", records, listener)
+    trainer.run()
+    seconds = time.perf_counter() - start
+    tokens = trainer.state.global_step * recipe.data.context * recipe.train.batch_size
+    tokens *= recipe.train.accumulation * trainer.args.world_size
+    return model, {
+        "steps": recipe.train.steps,
+        "tokens_per_second": round(tokens / seconds, 1),
+        "seconds": round(seconds, 1),
+        "selection_seconds": 0.0,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def calibration_batches(inputs: Inputs, recipe: Recipe):
+    """Batches of training blocks that initialise static activation scales."""
+    if isinstance(inputs.train, Blocks):
+        wanted = recipe.quant.activation.calibration_batches * recipe.train.batch_size
+        ids = inputs.train.evenly(min(wanted, len(inputs.train))).ids
+    else:
+        ids = inputs.valid.ids
+    return (batch.to(inputs.model.device) for batch in ids.split(recipe.train.batch_size))
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident size this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def average_bits(recipe: Recipe) -> dict[str, float]:
+    """Average widths of activations and of cached keys and values over one block, sinks counted."""
+    scheme, context = recipe.quant.bits(), recipe.data.context
+    kv = float(scheme.kv_bits)
+    if kv < HIGH_BITS:
+        sinks = min(recipe.quant.kv.sink_tokens, context)
+        kv += (HIGH_BITS - kv) * sinks / context
+    activations = scheme.activation_bits
+    return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
+
+
+def _rows_before(inputs: Inputs, recipe: Recipe, listener: Listener | None) -> dict[str, Any]:
+    floating = perplexity(inputs.model, inputs.valid)
+    logger.info("float: perplexity %.3f", floating)
+    same_steps = None
+    if recipe.train.compare_float and recipe.train.steps > 0:
+        same_steps = float_same_steps(inputs, recipe, listener)
+        logger.info("float, trained for the same steps: perplexity %.3f", same_steps)
+    model = prepare(copy.deepcopy(inputs.model), quant=recipe.quant)
+    convert.calibrate(model, calibration_batches(inputs, recipe))
+    ptq = perplexity(model, inputs.valid)
+    logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
+    return {
+        "scheme": recipe.quant.scheme,
+        "model": recipe.model.name,
+        "data": recipe.data.train or recipe.data.root,
+        "seed": recipe.seed,
+        "float": {"perplexity": floating},
+        "float_same_steps": {"perplexity": same_steps} if same_steps is not None else None,
+        "ptq": {"perplexity": ptq},
+        "average_bits": average_bits(recipe),
+        "evaluation": conditions(recipe.data, inputs.valid),
+    }
+
+
+def _text(inputs: Inputs) -> str:
+    held = f"{len(inputs.valid)} held-out blocks of {inputs.valid.ids.shape[1]} tokens"
+    if isinstance(inputs.train, Blocks):
+        return f"{len(inputs.train)} training blocks, {held}"
+    return f"streaming, {held}"

@@ -1,0 +1,76 @@
+"""Dynamic quantizers: one absmax scale per token, or per token and head for keys and values.
+
+    m = clip * absmax,  s = m / top,  code = clamp(round(v * (top / m) - z), qmin, qmax)
+
+clip < 1 gives up the largest values for finer steps: at few bits that is the smaller error
+(docs/log.md has the measurement). It is a constant of the width, so kernels need nothing more than
+the absmax they compute anyway.
+
+The deployed default for activations (int8 per token, float32 scale) and the layout of the KV cache
+(fp16 scale, the first `sink_tokens` tokens at 8 bit). Nothing is learned and nothing is stored.
+
+Legend: B batch, T tokens, K key/value heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat.quant import ste
+from edgeqat.scheme import grid_of
+
+HIGH_BITS = 8  # width of sinks
+ACTIVATION_CLIP = {4: 0.75, 3: 0.55, 2: 0.5}  # rows of hidden size; other widths 1
+CACHE_CLIP = {4: 0.9, 3: 0.7, 2: 0.6}  # rows of head_dim; other widths 1
+_WIDEST_GROUP = 128
+_SPLIT_GROUP = 32
+
+
+class DynamicQuantizer(nn.Module):
+    """Symmetric absmax quantization of each last-dimension row (a token, or a token and head)."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.grid = grid_of(bits)
+        self.clip = ACTIVATION_CLIP.get(bits, 1.0)
+        self.enabled = True
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Fake-quantized values, shape and dtype unchanged; arithmetic in float32."""
+        return ste.dynamic(values, self.grid, self.clip) if self.enabled else values
+
+    def extra_repr(self) -> str:
+        return f"bits={self.grid.bits}, dynamic per_token{'' if self.enabled else ', disabled'}"
+
+
+class CacheQuantizer(nn.Module):
+    """Keys or values (B, K, T, D) as the KV cache stores them: sinks at 8 bit, the rest at the low
+    width.
+    """
+
+    def __init__(self, bits: int, head_dim: int) -> None:
+        super().__init__()
+        self.low = grid_of(bits)
+        self.high = grid_of(HIGH_BITS)
+        self.clip = CACHE_CLIP.get(bits, 1.0)
+        self.group_size = head_dim if head_dim <= _WIDEST_GROUP else _SPLIT_GROUP
+        self.enabled = True
+
+    def forward(self, values: Tensor, sinks: Tensor) -> Tensor:
+        """Fake-quantized values; `sinks` (B or 1, T) bool marks the tokens kept at 8 bit."""
+        if not self.enabled:
+            return values
+        shape = values.shape
+        short = shape[-1] % self.group_size
+        grouped = values if not short else nn.functional.pad(values, (0, self.group_size - short))
+        grouped = grouped.unflatten(-1, (-1, self.group_size))
+        quantized = ste.dynamic(grouped, self.low, self.clip, fp16_scale=True)
+        if self.low.bits < self.high.bits:
+            high = ste.dynamic(grouped, self.high, fp16_scale=True)
+            quantized = torch.where(sinks[:, None, :, None, None], high, quantized)
+        return quantized.flatten(-2)[..., : shape[-1]]
+
+    def extra_repr(self) -> str:
+        off = "" if self.enabled else ", disabled"
+        return f"bits={self.low.bits}, per token and head, group_size={self.group_size}{off}"

@@ -1,0 +1,132 @@
+"""Uniform quantization as pure functions: code = clamp(round(v / s - z), qmin, qmax), v_hat = (code
++ z) * s.
+
+z is 0 on the integer grid and 0.5 on the half-step grid (scheme.Grid). Rounding is half to even,
+everything is float32. Dynamic quantizers use the same formula with s = absmax / top, written v *
+(top / absmax) so that torch and the C++ kernels take the same roundings. Not here: gradients (ste),
+learned scales (lsq).
+
+Legend: O output rows, I input columns, G groups of a row, S group_size.
+Sources: LSQ 1902.08153 eq. 1-2, ParetoQ 2502.02631 (half-step grid).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgeqat.scheme import Grid, group_count
+
+FP16_MIN_SCALE = 2.0**-14  # the smallest normal fp16: stored scales never become subnormal
+_MSE_RATIOS = 64
+
+
+def quantize(values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Codes of `values` as float32 integers in [qmin, qmax]; `scale` broadcasts."""
+    codes = values / scale
+    if grid.half_step:
+        codes -= grid.offset
+    return codes.round_().clamp_(grid.qmin, grid.qmax)
+
+
+def dequantize(codes: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Values of `codes`: (codes + offset) * scale in float32."""
+    codes = codes.float()
+    return (codes + grid.offset if grid.half_step else codes) * scale
+
+
+def quantize_dynamic(values: Tensor, grid: Grid, clip: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Codes and scale (..., 1) of symmetric quantization with one scale per last-dimension row.
+
+    `clip` is the fraction of absmax that the largest level reaches. A row of zeros gets scale 0 and
+    dequantizes to zeros on every grid.
+    """
+    absmax = values.abs().amax(dim=-1, keepdim=True) * clip
+    codes = values * (grid.top / absmax.clamp(min=torch.finfo(torch.float32).tiny))
+    if grid.half_step:
+        codes -= grid.offset
+    return codes.round_().clamp_(grid.qmin, grid.qmax), absmax / grid.top
+
+
+def round_to_fp16(scale: Tensor) -> Tensor:
+    """The scale as it will be stored: fp16, at least 2^-14, given back as float32."""
+    return scale.detach().clamp(min=FP16_MIN_SCALE).half().float()
+
+
+def to_groups(weight: Tensor, group_size: int | None) -> Tensor:
+    """(O, I) -> (O, G, S), a short last group zero-padded; no group_size: a row is one group."""
+    rows, columns = weight.shape
+    if group_size is None or group_size >= columns:
+        return weight.unsqueeze(1)
+    missing = group_count(columns, group_size) * group_size - columns
+    if missing:
+        weight = torch.nn.functional.pad(weight, (0, missing))
+    return weight.reshape(rows, -1, group_size)
+
+
+def from_groups(grouped: Tensor, columns: int) -> Tensor:
+    """(O, G, S) -> (O, I): the inverse of to_groups."""
+    return grouped.flatten(1)[:, :columns]
+
+
+def mse_scale(rows: Tensor, grid: Grid) -> Tensor:
+    """The scale (..., 1) that minimises the squared error of each last-dimension row of `rows`.
+
+    Searches _MSE_RATIOS fractions of the scale that never clips; zeros (the padding of a short
+    group) cost nothing on the integer grid and are left out on the half-step grid, which has no
+    zero level.
+    """
+    full = rows.abs().amax(dim=-1, keepdim=True) / grid.top
+    full = full.clamp(min=FP16_MIN_SCALE)
+    present = (rows != 0).float() if grid.half_step else None
+    best = full.clone()
+    least = torch.full_like(full, float("inf"))
+    for step in range(_MSE_RATIOS):
+        scale = round_to_fp16(full * (1.0 - 0.85 * step / _MSE_RATIOS))
+        error = dequantize(quantize(rows, scale, grid), scale, grid).sub_(rows).square_()
+        if present is not None:
+            error *= present
+        total = error.sum(dim=-1, keepdim=True)
+        better = total < least
+        least = torch.where(better, total, least)
+        best = torch.where(better, scale, best)
+    return best
+
+
+def mse_range(sample: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Scale and offset beta, each (1,), of LSQ+ for a sample of one activation tensor.
+
+    Minimises the squared error over symmetric shrinkings of [min, max] (2004.09576, section 3.2).
+    """
+    flat = sample.float().flatten()
+    low, high = flat.min(), flat.max()
+    middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=FP16_MIN_SCALE)
+    levels = grid.qmax - grid.qmin
+    candidates = []
+    for shrink in torch.linspace(1.0, 0.05, _MSE_RATIOS).tolist():
+        for centre in (middle, torch.zeros_like(middle)):
+            scale = 2 * half * shrink / levels
+            beta = centre - (grid.qmin + grid.qmax + 2 * grid.offset) / 2 * scale
+            values = dequantize(quantize(flat - beta, scale, grid), scale, grid) + beta
+            candidates.append(((values - flat).square().mean().item(), scale, beta))
+    _, scale, beta = min(candidates, key=lambda entry: entry[0])
+    return scale.reshape(1), beta.reshape(1)
+
+
+def integer_linear(
+    codes: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, group_size: int | None
+) -> Tensor:
+    """The integer path: y = x_scale * sum_g w_scale[:, g] * (int32 dot product of the codes in
+    group g).
+
+    codes (N, I) int8 activations, scale (N, 1), weight (O, I) int8 codes or doubled half-step
+    levels, weight_scale (O, G). The products run in float64, where integers of this size are exact.
+    """
+    columns = weight.shape[1]
+    size = group_size if group_size and group_size < columns else columns
+    total = torch.zeros(codes.shape[0], weight.shape[0], dtype=torch.float32, device=codes.device)
+    for group, start in enumerate(range(0, columns, size)):
+        part = slice(start, min(start + size, columns))
+        accumulator = codes[:, part].double() @ weight[:, part].double().T
+        total += accumulator.float() * weight_scale[:, group % weight_scale.shape[1]]
+    return total * scale

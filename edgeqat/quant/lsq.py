@@ -1,0 +1,129 @@
+"""Learned-scale quantizers: LSQ for weights, LSQ+ for static activations.
+
+Weights (O, I): one scale per tensor, row or group, held as `scale` (rows, G) and always used
+rounded to fp16, because that is what the packed folder stores. Activations: one scale and one
+offset beta per tensor, float32. Initialisation: the MSE-optimal scale (weights: at once;
+activations: on a few batches, see observe()).
+
+Legend: O output rows, I input columns, G groups. Sources: 1902.08153, 2004.09576.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat.quant import functional, ste
+from edgeqat.scheme import Grid, grid_of, scale_shape
+
+_SAMPLE_PER_BATCH = 4096
+_SAMPLE_LIMIT = 65536
+
+
+class WeightQuantizer(nn.Module):
+    """LSQ for a weight (O, I): fake_quantize in training, codes() at packing, the same arithmetic
+    in both.
+    """
+
+    initialized: Tensor
+
+    def __init__(
+        self, shape: tuple[int, int], bits: int, granularity: str, group_size: int | None
+    ) -> None:
+        super().__init__()
+        self.grid: Grid = grid_of(bits)
+        self.granularity = granularity
+        self.group_size = (
+            group_size if granularity == "per_group" and (group_size or 0) < shape[1] else None
+        )
+        rows_groups = scale_shape(
+            shape, granularity if granularity == "per_tensor" or self.group_size else "per_channel",
+            self.group_size,
+        )  # fmt: skip
+        self.scale = nn.Parameter(torch.ones(rows_groups))
+        self.register_buffer("initialized", torch.zeros(1, dtype=torch.bool))
+        self.count = shape[0] * shape[1] // self.scale.numel() or 1
+        self.enabled = True
+
+    @torch.no_grad()
+    def initialize(self, weight: Tensor, method: str = "mse") -> None:
+        """Set the scale from a weight: `mse` (squared error) or `lsq` (2 mean|v| / sqrt(qmax))."""
+        rows = self._grouped(weight.float())
+        if self.granularity == "per_tensor":
+            rows = rows.reshape(1, 1, -1)
+        if method == "mse":
+            scale = functional.mse_scale(rows, self.grid)
+        else:
+            scale = 2 * rows.abs().mean(-1, keepdim=True) / max(self.grid.top, 0.5) ** 0.5
+        self.scale.copy_(scale.clamp(min=functional.FP16_MIN_SCALE).reshape(self.scale.shape))
+        self.initialized.fill_(True)
+
+    def forward(self, weight: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Fake-quantized weight (O, I), float32; with `rows` the weight holds those rows only."""
+        if not self.enabled:
+            return weight
+        scale = ste.round_scale(self.scale if rows is None else self.scale[rows])
+        grouped = ste.lsq(self._grouped(weight), scale.unsqueeze(-1), self.grid, self.count)
+        return functional.from_groups(grouped, weight.shape[1])
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (O, I) int8 and scale (O, G) fp16 of a weight, exactly those of forward()."""
+        scale = functional.round_to_fp16(self.scale)
+        codes = functional.quantize(self._grouped(weight.float()), scale.unsqueeze(-1), self.grid)
+        stored = scale.expand(weight.shape[0], scale.shape[1]).contiguous().half()
+        return functional.from_groups(codes, weight.shape[1]).to(torch.int8), stored
+
+    def _grouped(self, weight: Tensor) -> Tensor:
+        return functional.to_groups(weight, self.group_size)
+
+    def extra_repr(self) -> str:
+        group = f", group_size={self.group_size}" if self.group_size else ""
+        off = "" if self.enabled else ", disabled"
+        return f"bits={self.grid.bits}, {self.granularity}{group}{off}"
+
+
+class StaticQuantizer(nn.Module):
+    """LSQ+ for an activation tensor: learned scale (1,) and offset beta (1,), the paper's
+    granularity.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.grid = grid_of(bits)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.beta = nn.Parameter(torch.zeros(1))
+        self.register_buffer("initialized", torch.zeros(1, dtype=torch.bool))
+        self.enabled = True
+        self._sample: list[Tensor] | None = None
+
+    def observe(self) -> None:
+        """Start collecting values: the next forwards pass their input through untouched."""
+        self._sample = []
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Set scale and beta from what was observed."""
+        assert self._sample, "StaticQuantizer.finish() before any batch was observed"
+        scale, beta = functional.mse_range(torch.cat(self._sample)[:_SAMPLE_LIMIT], self.grid)
+        self.scale.copy_(scale)
+        self.beta.copy_(beta)
+        self.initialized.fill_(True)
+        self._sample = None
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Fake-quantized values of any shape."""
+        if not self.enabled:
+            return values
+        if self._sample is not None:
+            flat = values.detach().flatten().float()
+            pick = torch.randint(flat.numel(), (_SAMPLE_PER_BATCH,), device=flat.device)
+            self._sample.append(flat[pick])
+            return values
+        scale = self.scale.clamp(min=functional.FP16_MIN_SCALE)
+        return ste.lsq_plus(values, scale, self.beta, self.grid)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.grid.bits}, static per_tensor{'' if self.enabled else ', disabled'}"

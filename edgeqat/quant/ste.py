@@ -1,0 +1,124 @@
+"""Gradient rules of the quantizers: straight-through estimators that keep no float copies.
+
+LSQ (1902.08153, eq. 3 and section 2.2), for u = v / s:
+    dv_hat/dv = 1 inside the range, else 0
+    dv_hat/ds = g * (round(u) - u) inside, g * qmin or g * qmax outside, g = 1 / sqrt(numel * qmax)
+LSQ+ (2004.09576, eq. 5) adds v_hat = lsq(v - beta) + beta:  dv_hat/dbeta = 0 inside, 1 outside.
+Dynamic: the scale follows absmax; dv_hat/dv = 1 where nothing is clipped. Without clipping nothing
+is saved, with it one bool mask.
+
+LSQ's backward recomputes from its input (a weight Parameter is saved by reference); no float copy
+is stored.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgeqat.quant.functional import FP16_MIN_SCALE, dequantize, quantize, quantize_dynamic
+from edgeqat.scheme import Grid
+
+
+class _LSQ(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, scale: Tensor, grid: Grid, gradient_scale: float) -> Tensor:
+        ctx.save_for_backward(values, scale)
+        ctx.grid, ctx.gradient_scale = grid, gradient_scale
+        codes = quantize(values, scale, grid)
+        if grid.half_step:
+            codes += grid.offset
+        return codes.mul_(scale)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        values, scale = ctx.saved_tensors
+        grid = ctx.grid
+        ratio = values / scale
+        outside = (ratio < grid.qmin) | (ratio > grid.qmax + 2 * grid.offset)
+        grad_scale = None
+        if ctx.needs_input_grad[1]:
+            slope = ratio - grid.offset if grid.half_step else ratio.clone()
+            slope.round_().clamp_(grid.qmin, grid.qmax)
+            if grid.half_step:
+                slope += grid.offset
+            slope -= ratio.masked_fill_(outside, 0.0)
+            grad_scale = slope.mul_(grad).sum_to_size(scale.shape).mul_(ctx.gradient_scale)
+        grad_values = grad.masked_fill(outside, 0.0) if ctx.needs_input_grad[0] else None
+        return grad_values, grad_scale, None, None
+
+
+class _LSQPlus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, scale, beta, grid: Grid, gradient_scale: float):
+        ctx.save_for_backward(values, scale, beta)
+        ctx.grid, ctx.gradient_scale = grid, gradient_scale
+        return dequantize(quantize(values - beta, scale, grid), scale, grid).add_(beta)
+
+    @staticmethod
+    def backward(ctx, grad):
+        values, scale, beta = ctx.saved_tensors
+        grid = ctx.grid
+        ratio = (values - beta) / scale
+        codes = (ratio - grid.offset).round_().clamp_(grid.qmin, grid.qmax) + grid.offset
+        outside = (ratio < grid.qmin) | (ratio > grid.qmax + 2 * grid.offset)
+        slope = torch.where(outside, codes, codes - ratio)
+        grad_scale = (slope * grad).sum_to_size(scale.shape) * ctx.gradient_scale
+        grad_beta = grad.masked_fill(~outside, 0.0).sum_to_size(beta.shape) * ctx.gradient_scale
+        return grad.masked_fill(outside, 0.0), grad_scale, grad_beta, None, None
+
+
+class _Dynamic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, grid: Grid, clip: float, fp16_scale: bool) -> Tensor:
+        floats = values.float()
+        codes, scale = quantize_dynamic(floats, grid, clip)
+        if fp16_scale:
+            scale = scale.half().float()
+        if grid.half_step:
+            codes += grid.offset
+        if clip < 1 and ctx.needs_input_grad[0]:
+            ctx.save_for_backward(floats.abs() > scale * (grid.top + grid.offset))
+        return codes.mul_(scale).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        if ctx.saved_tensors:
+            grad = grad.masked_fill(ctx.saved_tensors[0], 0.0)
+        return grad, None, None, None
+
+
+class _RoundScale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scale: Tensor) -> Tensor:
+        return scale.clamp(min=FP16_MIN_SCALE).half().float()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad
+
+
+def lsq(values: Tensor, scale: Tensor, grid: Grid, count: int) -> Tensor:
+    """LSQ fake-quantize; `scale` broadcasts, `count` is how many values share one scale."""
+    gradient_scale = (count * max(grid.qmax, 1)) ** -0.5
+    return _LSQ.apply(values.float(), scale, grid, gradient_scale)
+
+
+def lsq_plus(values: Tensor, scale: Tensor, beta: Tensor, grid: Grid) -> Tensor:
+    """LSQ+ fake-quantize of an activation tensor with one scale and one offset beta."""
+    gradient_scale = (values.numel() * max(grid.qmax, 1)) ** -0.5
+    return _LSQPlus.apply(values.float(), scale, beta, grid, gradient_scale).to(values.dtype)
+
+
+def dynamic(values: Tensor, grid: Grid, clip: float = 1.0, fp16_scale: bool = False) -> Tensor:
+    """Fake-quantize with one scale (clip * absmax / top) per last-dimension row, values of any
+    shape.
+
+    fp16_scale rounds the scale as the KV cache stores it.
+    """
+    return _Dynamic.apply(values, grid, clip, fp16_scale)
+
+
+def round_scale(scale: Tensor) -> Tensor:
+    """The scale rounded to what fp16 stores (>= 2^-14), straight-through."""
+    return _RoundScale.apply(scale)

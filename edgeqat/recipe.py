@@ -1,0 +1,259 @@
+"""Recipes: one YAML file is one run. Validated once, here; the field descriptions are the
+documentation.
+
+Precedence: the defaults below < the recipe file < the command line (--set a.b=c and the short
+flags). An unknown key is an error that suggests the nearest name. The resolved recipe is saved with
+the result.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from edgeqat.errors import RecipeError, nearest
+from edgeqat.scheme import FLOAT_BITS, Scheme
+
+VERSION = 1
+GROUP_MULTIPLE = 32
+
+
+class Section(BaseModel):
+    """A part of a recipe; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelSection(Section):
+    name: str = Field("demo", description="alias, local folder or hub id of the float model")
+    weights: str | None = Field(None, description="safetensors file that replaces the weights")
+
+
+class WeightSection(Section):
+    granularity: Literal["per_group", "per_channel", "per_tensor"] = Field(
+        "per_group", description="how many weights share a scale"
+    )
+    group_size: int = Field(128, description="weights per scale along in_features (multiple of 32)")
+    init: Literal["mse", "lsq"] = Field("mse", description="initial scale: least squares or LSQ's")
+
+    @field_validator("group_size")
+    @classmethod
+    def _multiple(cls, value: int) -> int:
+        if value < GROUP_MULTIPLE or value % GROUP_MULTIPLE:
+            raise ValueError(f"must be a positive multiple of {GROUP_MULTIPLE}")
+        return value
+
+
+class ActivationSection(Section):
+    mode: Literal["dynamic", "static"] = Field(
+        "dynamic", description="dynamic: absmax per token; static: learned per tensor (LSQ+)"
+    )
+    calibration_batches: int = Field(8, ge=1, description="batches that initialise static scales")
+
+
+class CacheSection(Section):
+    sink_tokens: int = Field(4, ge=0, description="first tokens whose K and V are kept at 8 bit")
+
+
+class QuantSection(Section):
+    scheme: str = Field("w4a8kv4", description="bits of weights, activations and KV cache")
+    weight: WeightSection = WeightSection()
+    activation: ActivationSection = ActivationSection()
+    kv: CacheSection = CacheSection()
+    embedding_bits: Literal[4, 6, 8, 16] = Field(
+        8, description="bits per row of embeddings and lm_head (16: float)"
+    )
+    skip: list[str] = Field([], description="glob patterns of layers left in float")
+
+    @field_validator("scheme")
+    @classmethod
+    def _normalise(cls, value: str) -> str:
+        return str(Scheme.parse(value))
+
+    def bits(self) -> Scheme:
+        """The parsed scheme."""
+        return Scheme.parse(self.scheme)
+
+    def head_bits(self) -> int:
+        """Bits of embeddings and lm_head: float when the scheme leaves the weights in float."""
+        return FLOAT_BITS if self.bits().weight_bits == FLOAT_BITS else self.embedding_bits
+
+
+class DataSection(Section):
+    root: str | None = Field(None, description="folder of the data; also --data, EDGEQAT_DATA")
+    train: str | None = Field(None, description="training text: file, folder, HF dataset, `demo`")
+    valid: str | None = Field(None, description="held-out text; default: the last 5% of train")
+    context: int = Field(256, ge=2, description="tokens per block")
+    bos: bool = Field(False, description="start every block with the BOS token")
+    valid_blocks: int = Field(
+        256, ge=0, description="held-out blocks evaluated, evenly spaced (0: all)"
+    )
+    streaming: bool = Field(False, description="tokenize while training; for text beyond memory")
+    text_field: str = Field("text", description="field of .jsonl lines and datasets")
+
+
+class TrainSection(Section):
+    steps: int = Field(200, ge=0, description="optimizer steps")
+    batch_size: int = Field(8, ge=1, description="blocks per step and process")
+    accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step")
+    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of the weights")
+    scale_learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the scales")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after warm-up")
+    warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW decay of matrices (never of scales)")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
+    bf16: bool = Field(False, description="bf16 autocast; quantizers stay float32")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
+    compare_float: bool = Field(True, description="also train the float model for the same steps")
+    log_steps: int = Field(10, ge=1, description="steps between two records of metrics.jsonl")
+
+
+class DistillSection(Section):
+    weight: float = Field(0.5, ge=0, le=1, description="gamma: share of KL against cross-entropy")
+    temperature: float = Field(1.0, gt=0, description="tau of the softened distributions")
+    teacher: str | None = Field(
+        None, description="another model as teacher; default: the float self"
+    )
+
+
+class ArchitectureSection(Section):
+    """Shape of a float Llama that `edgeqat train` makes."""
+
+    vocab_size: int = Field(2048, ge=260, description="size of the byte-level BPE vocabulary")
+    hidden_size: int = Field(128, ge=8, description="width of the residual stream")
+    layers: int = Field(6, ge=1, description="decoder layers")
+    heads: int = Field(2, ge=1, description="query heads")
+    kv_heads: int = Field(1, ge=1, description="key/value heads")
+    head_dim: int = Field(64, ge=8, description="width of a head")
+    ffn: int = Field(384, ge=8, description="width of the MLP")
+    positions: int = Field(512, ge=16, description="longest sequence")
+    tied: bool = Field(True, description="share embedding and lm_head")
+    dropout: float = Field(0.0, ge=0, lt=1, description="attention dropout")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="dtype of the written weights"
+    )
+
+
+class Recipe(Section):
+    """Everything a run needs."""
+
+    version: int = Field(VERSION, description="version of the recipe's format")
+    description: str = Field("", description="one line for `edgeqat recipes`")
+    seed: int = Field(0, ge=0, description="seed of data order, initialisation and sampling")
+    model: ModelSection = ModelSection()
+    quant: QuantSection = QuantSection()
+    data: DataSection = DataSection()
+    train: TrainSection = TrainSection()
+    distill: DistillSection = DistillSection()
+    architecture: ArchitectureSection | None = Field(
+        None, description="shape of the float model (only for `edgeqat train`)"
+    )
+
+
+def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe from a shipped name or a file, with overrides {"train.steps": 20} applied on top."""
+    values = _read(find(source)) if source else {}
+    found = values.get("version", VERSION)
+    if not isinstance(found, int) or found > VERSION:
+        raise RecipeError(
+            f"version: {found} of recipe '{source}' is newer than {VERSION}; update edgeqat"
+        )
+    for path, value in (overrides or {}).items():
+        _put(values, path, value)
+    return validate(values)
+
+
+def validate(values: dict[str, Any]) -> Recipe:
+    """A checked recipe from plain values; raises RecipeError with one line for the first fault."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            *parents, key = [str(part) for part in first["loc"]]
+            known = _fields(parents)
+            raise RecipeError(f"{path}: unknown key of the recipe; {nearest(key, known)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        shown = "" if isinstance(first["input"], dict) else f" '{first['input']}'"
+        where = "" if message.startswith(path.rpartition(".")[2]) else f"{path}:{shown} "
+        raise RecipeError(f"{where}{message[:1].lower()}{message[1:]}") from None
+
+
+def parse_set(entry: str) -> tuple[str, Any]:
+    """`train.steps=20` -> ("train.steps", 20); the value is read as YAML."""
+    path, equals, text = entry.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set '{entry}': write it as a.b=value, for example train.steps=20")
+    try:
+        value = yaml.safe_load(text)
+        if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
+            value = float(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set '{entry}': the value is not YAML; quote it") from None
+    except ValueError:
+        pass
+    return path, value
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML."""
+    return yaml.safe_dump(recipe.model_dump(exclude_none=True), sort_keys=False)
+
+
+def folder() -> Path:
+    """Where the shipped recipes are: inside the installed package or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def shipped() -> dict[str, Path]:
+    """Names of the shipped recipes and their files."""
+    return {path.stem: path for path in sorted(folder().rglob("*.yaml"))}
+
+
+def find(source: str | Path) -> Path:
+    """The file of a recipe given by path or by shipped name."""
+    path = Path(os.path.expanduser(str(source)))
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise RecipeError(f"recipe: '{source}' is not a file; `edgeqat recipes` lists the shipped")
+    known = shipped()
+    if str(source) not in known:
+        raise RecipeError(f"recipe: '{source}' is unknown; {nearest(str(source), list(known))}")
+    return known[str(source)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"recipe: '{path}' is not readable YAML ({reason}); mend it") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe: '{path}' holds no mapping; see `edgeqat recipes`")
+    return values
+
+
+def _put(values: dict[str, Any], path: str, value: Any) -> None:
+    *parents, key = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"--set {path}: '{parent}' holds a value, not a section")
+    values[key] = value
+
+
+def _fields(parents: list[str]) -> list[str]:
+    section: Any = Recipe
+    for parent in parents:
+        annotation = section.model_fields[parent].annotation
+        kinds = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(k for k in kinds if isinstance(k, type) and issubclass(k, Section))
+    return list(section.model_fields)

@@ -1,0 +1,70 @@
+"""What a run tells while it trains: one record per interval to metrics.jsonl, and the same record
+to a listener.
+
+A record: step, seconds, tokens_per_second, learning_rate and the mean of every loss term since the
+last record.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Recorder(TrainerCallback):
+    """Writes metrics.jsonl (when a path is given) and calls the listener (when there is one)."""
+
+    def __init__(
+        self, stage: str, tokens_per_step: int, path: Path | None, listener: Listener | None
+    ) -> None:
+        self.stage, self.path, self.listener = stage, path, listener
+        self.tokens_per_step = tokens_per_step
+        self.start = time.perf_counter()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.start = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        seconds = time.perf_counter() - self.start
+        done = state.global_step * self.tokens_per_step
+        names = {"epoch", "grad_norm", "learning_rate"}
+        record = {
+            "stage": self.stage,
+            "step": state.global_step,
+            "steps": state.max_steps,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(done / seconds, 1),
+            "learning_rate": logs.get("learning_rate"),
+            "terms": {k: round(v, 6) for k, v in logs.items() if k not in names},
+        }
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
+        logger.debug(
+            "%s step %5d/%d  %s  %.0f tokens/s",
+            self.stage, state.global_step, state.max_steps, terms, record["tokens_per_second"],
+        )  # fmt: skip
+        if self.listener is not None:
+            self.listener(record)

@@ -1,0 +1,56 @@
+"""Every test runs offline, on one thread, with a cache of its own, and leaves logging as it was."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TRANSFORMERS_VERBOSITY="error",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ.pop("EDGEQAT_DATA", None)
+
+import pytest
+import tiny
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    os.environ["EDGEQAT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _logging():
+    logger = logging.getLogger("edgeqat")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """A text of some 80 blocks of 64 tokens."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(tiny.text(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A float model with its tokenizer, as save_pretrained writes it."""
+    path = tmp_path_factory.mktemp("float") / "tiny-llama"
+    tiny.llama().save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return path

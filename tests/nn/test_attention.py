@@ -1,0 +1,80 @@
+"""Quantization inside attention: which tokens are sinks, what is left in float."""
+
+from __future__ import annotations
+
+import torch
+
+from edgeqat.nn.attention import AttentionQuantizer, sink_tokens
+from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
+from edgeqat.recipe import QuantSection
+
+KEY = torch.zeros(2, 1, 6, 8)
+
+
+def causal(padding):
+    """Bool mask (B, 1, T, T) of left-padded sequences."""
+    tokens = torch.arange(6)
+    seen = tokens[None, :] <= tokens[:, None]
+    return torch.stack([seen & (tokens[None, :] >= pad) for pad in padding])[:, None]
+
+
+def marks(padding, count):
+    tokens = torch.arange(6)
+    return [[pad <= t < pad + count for t in tokens.tolist()] for pad in padding]
+
+
+def test_sinks_are_the_first_tokens():
+    assert sink_tokens(KEY, None, 2).tolist() == marks([0], 2)
+    assert sink_tokens(KEY, causal([0, 0]), 4).tolist() == marks([0, 0], 4)
+    assert not sink_tokens(KEY, None, 0).any()
+    assert sink_tokens(KEY, None, 9).all()
+
+
+def test_sinks_are_the_first_real_tokens_under_left_padding():
+    assert sink_tokens(KEY, causal([0, 3]), 2).tolist() == marks([0, 3], 2)
+    assert sink_tokens(KEY, causal([5, 1]), 3).tolist() == marks([5, 1], 3)
+
+
+def test_a_float_mask_marks_the_same_sinks():
+    mask = causal([0, 3])
+    floating = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    assert torch.equal(sink_tokens(KEY, floating, 2), sink_tokens(KEY, mask, 2))
+
+
+def test_one_query_of_decoding_sees_the_same_sinks():
+    mask = causal([0, 3])
+    assert torch.equal(sink_tokens(KEY, mask[:, :, -1:], 2), sink_tokens(KEY, mask, 2))
+
+
+def quantizer(scheme, **quant):
+    return AttentionQuantizer(QuantSection.model_validate({"scheme": scheme, **quant}), 8)
+
+
+def test_query_key_and_value_have_their_widths():
+    made = quantizer("w4a8kv4")
+    query, key, value = (torch.randn(2, heads, 6, 8) for heads in (4, 2, 2))
+    found = made(query, key, value, None)
+    sinks = sink_tokens(key, None, 4)
+    assert torch.equal(found[0], DynamicQuantizer(8)(query))
+    assert torch.equal(found[1], CacheQuantizer(4, 8)(key, sinks))
+    assert torch.equal(found[2], CacheQuantizer(4, 8)(value, sinks))
+
+
+def test_float_parts_pass_through():
+    tensors = [torch.randn(2, heads, 6, 8) for heads in (4, 2, 2)]
+    found = quantizer("w4")(*tensors, None)
+    assert all(same is tensor for same, tensor in zip(found, tensors, strict=True))
+    query, key, _ = quantizer("kv4")(*tensors, None)
+    assert query is tensors[0]
+    assert not torch.equal(key, tensors[1])
+    query, key, _ = quantizer("a8")(*tensors, None)
+    assert not torch.equal(query, tensors[0])
+    assert key is tensors[1]
+
+
+def test_the_number_of_sinks_is_the_recipe_s():
+    key = torch.randn(1, 2, 6, 8)
+    for count in (0, 2, 6):
+        made = quantizer("kv2", kv={"sink_tokens": count})
+        _, found, _ = made(key, key, key, None)
+        assert torch.equal(found, CacheQuantizer(2, 8)(key, sink_tokens(key, None, count)))

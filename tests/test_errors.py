@@ -1,0 +1,30 @@
+"""The error tree: exit codes of the command line and hints."""
+
+from __future__ import annotations
+
+import edgeqat
+from edgeqat import errors
+
+
+def test_wrong_use_exits_with_2_and_failed_work_with_1():
+    wrong_use = {"SchemeError", "RecipeError", "DataError", "ModelError", "OutputError"}
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.EdgeQATError):
+            assert kind.exit_code == (2 if name in wrong_use | {"UsageError"} else 1), name
+
+
+def test_a_near_name_is_suggested_and_a_far_one_lists_all():
+    assert errors.nearest("stesp", ["steps", "seed"]) == "did you mean 'steps'?"
+    assert errors.nearest("xyz", ["steps", "seed"]) == "known: seed, steps"
+
+
+def test_public_names_are_sorted_few_and_found():
+    assert edgeqat.__all__ == sorted(edgeqat.__all__)
+    assert len(edgeqat.__all__) <= 24
+    for name in edgeqat.__all__:
+        assert callable(getattr(edgeqat, name)), name
+    assert set(edgeqat.__all__) <= set(dir(edgeqat))
+
+
+def test_other_names_are_attribute_errors():
+    assert not hasattr(edgeqat, "quantise")
