@@ -100,8 +100,12 @@ class TrainSection(Section):
     steps: int = Field(200, ge=0, description="optimizer steps")
     batch_size: int = Field(8, ge=1, description="blocks per step and process")
     accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step")
-    learning_rate: float = Field(5e-4, gt=0, description="peak learning rate of the weights")
-    scale_learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of the scales")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of the weights; absent: from the PTQ gap"
+    )
+    scale_learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of the scales; absent: a fifth of the weights'"
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after warm-up")
     warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW decay of matrices (never of scales)")
@@ -113,7 +117,7 @@ class TrainSection(Section):
 
 
 class DistillSection(Section):
-    weight: float = Field(0.5, ge=0, le=1, description="gamma: share of KL against cross-entropy")
+    weight: float = Field(1.0, ge=0, le=1, description="gamma: share of KL against cross-entropy")
     temperature: float = Field(1.0, gt=0, description="tau of the softened distributions")
     teacher: str | None = Field(
         None, description="another model as teacher; default: the float self"

@@ -18,6 +18,8 @@ import pytest
 import tiny
 import torch
 
+from edgeqat.cli import run
+
 torch.set_num_threads(1)
 
 
@@ -53,4 +55,14 @@ def model_folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("float") / "tiny-llama"
     tiny.llama().save_pretrained(path)
     tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def packed_folder(tmp_path_factory, model_folder, text_file):
+    """What `edgeqat quantize` writes: two steps at w4a8kv4."""
+    path = tmp_path_factory.mktemp("packed") / "tiny-w4a8kv4"
+    chosen = ["--set", "data.context=32", "--set", "train.batch_size=2"]
+    arguments = ["quantize", "--model", str(model_folder), "--w4a8kv4", "--data", str(text_file)]
+    assert run([*arguments, "--steps", "2", "--output", str(path), *chosen]) == 0
     return path

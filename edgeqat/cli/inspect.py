@@ -45,7 +45,7 @@ def command(
             "float" if spec["input_bits"] == 16 else f"{spec['input_mode']} {spec['input_bits']}",
             f"tied to {spec['tied_to']}" if spec["tied_to"] else str(size),
         )
-    Console(width=max(100, Console().width)).print(rows)
+    Console(width=max(130, Console().width)).print(rows)
     print(f"{checkpoint.WEIGHTS}: {(folder / checkpoint.WEIGHTS).stat().st_size} bytes")
     metrics = folder / "metrics.json"
     if metrics.is_file():

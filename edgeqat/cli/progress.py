@@ -11,7 +11,10 @@ from edgeqat import log
 
 @contextmanager
 def training_progress() -> Iterator[Any]:
-    """A listener for training records that draws a bar per stage; log lines print above it."""
+    """A listener for training records: a bar per stage on a terminal, else one line per record."""
+    if not log.console().is_terminal:
+        yield _print_line
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     bar = Progress(
@@ -35,3 +38,12 @@ def training_progress() -> Iterator[Any]:
 
     with bar:
         yield listener
+
+
+def _print_line(record: dict[str, Any]) -> None:
+    terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
+    left = record["seconds"] / record["step"] * (record["steps"] - record["step"])
+    log.console().print(
+        f"{record['stage']:>5} {record['step']:>5}/{record['steps']}  {terms}  "
+        f"{record['tokens_per_second']:.0f} tokens/s  {left:.0f} s left"
+    )

@@ -1,4 +1,4 @@
-"""The embedded demo model: a LLaMA of 1.2M parameters (GQA, tied, head_dim 64), fp16 weights inside
+"""The embedded demo model: a LLaMA of 1.3M parameters (GQA, tied, head_dim 64), fp16 weights inside
 the package.
 
 Made by `edgeqat train --recipe demo-float`; a test asserts that its size and shape are as the

@@ -27,7 +27,7 @@ from edgeqat.pipeline.quantize import calibration_batches
 from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, Scheme
 from edgeqat.train.objective import Objective
-from edgeqat.train.optim import make_optimizer
+from edgeqat.train.optim import make_optimizer, with_rates
 
 
 @dataclass
@@ -113,7 +113,7 @@ def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
         teacher = load_teacher(name, inputs.model) if name else inputs.model
     objective = Objective(recipe.distill, teacher)
     trial = copy.deepcopy(model).train()
-    optimizer = make_optimizer(trial, recipe.train)
+    optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))
     blocks = inputs.train if isinstance(inputs.train, Blocks) else inputs.valid
     batch = blocks.ids[: recipe.train.batch_size]
     spent = 0.0

@@ -26,10 +26,12 @@ from edgeqat.pipeline.quantize import METRICS, RECORDS, RESOLVED, peak_rss_bytes
 from edgeqat.recipe import ArchitectureSection, DataSection, Recipe
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
+from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer
 
 logger = logging.getLogger(__name__)
 
+FROM_SCRATCH = 1.0  # nats: everything is still to learn
 UNKNOWN, BOS, EOS = "<unk>", "<s>", "</s>"
 
 
@@ -48,6 +50,7 @@ def pretrain(
         model = build(shape, tokenizer)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         logger.info("%.2fM parameters, %d held-out blocks", parameters / 1e6, len(valid))
+        recipe = recipe.model_copy(update={"train": with_rates(recipe.train, FROM_SCRATCH)})
         start = time.perf_counter()
         objective = Objective(recipe.distill, teacher=None)
         trainer = QATTrainer(model, recipe, train, objective, "float", folder / RECORDS, listener)

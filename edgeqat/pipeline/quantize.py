@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import resource
 import sys
 import time
@@ -34,6 +35,7 @@ from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
+from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,13 @@ def quantize(
     with atomic_folder(output, overwrite) as folder:
         inputs = load_inputs(recipe)
         logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
-        metrics = _rows_before(inputs, recipe, listener)
+        metrics = _rows_before(inputs, recipe)
+        gap = math.log(metrics["ptq"]["perplexity"] / metrics["float"]["perplexity"])
+        recipe = recipe.model_copy(update={"train": with_rates(recipe.train, gap)})
+        if recipe.train.compare_float and recipe.train.steps > 0:
+            same_steps = float_same_steps(inputs, recipe, listener)
+            logger.info("float, trained for the same steps: perplexity %.3f", same_steps)
+            metrics["float_same_steps"] = {"perplexity": same_steps}
         model, trained = train(inputs, recipe, folder / RECORDS, listener)
         metrics["train"] = trained
         convert.convert(model)
@@ -133,13 +141,9 @@ def average_bits(recipe: Recipe) -> dict[str, float]:
     return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
 
 
-def _rows_before(inputs: Inputs, recipe: Recipe, listener: Listener | None) -> dict[str, Any]:
+def _rows_before(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
     floating = perplexity(inputs.model, inputs.valid)
     logger.info("float: perplexity %.3f", floating)
-    same_steps = None
-    if recipe.train.compare_float and recipe.train.steps > 0:
-        same_steps = float_same_steps(inputs, recipe, listener)
-        logger.info("float, trained for the same steps: perplexity %.3f", same_steps)
     model = prepare(copy.deepcopy(inputs.model), quant=recipe.quant)
     convert.calibrate(model, calibration_batches(inputs, recipe))
     ptq = perplexity(model, inputs.valid)
@@ -150,7 +154,7 @@ def _rows_before(inputs: Inputs, recipe: Recipe, listener: Listener | None) -> d
         "data": recipe.data.train or recipe.data.root,
         "seed": recipe.seed,
         "float": {"perplexity": floating},
-        "float_same_steps": {"perplexity": same_steps} if same_steps is not None else None,
+        "float_same_steps": None,
         "ptq": {"perplexity": ptq},
         "average_bits": average_bits(recipe),
         "evaluation": conditions(recipe.data, inputs.valid),

@@ -18,6 +18,7 @@ from torch import Tensor
 from edgeqat.scheme import Grid, group_count
 
 FP16_MIN_SCALE = 2.0**-14  # the smallest normal fp16: stored scales never become subnormal
+SMALLEST_ABSMAX = 2.0**-100  # of a dynamic row: keeps top / absmax finite where the row is zero
 _MSE_RATIOS = 64
 
 
@@ -42,7 +43,7 @@ def quantize_dynamic(values: Tensor, grid: Grid, clip: float = 1.0) -> tuple[Ten
     dequantizes to zeros on every grid.
     """
     absmax = values.abs().amax(dim=-1, keepdim=True) * clip
-    codes = values * (grid.top / absmax.clamp(min=torch.finfo(torch.float32).tiny))
+    codes = values * (grid.top / absmax.clamp(min=SMALLEST_ABSMAX))
     if grid.half_step:
         codes -= grid.offset
     return codes.round_().clamp_(grid.qmin, grid.qmax), absmax / grid.top

@@ -1,8 +1,13 @@
-"""Parameter groups and optimizer: matrices decay, norms and biases do not, scales have a learning
-rate of their own.
+"""Parameter groups, learning rates and optimizer.
+
+Matrices decay, norms and biases do not, scales have a learning rate of their own. Where the recipe
+names no learning rate it follows from what there is to recover: 3e-3 times the PTQ gap in nats,
+because a small gap drowns in the noise of large steps (docs/log.md has the measurement).
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -11,6 +16,19 @@ from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 from edgeqat.recipe import TrainSection
 
 BETAS = (0.9, 0.95)
+RATE_PER_NAT = 3e-3
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # few, so that runs share their float baseline
+SCALE_SHARE = 0.2
+
+
+def with_rates(train: TrainSection, gap: float) -> TrainSection:
+    """The section with both learning rates set; `gap` is log ppl_ptq - log ppl_float in nats."""
+    rate = train.learning_rate
+    if rate is None:
+        wanted = min(max(RATE_PER_NAT * gap, RATES[0]), RATES[-1])
+        rate = min(RATES, key=lambda known: abs(math.log(known / wanted)))
+    scale_rate = train.scale_learning_rate or float(f"{SCALE_SHARE * rate:.0e}")
+    return train.model_copy(update={"learning_rate": rate, "scale_learning_rate": scale_rate})
 
 
 def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:

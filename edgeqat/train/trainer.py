@@ -35,7 +35,7 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
         max_steps=train.steps,
         per_device_train_batch_size=train.batch_size,
         gradient_accumulation_steps=train.accumulation,
-        learning_rate=train.learning_rate,
+        learning_rate=train.learning_rate or 0.0,  # the optimizer's groups carry the real ones
         lr_scheduler_type=_SCHEDULES[train.schedule],
         warmup_steps=train.warmup_steps,
         max_grad_norm=train.max_grad_norm,

@@ -1,0 +1,73 @@
+"""Text from a packed folder: greedy, sampled, limited, and errors that reach the caller."""
+
+from __future__ import annotations
+
+from threading import Thread
+
+import pytest
+from transformers import LlamaForCausalLM
+
+from edgeqat.errors import UsageError
+from edgeqat.pipeline.generate import generate
+
+PROMPT = "the old river"
+
+
+def text(folder, **options):
+    return "".join(generate(folder, PROMPT, 12, **options))
+
+
+def test_greedy_text_repeats_itself(packed_folder):
+    first = text(packed_folder)
+    assert first
+    assert text(packed_folder, seed=7) == first
+
+
+def test_sampled_text_follows_its_seed(packed_folder):
+    options = {"temperature": 2.0}
+    assert text(packed_folder, seed=1, **options) == text(packed_folder, seed=1, **options)
+    assert len({text(packed_folder, seed=seed, **options) for seed in range(3)}) > 1
+
+
+def test_top_k_one_is_greedy(packed_folder):
+    assert text(packed_folder, temperature=1.0, top_k=1) == text(packed_folder)
+
+
+def test_a_small_top_p_is_greedy(packed_folder):
+    assert text(packed_folder, temperature=1.0, top_p=1e-6) == text(packed_folder)
+
+
+def test_the_prompt_is_not_repeated_and_the_length_is_kept(packed_folder):
+    found = "".join(generate(packed_folder, PROMPT, 5))
+    assert not found.startswith(PROMPT)
+    assert 0 < len(found) < len(text(packed_folder))
+
+
+def test_an_empty_prompt_is_refused(packed_folder):
+    with pytest.raises(UsageError, match="prompt: it is empty"):
+        list(generate(packed_folder, "", 5))
+
+
+def test_more_tokens_than_positions_are_refused(packed_folder):
+    with pytest.raises(UsageError, match="exceed the model's 128 positions"):
+        list(generate(packed_folder, PROMPT, 1000))
+
+
+def test_an_error_while_generating_reaches_the_caller(packed_folder, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", broken)
+    caught = []
+
+    def call():
+        try:
+            list(generate(packed_folder, PROMPT, 5))
+        except RuntimeError as error:
+            caught.append(str(error))
+
+    thread = Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert not thread.is_alive(), "waits forever"
+    assert caught == ["broken"]

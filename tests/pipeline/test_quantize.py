@@ -1,0 +1,242 @@
+"""The main job on a tiny model: every row of the table, the packed folder it comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import tiny
+import torch
+
+import edgeqat
+from edgeqat import recipe as recipes
+from edgeqat.data.text import load_blocks
+from edgeqat.errors import DataError, ModelError, TrainingError
+from edgeqat.evaluate.perplexity import perplexity
+from edgeqat.pipeline.plan import plan
+from edgeqat.pipeline.quantize import average_bits, quantize
+from edgeqat.recipe import Recipe
+
+
+@pytest.fixture
+def recipe(model_folder, text_file):
+    def recipe(**changes):
+        values = {
+            "model": {"name": str(model_folder)},
+            "quant": {"scheme": "w4a8kv4"},
+            "data": {"root": str(text_file), "context": 32, "valid_blocks": 4},
+            "train": {"steps": 2, "batch_size": 2, "log_steps": 1, "compare_float": False},
+        }
+        for section, value in changes.items():
+            values[section] = {**values.get(section, {}), **value} if value else value
+        return Recipe.model_validate(values)
+
+    return recipe
+
+
+def held_out(chosen):
+    return load_blocks(chosen.data, tiny.tokenizer())[1]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_row_is_what_it_says(recipe, tmp_path):
+    chosen = recipe(train={"compare_float": True, "steps": 3})
+    metrics = quantize(chosen, tmp_path / "out")
+    blocks = held_out(chosen)
+    assert metrics["float"]["perplexity"] == pytest.approx(perplexity(tiny.llama(), blocks))
+    prepared = edgeqat.prepare(tiny.llama(), quant=chosen.quant)
+    assert metrics["ptq"]["perplexity"] == pytest.approx(perplexity(prepared, blocks))
+    packed = edgeqat.load(tmp_path / "out")
+    assert metrics["qat"]["perplexity"] == pytest.approx(perplexity(packed, blocks), rel=1e-9)
+    assert metrics["float_same_steps"]["perplexity"] < metrics["float"]["perplexity"]
+    assert metrics["average_bits"] == {"activations": 8.0, "kv": 4.5}
+    assert metrics["evaluation"]["blocks"] == len(blocks)
+    on_disk = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert on_disk == metrics
+
+
+def test_training_recovers_what_quantization_lost(recipe, tmp_path):
+    train = {"steps": 40, "learning_rate": 2e-3, "scale_learning_rate": 1e-4}
+    chosen = recipe(quant={"scheme": "w2a8kv4"}, train=train, distill={"weight": 0})
+    metrics = quantize(chosen, tmp_path / "out")
+    assert metrics["qat"]["perplexity"] < 0.5 * metrics["ptq"]["perplexity"]
+
+
+def test_without_steps_the_packed_folder_is_ptq(recipe, tmp_path):
+    metrics = quantize(recipe(train={"steps": 0, "compare_float": True}), tmp_path / "out")
+    assert metrics["qat"]["perplexity"] == metrics["ptq"]["perplexity"]
+    assert metrics["float_same_steps"] is None
+    assert metrics["recovered"] in (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    "quant",
+    [
+        {"scheme": "w3a4kv2"},
+        {"scheme": "w2"},
+        {"scheme": "kv2"},
+        {"scheme": "w4a8kv4", "activation": {"mode": "static"}},
+        {"scheme": "w4a8", "weight": {"granularity": "per_tensor"}, "skip": ["*.v_proj"]},
+    ],
+    ids=str,
+)
+def test_any_scheme_is_trained_packed_and_loaded(recipe, tmp_path, quant):
+    metrics = quantize(recipe(quant=quant), tmp_path / "out")
+    assert metrics["scheme"] == recipes.QuantSection.model_validate(quant).scheme
+    assert metrics["qat"]["perplexity"] > 1
+    edgeqat.load(tmp_path / "out")
+
+
+def test_the_resolved_recipe_repeats_the_run_byte_for_byte(recipe, tmp_path):
+    quantize(recipe(), tmp_path / "one")
+    again = recipes.load(tmp_path / "one" / "recipe.resolved.yaml")
+    quantize(again, tmp_path / "two")
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_another_seed_gives_other_weights(recipe, tmp_path):
+    quantize(recipe(), tmp_path / "one")
+    quantize(recipe().model_copy(update={"seed": 1}), tmp_path / "two")
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("one", "two")]
+    assert weights[0] != weights[1]
+
+
+def test_text_named_by_the_environment_is_recorded(recipe, tmp_path, text_file, monkeypatch):
+    monkeypatch.setenv("EDGEQAT_DATA", str(text_file))
+    metrics = quantize(recipe(data={"root": None}), tmp_path / "out")
+    assert metrics["data"] == str(text_file)
+    monkeypatch.delenv("EDGEQAT_DATA")
+    again = recipes.load(tmp_path / "out" / "recipe.resolved.yaml")
+    assert again.data.root == str(text_file)
+
+
+def test_another_model_teaches(recipe, tmp_path):
+    tiny.llama(seed=5, num_hidden_layers=1).save_pretrained(tmp_path / "teacher")
+    chosen = recipe(distill={"teacher": str(tmp_path / "teacher"), "weight": 1.0})
+    records = []
+    quantize(chosen, tmp_path / "out", listener=records.append)
+    own = []
+    quantize(recipe(distill={"weight": 1.0}), tmp_path / "own", listener=own.append)
+    assert records[0]["terms"]["kl"] != own[0]["terms"]["kl"]
+
+
+def test_a_teacher_of_another_vocabulary_is_refused_before_anything_trains(recipe, tmp_path):
+    tiny.llama(vocab_size=400).save_pretrained(tmp_path / "teacher")
+    chosen = recipe(distill={"teacher": str(tmp_path / "teacher")}, train={"compare_float": True})
+    records = []
+    with pytest.raises(ModelError, match=r"distill\.teacher: .* vocabulary of 400"):
+        quantize(chosen, tmp_path / "out", listener=records.append)
+    assert not (tmp_path / "out").exists()
+    assert records == []
+
+
+def test_the_float_row_is_trained_once_per_data_and_seed(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    chosen = recipe(train={"compare_float": True})
+    stages, rows = [], []
+    for name in ("one", "two"):
+        records = []
+        rows.append(quantize(chosen, tmp_path / name, listener=records.append)["float_same_steps"])
+        stages.append({record["stage"] for record in records})
+    assert stages == [{"float", "qat"}, {"qat"}]
+    assert rows[0] == rows[1]
+    other = recipe(train={"compare_float": True}).model_copy(update={"seed": 1})
+    records = []
+    quantize(other, tmp_path / "three", listener=records.append)
+    assert {record["stage"] for record in records} == {"float", "qat"}
+
+
+def test_the_float_row_depends_on_what_trains_it(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    for number, rate in enumerate((1e-4, 1e-3)):
+        chosen = recipe(train={"compare_float": True, "learning_rate": rate})
+        quantize(chosen, tmp_path / str(number))
+    found = [
+        json.loads((tmp_path / run / "metrics.json").read_text(encoding="utf-8"))
+        for run in ("0", "1")
+    ]
+    assert found[0]["float_same_steps"] != found[1]["float_same_steps"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, TrainingError, RuntimeError])
+def test_a_run_that_stops_half_way_leaves_nothing(recipe, tmp_path, kind):
+    def stop(record):
+        raise kind("stop")
+
+    with pytest.raises(kind):
+        quantize(recipe(), tmp_path / "out", listener=stop)
+    assert names(tmp_path) == []
+
+
+def test_a_context_beyond_the_model_is_refused(recipe, tmp_path):
+    with pytest.raises(DataError, match=r"data\.context: 256 exceeds the model's 128"):
+        quantize(recipe(data={"context": 256}), tmp_path / "out")
+
+
+def test_a_tokenizer_beyond_the_embedding_is_refused(recipe, tmp_path):
+    tiny.llama(vocab_size=100).save_pretrained(tmp_path / "model")
+    tiny.tokenizer().save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="the embedding only 100"):
+        quantize(recipe(model={"name": str(tmp_path / "model")}), tmp_path / "out")
+
+
+def test_streaming_trains_like_memory_would(recipe, tmp_path, text_file):
+    data = {"train": str(text_file), "valid": str(text_file), "streaming": True, "root": None}
+    metrics = quantize(recipe(data=data), tmp_path / "out")
+    assert metrics["train"]["steps"] == 2
+    assert metrics["float_same_steps"] is None
+
+
+def test_average_bits_count_the_sinks(recipe):
+    assert average_bits(recipe(quant={"scheme": "w4a4kv2"})) == {
+        "activations": 4.0,
+        "kv": 2 + 6 * 4 / 32,
+    }
+    assert average_bits(recipe(quant={"scheme": "w4"})) == {"activations": 16.0, "kv": 16.0}
+    assert average_bits(recipe(quant={"scheme": "kv8"}))["kv"] == 8.0
+    none = recipe(quant={"scheme": "kv2", "kv": {"sink_tokens": 0}})
+    assert average_bits(none)["kv"] == 2.0
+
+
+def test_the_plan_predicts_the_file_it_would_write(recipe, tmp_path):
+    chosen = recipe()
+    found = plan(chosen, tmp_path / "out")
+    assert names(tmp_path) == []
+    quantize(chosen, tmp_path / "out")
+    assert found.total_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert len(found.rows) == 2 * 7 + 2
+    sizes = {row[0]: int(row[5]) for row in found.rows}
+    assert sizes["model.layers.0.mlp.up_proj"] == 96 * 64 // 2 + 96 * 2
+    assert sizes["lm_head"] == 0
+    assert found.seconds > 0
+
+
+def test_the_plan_leaves_the_cache_and_temporary_folders_alone(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    plan(recipe(train={"compare_float": True}), tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_card_holds_the_table(recipe, tmp_path):
+    metrics = quantize(recipe(), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"{metrics['qat']['perplexity']:.3f}" in card
+    assert f"{metrics['ptq']['perplexity']:.3f}" in card
+    assert "w4a8kv4" in card
+    assert str(tmp_path) not in card
+
+
+def test_the_packed_model_is_the_trained_one(recipe, tmp_path):
+    quantize(recipe(train={"steps": 5, "learning_rate": 1e-2}), tmp_path / "out")
+    packed = edgeqat.load(tmp_path / "out")
+    started = edgeqat.prepare(tiny.llama(), quant=recipe().quant)
+    name = "model.layers.0.mlp.up_proj"
+    layer = started.get_submodule(name)
+    before = layer.weight_quantizer.codes(layer.weight)[0]
+    assert not torch.equal(packed.get_submodule(name).codes(), before)

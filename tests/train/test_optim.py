@@ -1,0 +1,83 @@
+"""Parameter groups: matrices decay, vectors and scales do not, scales have their own rate."""
+
+from __future__ import annotations
+
+import tiny
+
+import edgeqat
+from edgeqat.recipe import QuantSection, TrainSection
+from edgeqat.train.optim import make_optimizer, parameter_groups, with_rates
+
+TRAIN = TrainSection(learning_rate=1e-3, scale_learning_rate=1e-5, weight_decay=0.1)
+
+
+def groups(model):
+    return {group["name"]: group for group in parameter_groups(model, TRAIN)}
+
+
+def names(model, group):
+    ids = {id(parameter) for parameter in group["params"]}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in ids}
+
+
+def test_every_parameter_is_in_one_group():
+    quant = QuantSection.model_validate({"activation": {"mode": "static"}})
+    model = edgeqat.prepare(tiny.llama(attention_bias=True), quant=quant)
+    found = groups(model)
+    members = [id(p) for group in found.values() for p in group["params"]]
+    assert len(members) == len(set(members))
+    assert set(members) == {id(p) for p in model.parameters()}
+
+
+def test_groups_hold_what_their_name_says():
+    quant = QuantSection.model_validate({"activation": {"mode": "static"}})
+    model = edgeqat.prepare(tiny.llama(attention_bias=True), quant=quant)
+    found = groups(model)
+    assert {n.rpartition(".")[2] for n in names(model, found["scales"])} == {"scale", "beta"}
+    assert not [n for n in names(model, found["weights"]) if not n.endswith(".weight")]
+    vectors = names(model, found["vectors"])
+    assert vectors
+    assert not [n for n in vectors if "norm" not in n and not n.endswith(".bias")]
+
+
+def test_only_matrices_decay_and_scales_learn_at_their_own_rate():
+    found = groups(edgeqat.prepare(tiny.llama(), "w4a8kv4"))
+    assert {n: (g["lr"], g["weight_decay"]) for n, g in found.items()} == {
+        "weights": (1e-3, 0.1),
+        "vectors": (1e-3, 0.0),
+        "scales": (1e-5, 0.0),
+    }
+
+
+def test_a_float_model_has_no_scales_and_frozen_parameters_are_left_out():
+    model = tiny.llama()
+    assert set(groups(model)) == {"weights", "vectors"}
+    model.model.embed_tokens.weight.requires_grad_(False)
+    assert "model.embed_tokens.weight" not in names(model, groups(model)["weights"])
+
+
+def test_the_optimizer_has_the_groups():
+    optimizer = make_optimizer(edgeqat.prepare(tiny.llama(), "w4a8kv4"), TRAIN)
+    assert [group["name"] for group in optimizer.param_groups] == ["weights", "vectors", "scales"]
+
+
+def rates(gap, **given):
+    train = with_rates(TrainSection.model_validate(given), gap)
+    return train.learning_rate, train.scale_learning_rate
+
+
+def test_rates_that_are_not_given_follow_the_ptq_gap():
+    assert rates(0.1) == (3e-4, 6e-5)
+    wide, narrow = rates(0.2)[0], rates(0.02)[0]
+    assert wide > narrow
+
+
+def test_rates_stay_in_their_range_also_without_a_gap():
+    assert rates(100.0)[0] == 1e-3
+    assert rates(0.0)[0] == rates(-1.0)[0] == 1e-5
+
+
+def test_rates_that_are_given_win():
+    assert rates(0.1, learning_rate=7e-4, scale_learning_rate=3e-4) == (7e-4, 3e-4)
+    assert rates(0.1, learning_rate=1e-3) == (1e-3, 2e-4)
+    assert rates(0.1, scale_learning_rate=3e-4) == (3e-4, 3e-4)
