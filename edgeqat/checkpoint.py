@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ _NAMES = {
     torch.uint8: "U8", torch.int8: "I8", torch.bool: "BOOL", torch.int64: "I64",
     torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
 }  # fmt: skip
-_ORDER = ["U8", "F32", "I64", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
+_ORDER = ["U8", "I64", "F32", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -79,11 +79,11 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-    except (OSError, ValueError, MemoryError) as error:
-        raise FormatError(
-            f"{path.name}: '{path}' is not readable ({error}); copy it again"
-        ) from None
+            header = json.loads(file.read(size)) if size < path.stat().st_size else None
+    except (OSError, ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise FormatError(f"{path.name}: '{path}' has no readable header; copy the folder again")
     header.pop("__metadata__", None)
     return header
 
@@ -107,10 +107,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise FormatError(f"{CONFIG}: '{path}' is not JSON; copy the folder again") from None
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise FormatError(f"{CONFIG}: '{path}' is no JSON object; copy the folder again")
     check_config(config.get("quantization_config"), str(folder))
-    if _config_hash(config) != config["quantization_config"]["config_sha256"]:
+    if _config_hash(config) != config["quantization_config"].get("config_sha256"):
         raise FormatError(f"{CONFIG}: '{path}' was changed after packing; copy the folder again")
     return config
 
@@ -176,6 +178,7 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     check_output(target, overwrite)
     target = target.absolute()
+    made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -184,8 +187,8 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
             f"output: '{target}' cannot be made ({error.strerror}); choose another"
         ) from None
     try:
-        temporary.chmod(0o755)
         yield temporary
+        _open_to_umask(temporary)
         if target.exists():
             old = temporary.with_name(temporary.name + ".old")
             target.rename(old)
@@ -199,6 +202,18 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:  # innermost first; those that hold the target stay
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _open_to_umask(folder: Path) -> None:
+    """Give folder and files the permissions that plain creation would have (mkdtemp gives 0700)."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 
 os.environ.update(
+    CUDA_VISIBLE_DEVICES="",
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",

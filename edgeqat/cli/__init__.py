@@ -14,6 +14,7 @@ from typer import exceptions
 from edgeqat.cli import generate, inspect, quantize, recipes, train
 from edgeqat.errors import EdgeQATError
 
+INTERRUPTED = 130  # what typer returns after Ctrl-C
 _SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
 
 app = typer.Typer(
@@ -43,6 +44,8 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="edgeqat", standalone_mode=False)
+        if result == INTERRUPTED:
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except EdgeQATError as error:
         if debug:
@@ -64,5 +67,5 @@ def _expand(argument: str) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

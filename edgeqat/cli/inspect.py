@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from edgeqat.errors import FormatError
+
+ROWS = ("float", "float_same_steps", "ptq", "qat")
+
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],
@@ -49,9 +53,15 @@ def command(
     print(f"{checkpoint.WEIGHTS}: {(folder / checkpoint.WEIGHTS).stat().st_size} bytes")
     metrics = folder / "metrics.json"
     if metrics.is_file():
-        values = json.loads(metrics.read_text(encoding="utf-8"))
-        for row in ("float", "float_same_steps", "ptq", "qat"):
-            if values.get(row):
-                print(f"{row}: perplexity {values[row]['perplexity']:.3f}")
+        try:
+            values = json.loads(metrics.read_text(encoding="utf-8"))
+            found = {row: values[row] and values[row]["perplexity"] for row in ROWS}
+        except (ValueError, KeyError, TypeError):
+            raise FormatError(
+                f"metrics.json: '{metrics}' is damaged; copy the folder again"
+            ) from None
+        for row, perplexity in found.items():
+            if perplexity is not None:
+                print(f"{row}: perplexity {perplexity:.3f}")
     if verify:
         print(f"verified {len(quantization['sha256']) + 1} files")

@@ -68,11 +68,14 @@ class BlockStream(IterableDataset):
         body = self.data.context - int(self.data.bos)
         while True:
             waiting: list[int] = []
+            found = False
             for piece in _token_pieces(self.documents(), self.tokenizer):
                 waiting.extend(piece)
                 while len(waiting) >= body:
-                    ids, waiting = waiting[:body], waiting[body:]
+                    ids, waiting, found = waiting[:body], waiting[body:], True
                     yield {"input_ids": _blocks(torch.tensor(ids), self.tokenizer, self.data)[0]}
+            if not found:
+                raise _too_short("the stream", len(waiting), self.data)
 
 
 def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | BlockStream, Blocks]:
@@ -101,16 +104,20 @@ def training_source(data: DataSection) -> str:
 
 
 def documents(source: str, text_field: str = "text") -> Iterator[str]:
-    """Documents of a source: a text file is one, a .jsonl line is one, a dataset row is one."""
-    name, _, split = source.partition("#")
+    """Documents of a source: a text file is one, a .jsonl line is one, a dataset row is one.
+
+    A folder stands for its files but the held-out ones, `FOLDER#valid` for those.
+    """
+    name, _, split = source.rpartition("#") if not Path(source).exists() else (source, "", "")
+    name, split = (name, split) if name else (source, "")
+    path = Path(name)
     if name == DEMO:
         from edgeqat.demo.text import topics
 
         yield from topics(split or "train")
-        return
-    path = Path(source)
-    if path.is_dir():
-        for file in _text_files(path):
+    elif path.is_dir():
+        training, held = _text_files(path)
+        for file in held if split == "valid" else training:
             yield from _file_documents(file, text_field)
     elif path.exists():
         yield from _file_documents(path, text_field)
@@ -121,7 +128,7 @@ def documents(source: str, text_field: str = "text") -> Iterator[str]:
 def _sources(data: DataSection) -> tuple[str, str | None]:
     """Where training and held-out text are: names below the root, or the root itself."""
     root = Path(data.root).expanduser() if data.root else None
-    if data.train == DEMO:
+    if data.train == DEMO and data.root is None:
         return f"{DEMO}#train", data.valid or f"{DEMO}#valid"
     if root is not None and not root.exists():
         raise DataError(f"data.root: '{data.root}' does not exist; give --data a file or a folder")
@@ -129,16 +136,13 @@ def _sources(data: DataSection) -> tuple[str, str | None]:
         return str(root), _below(None, data.valid) if data.valid and Path(
             data.valid
         ).exists() else None
-    if data.train:
+    if data.train and data.train != DEMO:
         return _below(root, data.train), _below(root, data.valid) if data.valid else None
     if root is None:
         raise DataError(
             "data.train: no text is named; give --data FILE_OR_FOLDER, or set EDGEQAT_DATA"
         )
-    held = [f for f in _text_files(root) if any(word in f.name.lower() for word in _HELD_OUT_WORDS)]
-    if len(held) == 1:
-        return str(root), str(held[0])
-    return str(root), None
+    return str(root), f"{root}#valid" if _text_files(root)[1] else None
 
 
 def _below(root: Path | None, name: str) -> str:
@@ -153,18 +157,21 @@ def _below(root: Path | None, name: str) -> str:
     return name
 
 
-def _text_files(folder: Path) -> list[Path]:
+def _text_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Training and held-out files of a folder; held-out ones say so in their name."""
     files = sorted(f for f in folder.rglob("*") if f.name.endswith(SUFFIXES))
-    if not files:
+    held = [f for f in files if any(word in f.name.lower() for word in _HELD_OUT_WORDS)]
+    training = [f for f in files if f not in held]
+    if not training:
         kinds = ", ".join(SUFFIXES)
-        raise DataError(f"data: '{folder}' holds no {kinds} files; name a folder with text")
-    return files
+        raise DataError(f"data: '{folder}' holds no {kinds} to train on; name a folder with text")
+    return training, held
 
 
 def _file_documents(path: Path, text_field: str) -> Iterator[str]:
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.name.endswith(".gz") else raw).decode("utf-8")
+        whole = (gzip.decompress(raw) if path.name.endswith(".gz") else raw).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"data: '{path}' is not UTF-8 (byte {error.start}); convert it to UTF-8"
@@ -172,18 +179,21 @@ def _file_documents(path: Path, text_field: str) -> Iterator[str]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data: '{path}' cannot be read ({error}); check the file") from None
     if ".jsonl" not in path.name:
-        yield text
+        yield whole
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(whole.split("\n"), 1):
         if not line.strip():
             continue
         try:
-            yield json.loads(line)[text_field]
+            text = json.loads(line)[text_field]
+            if not isinstance(text, str):
+                raise TypeError
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"data.text_field: line {number} of '{path}' is no object with '{text_field}'; "
                 "set data.text_field to the field that holds the text"
             ) from None
+        yield text
 
 
 def _dataset_documents(source: str, text_field: str) -> Iterator[str]:
@@ -231,11 +241,15 @@ def _pack(source: str, tokenizer: Tokenizer, data: DataSection) -> Blocks:
     ids = torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int64)
     blocks = _blocks(ids, tokenizer, data)
     if not len(blocks):
-        raise DataError(
-            f"data: '{source}' gives {len(ids)} token(s), less than one block of data.context "
-            f"{data.context}; give more text or a smaller data.context"
-        )
+        raise _too_short(f"'{source}'", len(ids), data)
     return Blocks(blocks)
+
+
+def _too_short(source: str, tokens: int, data: DataSection) -> DataError:
+    return DataError(
+        f"data: {source} gives {tokens} token(s), less than one block of data.context "
+        f"{data.context}; give more text or a smaller data.context"
+    )
 
 
 def _blocks(ids: Tensor, tokenizer: Tokenizer, data: DataSection) -> Tensor:

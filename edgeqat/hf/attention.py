@@ -30,7 +30,9 @@ def quantized_attention(
     """
     quantizer = getattr(module, "attention_quantizer", None)
     if quantizer is not None:
-        query, key, value = quantizer(query, key, value, attention_mask)
+        sliding = kwargs.get("sliding_window") is not None
+        positions = kwargs.get("position_ids") if sliding else None
+        query, key, value = quantizer(query, key, value, attention_mask, positions)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

@@ -8,6 +8,7 @@ hub is off.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -57,12 +58,21 @@ def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
     file.
     """
     place = locate(name)
+    loaded: Any
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
+        loaded = AutoModelForCausalLM.from_pretrained(
+            place,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
         )
     except Exception as error:
         raise ModelError(_explain(name, place, error)) from error
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])[0]
+        raise ModelError(f"model: '{name}' holds no weights for {missing}; copy the whole model")
     if getattr(model.config, "quantization_config", None) is not None:
         raise ModelError(f"model: '{name}' is quantized already; start from its float model")
     if weights is not None:

@@ -38,26 +38,38 @@ class AttentionQuantizer(nn.Module):
             self.value = CacheQuantizer(scheme.kv_bits, head_dim)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fake-quantized q, k, v; `mask` (B, 1, T, S) bool says which keys a query sees (None:
-        causal).
+        """Fake-quantized q, k, v.
+
+        `mask` (B, 1, T, S) bool says which keys a query sees (None: causal); `positions` (B, T) of
+        the queries is given for sliding-window layers.
         """
         query = self.query(query)
         if self.key is not None and self.value is not None:
-            sinks = sink_tokens(key, mask, self.sink_tokens)
+            sinks = sink_tokens(key, mask, self.sink_tokens, positions)
             key, value = self.key(key, sinks), self.value(value, sinks)
         return query, key, value
 
 
-def sink_tokens(key: Tensor, mask: Tensor | None, count: int) -> Tensor:
+def sink_tokens(
+    key: Tensor, mask: Tensor | None, count: int, positions: Tensor | None = None
+) -> Tensor:
     """Which of the S keys are among the first `count` real tokens of their sequence: (B or 1, S)
     bool.
 
-    Under left padding the first real token is the first key that the last query sees.
+    Under left padding the first real token is the first key that the last query sees. A sliding
+    window has dropped that key in the end: there `positions` (B, T), those of the queries, tell.
     """
     position = torch.arange(key.shape[2], device=key.device)[None]
-    if mask is not None:
+    if positions is not None:
+        position = position + positions[:, -1:] - (key.shape[2] - 1)
+    elif mask is not None:
         last = mask[:, 0, -1]
         seen = last if last.dtype == torch.bool else last >= 0
         position = position - seen.int().argmax(dim=-1, keepdim=True)

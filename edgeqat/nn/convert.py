@@ -120,6 +120,7 @@ def convert(model: nn.Module) -> nn.Module:
         else:
             packed.store(*layer.weight_quantizer.codes(layer.weight.detach()))
         if isinstance(packed, PackedEmbedding):
+            packed.padding_idx = layer.padding_idx  # type: ignore[assignment]
             embeddings[id(layer.weight)] = (name, packed)
         else:
             packed.bias, packed.input_quantizer = layer.bias, layer.input_quantizer
@@ -136,6 +137,8 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
         packed = packed_layer(spec)
         if spec.tied_to:
             packed.tie(model.get_submodule(spec.tied_to))
+        if isinstance(packed, PackedEmbedding):
+            packed.padding_idx = getattr(names[name], "padding_idx", None)
         _replace(model, name, packed)
     for name, layer in list(layers(model)):  # float weights with a quantized input
         decision = rule(name, layer, quant)
@@ -272,7 +275,8 @@ def _quant_linear(
 
 def _plain(layer: Any, weight: Any) -> nn.Module:
     if isinstance(layer, (QuantEmbedding, PackedEmbedding)):
-        return nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight)
+        rows, columns = weight.shape
+        return nn.Embedding(rows, columns, layer.padding_idx, _weight=weight)
     bias = getattr(layer, "bias", None)
     linear: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight, linear.bias = weight, bias

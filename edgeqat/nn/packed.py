@@ -155,6 +155,7 @@ class PackedEmbedding(_PackedWeight):
     def __init__(self, spec: PackedSpec) -> None:
         super().__init__(spec)
         self.num_embeddings, self.embedding_dim = spec.shape
+        self.padding_idx: int | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         return F.embedding(input, self.dequantized())

@@ -44,7 +44,18 @@ def generate(
     options = {**inputs, **sampling, "max_new_tokens": max_tokens, "streamer": streamer}
     if pad is not None:
         options["pad_token_id"] = pad if isinstance(pad, int) else pad[0]
-    worker = Thread(target=model.generate, kwargs=options, daemon=True)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            model.generate(**options)
+        except BaseException as error:
+            failures.append(error)
+            streamer.end()
+
+    worker = Thread(target=work, daemon=True)
     worker.start()
     yield from streamer
     worker.join()
+    if failures:
+        raise failures[0]

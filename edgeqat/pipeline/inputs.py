@@ -9,29 +9,32 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from edgeqat.data.text import Blocks, BlockStream, load_blocks
+from edgeqat.data.text import DEMO, Blocks, BlockStream, load_blocks
 from edgeqat.errors import DataError, ModelError, UsageError
 from edgeqat.hf import source
 from edgeqat.hf.model import check_family
-from edgeqat.recipe import DataSection, Recipe
+from edgeqat.recipe import Recipe
 
 DATA_VARIABLE = "EDGEQAT_DATA"
 
 
 @dataclass
 class Inputs:
-    """Model, tokenizer, training and held-out blocks of a run."""
+    """Model, teacher (None: the model's own float weights), tokenizer and blocks of a run."""
 
     model: PreTrainedModel
+    teacher: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     train: Blocks | BlockStream
     valid: Blocks
 
 
-def with_data_root(data: DataSection) -> DataSection:
-    """The data section with its root from EDGEQAT_DATA when none is given."""
-    root = data.root or os.environ.get(DATA_VARIABLE) or None
-    return data.model_copy(update={"root": root})
+def with_data_root(recipe: Recipe) -> Recipe:
+    """The recipe with its data root from EDGEQAT_DATA when none is given (the demo has its own)."""
+    data = recipe.data
+    if data.root is None and data.train != DEMO:
+        data = data.model_copy(update={"root": os.environ.get(DATA_VARIABLE) or None})
+    return recipe.model_copy(update={"data": data})
 
 
 def load_inputs(recipe: Recipe) -> Inputs:
@@ -41,7 +44,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
         raise UsageError(
             "scheme: w16a16kv16 leaves everything in float; write for example --w4a8kv4"
         )
-    data = with_data_root(recipe.data)
+    data = recipe.data
     model = source.load_model(recipe.model.name, recipe.model.weights)
     check_family(model)
     longest = model.config.max_position_embeddings
@@ -52,7 +55,9 @@ def load_inputs(recipe: Recipe) -> Inputs:
     tokenizer = source.load_tokenizer(recipe.model.name)
     train, valid = load_blocks(data, tokenizer)
     check_vocabulary(tokenizer, model)
-    return Inputs(model, tokenizer, train, valid)
+    name = recipe.distill.teacher if recipe.distill.weight > 0 else None
+    teacher = load_teacher(name, model) if name else None
+    return Inputs(model, teacher, tokenizer, train, valid)
 
 
 def load_teacher(name: str, student: PreTrainedModel) -> PreTrainedModel:

@@ -22,7 +22,7 @@ from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf.model import prepare
 from edgeqat.nn import convert
-from edgeqat.pipeline.inputs import Inputs, load_inputs, load_teacher
+from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
 from edgeqat.pipeline.quantize import calibration_batches
 from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, Scheme
@@ -43,6 +43,7 @@ class Plan:
 def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     """Check a run without training: raises what the run would raise, writes nothing that stays."""
     check_output(output, overwrite)
+    recipe = with_data_root(recipe)
     inputs = load_inputs(recipe)
     decisions = {
         name: (layer, convert.rule(name, layer, recipe.quant))
@@ -107,11 +108,7 @@ def _attention_line(recipe: Recipe, scheme: Scheme) -> str:
 
 def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
     """The time of one optimizer step, measured on one batch of the run's own data."""
-    teacher = None
-    if recipe.distill.weight > 0:
-        name = recipe.distill.teacher
-        teacher = load_teacher(name, inputs.model) if name else inputs.model
-    objective = Objective(recipe.distill, teacher)
+    objective = Objective(recipe.distill, inputs.teacher or copy.deepcopy(inputs.model))
     trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))
     blocks = inputs.train if isinstance(inputs.train, Blocks) else inputs.valid

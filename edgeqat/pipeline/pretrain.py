@@ -22,7 +22,7 @@ from edgeqat.data.text import documents, load_blocks, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import METRICS, RECORDS, RESOLVED, peak_rss_bytes
+from edgeqat.pipeline.quantize import METRICS, RECORDS, RESOLVED, data_name, peak_rss_bytes
 from edgeqat.recipe import ArchitectureSection, DataSection, Recipe
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
@@ -39,12 +39,12 @@ def pretrain(
     recipe: Recipe, output: Path, overwrite: bool = False, listener: Listener | None = None
 ) -> dict[str, Any]:
     """Train a float model and write it to `output`; returns what its metrics.json holds."""
-    if recipe.architecture is None:
+    recipe, shape = with_data_root(recipe), recipe.architecture
+    if shape is None:
         raise RecipeError("architecture: the recipe has none; `edgeqat train` needs a float recipe")
-    shape = recipe.architecture
     with atomic_folder(output, overwrite) as folder:
         set_seed(recipe.seed)
-        data = with_data_root(recipe.data)
+        data = recipe.data
         tokenizer = train_tokenizer(data, shape.vocab_size)
         train, valid = load_blocks(data, tokenizer)
         model = build(shape, tokenizer)
@@ -58,7 +58,7 @@ def pretrain(
         seconds = time.perf_counter() - start
         metrics = {
             "model": recipe.description,
-            "data": recipe.data.train or recipe.data.root,
+            "data": data_name(data),
             "seed": recipe.seed,
             "parameters": parameters,
             "float": {"perplexity": perplexity(model, valid)},

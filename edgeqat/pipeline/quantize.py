@@ -29,9 +29,9 @@ from edgeqat.hf.model import prepare
 from edgeqat.nn import convert
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
-from edgeqat.pipeline.inputs import Inputs, load_inputs, load_teacher
+from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
 from edgeqat.quant.dynamic import HIGH_BITS
-from edgeqat.recipe import Recipe
+from edgeqat.recipe import DataSection, Recipe
 from edgeqat.scheme import FLOAT_BITS
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
@@ -52,6 +52,7 @@ def quantize(
 
     Raises an EdgeQATError in one line for anything a user can cause; then nothing is left behind.
     """
+    recipe = with_data_root(recipe)
     with atomic_folder(output, overwrite) as folder:
         inputs = load_inputs(recipe)
         logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
@@ -94,8 +95,7 @@ def train(
     """
     model, teacher = copy.deepcopy(inputs.model), None
     if recipe.distill.weight > 0 and recipe.train.steps > 0:
-        name = recipe.distill.teacher
-        teacher = load_teacher(name, inputs.model) if name else copy.deepcopy(inputs.model)
+        teacher = inputs.teacher or copy.deepcopy(inputs.model)
     prepare(model, quant=recipe.quant)
     convert.calibrate(model, calibration_batches(inputs, recipe))
     start = time.perf_counter()
@@ -122,6 +122,13 @@ def calibration_batches(inputs: Inputs, recipe: Recipe):
     else:
         ids = inputs.valid.ids
     return (batch.to(inputs.model.device) for batch in ids.split(recipe.train.batch_size))
+
+
+def data_name(data: DataSection) -> str | None:
+    """The training text as metrics.json names it."""
+    if data.root is None or data.train is None:
+        return data.train or data.root
+    return data.root if Path(data.root).is_file() else f"{data.root}/{data.train}"
 
 
 def peak_rss_bytes() -> int:
@@ -151,7 +158,7 @@ def _rows_before(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
     return {
         "scheme": recipe.quant.scheme,
         "model": recipe.model.name,
-        "data": recipe.data.train or recipe.data.root,
+        "data": data_name(recipe.data),
         "seed": recipe.seed,
         "float": {"perplexity": floating},
         "float_same_steps": None,

@@ -54,7 +54,9 @@ class WeightQuantizer(nn.Module):
         if method == "mse":
             scale = functional.mse_scale(rows, self.grid)
         else:
-            scale = 2 * rows.abs().mean(-1, keepdim=True) / max(self.grid.top, 0.5) ** 0.5
+            present = self._grouped(torch.ones_like(weight)).reshape(rows.shape)
+            mean = (rows.abs().sum(-1) / present.sum(-1)).unsqueeze(-1)
+            scale = 2 * mean / max(self.grid.top, 0.5) ** 0.5
         self.scale.copy_(scale.clamp(min=functional.FP16_MIN_SCALE).reshape(self.scale.shape))
         self.initialized.fill_(True)
 
@@ -63,8 +65,7 @@ class WeightQuantizer(nn.Module):
         if not self.enabled:
             return weight
         scale = ste.round_scale(self.scale if rows is None else self.scale[rows])
-        grouped = ste.lsq(self._grouped(weight), scale.unsqueeze(-1), self.grid, self.count)
-        return functional.from_groups(grouped, weight.shape[1])
+        return ste.lsq(weight, scale, self.grid, self.count, self.group_size)
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,25 +16,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgeqat.quant.functional import FP16_MIN_SCALE, dequantize, quantize, quantize_dynamic
+from edgeqat.quant.functional import (
+    FP16_MIN_SCALE,
+    dequantize,
+    from_groups,
+    quantize,
+    quantize_dynamic,
+    to_groups,
+)
 from edgeqat.scheme import Grid
 
 
 class _LSQ(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, scale: Tensor, grid: Grid, gradient_scale: float) -> Tensor:
+    def forward(
+        ctx, values: Tensor, scale: Tensor, grid: Grid, group_size: int | None, factor: float
+    ) -> Tensor:
         ctx.save_for_backward(values, scale)
-        ctx.grid, ctx.gradient_scale = grid, gradient_scale
-        codes = quantize(values, scale, grid)
+        ctx.grid, ctx.group_size, ctx.factor = grid, group_size, factor
+        steps = scale.unsqueeze(-1)
+        codes = quantize(to_groups(values, group_size), steps, grid)
         if grid.half_step:
             codes += grid.offset
-        return codes.mul_(scale)
+        return from_groups(codes.mul_(steps), values.shape[1])
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         values, scale = ctx.saved_tensors
         grid = ctx.grid
-        ratio = values / scale
+        ratio = to_groups(values, ctx.group_size) / scale.unsqueeze(-1)
         outside = (ratio < grid.qmin) | (ratio > grid.qmax + 2 * grid.offset)
         grad_scale = None
         if ctx.needs_input_grad[1]:
@@ -43,9 +53,12 @@ class _LSQ(torch.autograd.Function):
             if grid.half_step:
                 slope += grid.offset
             slope -= ratio.masked_fill_(outside, 0.0)
-            grad_scale = slope.mul_(grad).sum_to_size(scale.shape).mul_(ctx.gradient_scale)
-        grad_values = grad.masked_fill(outside, 0.0) if ctx.needs_input_grad[0] else None
-        return grad_values, grad_scale, None, None
+            slope *= to_groups(grad, ctx.group_size)
+            grad_scale = slope.sum(dim=-1).sum_to_size(scale.shape).mul_(ctx.factor)
+        grad_values = None
+        if ctx.needs_input_grad[0]:
+            grad_values = grad.masked_fill(from_groups(outside, values.shape[1]), 0.0)
+        return grad_values, grad_scale, None, None, None
 
 
 class _LSQPlus(torch.autograd.Function):
@@ -78,13 +91,14 @@ class _Dynamic(torch.autograd.Function):
         if grid.half_step:
             codes += grid.offset
         if clip < 1 and ctx.needs_input_grad[0]:
-            ctx.save_for_backward(floats.abs() > scale * (grid.top + grid.offset))
+            high = scale * (grid.qmax + 2 * grid.offset)
+            ctx.save_for_backward((floats < scale * grid.qmin) | (floats > high))
         return codes.mul_(scale).to(values.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        if ctx.saved_tensors:
-            grad = grad.masked_fill(ctx.saved_tensors[0], 0.0)
+        for clipped in ctx.saved_tensors:  # one or none, and to be unpacked only once
+            grad = grad.masked_fill(clipped, 0.0)
         return grad, None, None, None
 
 
@@ -98,10 +112,15 @@ class _RoundScale(torch.autograd.Function):
         return grad
 
 
-def lsq(values: Tensor, scale: Tensor, grid: Grid, count: int) -> Tensor:
-    """LSQ fake-quantize; `scale` broadcasts, `count` is how many values share one scale."""
-    gradient_scale = (count * max(grid.qmax, 1)) ** -0.5
-    return _LSQ.apply(values.float(), scale, grid, gradient_scale)
+def lsq(
+    values: Tensor, scale: Tensor, grid: Grid, count: int, group_size: int | None = None
+) -> Tensor:
+    """LSQ fake-quantize of a matrix (O, I) with scale (O or 1, G); groups of group_size columns.
+
+    `count` is how many values share one scale. Padding of a short last group gets no gradient.
+    """
+    factor = (count * max(grid.qmax, 1)) ** -0.5
+    return _LSQ.apply(values.float(), scale, grid, group_size, factor)
 
 
 def lsq_plus(values: Tensor, scale: Tensor, beta: Tensor, grid: Grid) -> Tensor:

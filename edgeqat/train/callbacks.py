@@ -36,6 +36,12 @@ class Recorder(TrainerCallback):
     ) -> None:
         self.start = time.perf_counter()
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        control.should_log |= state.global_step >= state.max_steps  # the last steps count too
+        return control
+
     def on_log(
         self,
         args: TrainingArguments,

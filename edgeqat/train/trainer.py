@@ -8,7 +8,9 @@ autocast by themselves; `bf16` turns on autocast for everything else, on CPU and
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,8 +42,7 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
         warmup_steps=train.warmup_steps,
         max_grad_norm=train.max_grad_norm,
         bf16=train.bf16,
-        gradient_checkpointing=train.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        **_checkpointing(train.gradient_checkpointing),
         use_cpu=not torch.cuda.is_available(),
         logging_steps=train.log_steps,
         logging_nan_inf_filter=False,
@@ -53,6 +54,14 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
         seed=recipe.seed,
         data_seed=recipe.seed,
     )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Arguments of gradient checkpointing, under the name this transformers has for it."""
+    known = TrainingArguments.__dataclass_fields__
+    new, old = "activation_checkpointing", "gradient_checkpointing"  # renamed in 5.2x
+    name = new if new in known else old
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
 
 
 class QATTrainer(Trainer):
@@ -70,12 +79,13 @@ class QATTrainer(Trainer):
     ) -> None:
         self.recipe: Recipe = recipe
         self.objective: Objective = objective
-        self._folder = tempfile.TemporaryDirectory(prefix="edgeqat-")
+        folder = tempfile.mkdtemp(prefix="edgeqat-")  # the Trainer insists on a place
+        self._cleanup = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         super().__init__(
             model=model,
-            args=training_arguments(recipe, self._folder.name),
+            args=training_arguments(recipe, folder),
             train_dataset=blocks,
             data_collator=_stack,
         )
@@ -121,9 +131,11 @@ class QATTrainer(Trainer):
 
     def run(self) -> None:
         """Train for recipe.train.steps optimizer steps; zero steps do nothing."""
-        if self.recipe.train.steps > 0:
-            self.train()
-        self._folder.cleanup()
+        try:
+            if self.recipe.train.steps > 0:
+                self.train()
+        finally:
+            self._cleanup()
 
 
 def _stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from edgeqat.nn import convert
 from edgeqat.recipe import QuantSection
 
 # Sums of another order flip ties of rounding; a flipped 2-bit key moves a logit by some percent.
-TOLERANCE = {"w4a8kv4": 0.02, "w4kv4": 1e-4, "kv2": 1e-4, "w8a8kv8": 0.02, "w4": 1e-4}
+TOLERANCE = {"w4a8kv4": 0.03, "w4kv4": 0.01, "kv2": 0.01, "w8a8kv8": 0.03, "w4": 1e-4}
 
 
 def packed(scheme, model=None):
@@ -28,9 +28,9 @@ def packed(scheme, model=None):
 
 
 @torch.no_grad()
-def decode(model, ids, **cache):
+def decode(model, ids):
     """Logits token by token, each from its predecessors in the cache."""
-    past, found = DynamicCache(**cache), []
+    past, found = DynamicCache(), []
     for step in range(ids.shape[1]):
         output = model(ids[:, step : step + 1], past_key_values=past, use_cache=True)
         found.append(output.logits)
@@ -74,24 +74,30 @@ def test_qk_norms_and_decoding_agree(scheme):
 
 
 @pytest.mark.parametrize("scheme", ["kv2", "w4kv4"])
-def test_a_sliding_window_and_decoding_agree(scheme):
-    model = packed(scheme, tiny.model(MistralForCausalLM, MistralConfig, sliding_window=8))
-    ids = tiny.ids()
+@pytest.mark.parametrize("window", [3, 8])
+@pytest.mark.parametrize("prompt", [1, 5, 12])
+def test_a_sliding_window_and_decoding_agree(scheme, window, prompt):
+    model = packed(scheme, tiny.model(MistralForCausalLM, MistralConfig, sliding_window=window))
+    ids, past = tiny.ids(), DynamicCache(config=model.config)
+    parts = [ids[:, :prompt], *ids[:, prompt:].split(1, dim=1)]
     with torch.no_grad():
-        expected = model(ids).logits
-    close(decode(model, ids, config=model.config), expected, scheme)
+        expected = model(ids, use_cache=False).logits
+        found = [model(part, past_key_values=past, use_cache=True).logits for part in parts]
+    close(torch.cat(found, dim=1), expected, scheme)
+
+
+SLIDING = (MistralForCausalLM, MistralConfig)
 
 
 @pytest.mark.parametrize("scheme", TOLERANCE)
-def test_left_padding_changes_no_real_token(scheme):
-    model, ids = packed(scheme), tiny.ids(3, 12)
-    padding = [0, 3, 9]
-    rows = [
-        torch.cat([torch.zeros(p, dtype=torch.int64), r[: 12 - p]])
-        for p, r in zip(padding, ids, strict=True)
-    ]
-    batch = torch.stack(rows)
-    mask = torch.stack([torch.arange(12) >= p for p in padding]).long()
+@pytest.mark.parametrize("family", ["full", "sliding"])
+def test_left_padding_changes_no_real_token(scheme, family):
+    model = tiny.llama() if family == "full" else tiny.model(*SLIDING, sliding_window=4)
+    model, ids, padding = packed(scheme, model), tiny.ids(3, 12), [0, 3, 9]
+    batch = torch.zeros_like(ids)
+    for row, pad in enumerate(padding):
+        batch[row, pad:] = ids[row, : 12 - pad]
+    mask = torch.stack([torch.arange(12) >= pad for pad in padding]).long()
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         found = model(batch, attention_mask=mask, position_ids=position).logits
