@@ -67,13 +67,15 @@ class BlockStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         body = self.data.context - int(self.data.bos)
         while True:
-            waiting: list[int] = []
+            waiting = torch.zeros(0, dtype=torch.int64)
             found = False
             for piece in _token_pieces(self.documents(), self.tokenizer):
-                waiting.extend(piece)
-                while len(waiting) >= body:
-                    ids, waiting, found = waiting[:body], waiting[body:], True
-                    yield {"input_ids": _blocks(torch.tensor(ids), self.tokenizer, self.data)[0]}
+                waiting = torch.cat([waiting, torch.tensor(piece, dtype=torch.int64)])
+                blocks = _blocks(waiting, self.tokenizer, self.data)
+                waiting = waiting[len(blocks) * body :]
+                for block in blocks:
+                    found = True
+                    yield {"input_ids": block}
             if not found:
                 raise _too_short("the stream", len(waiting), self.data)
 

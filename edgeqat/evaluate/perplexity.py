@@ -19,6 +19,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.recipe import DataSection
 
 _TOKENS_AT_ONCE = 4096
+_MAX_NATS = 700.0  # exp of more overflows a float
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def perplexity(model: nn.Module, blocks: Blocks) -> float:
         total += loss.double().cpu()
         count += ids.shape[0] * (ids.shape[1] - 1)
     model.train(was_training)
-    return math.exp(total.item() / count)
+    return math.exp(min(total.item() / count, _MAX_NATS))
 
 
 def conditions(data: DataSection, blocks: Blocks) -> dict[str, int | bool]:
