@@ -84,9 +84,7 @@ def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
-    """Swap the layers of a float model for fake-quantized ones, in place; scales are initialised by
-    MSE.
-    """
+    """Swap the layers of a float model for fake-quantized ones, in place; scales start at MSE."""
     if is_quantized(model):
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
@@ -104,9 +102,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
 
 
 def convert(model: nn.Module) -> nn.Module:
-    """Swap the fake-quantized layers of a prepared model for packed ones, in place: the learned
-    integers.
-    """
+    """Swap fake-quantized layers for packed ones, in place: the learned integers and scales."""
     embeddings: dict[int, tuple[str, PackedEmbedding]] = {}
     for name, layer in list(layers(model)):
         if not isinstance(layer, (QuantEmbedding, QuantLinear)):

@@ -13,8 +13,6 @@ import yaml
 import edgeqat
 from edgeqat import checkpoint
 from edgeqat.cli import run
-from edgeqat.demo import model
-from edgeqat.errors import ModelError
 
 FILES = {
     "README.md",
@@ -234,10 +232,6 @@ def test_the_command_line_stays_quiet_on_stderr_from_outside(tmp_path):
 
 
 def test_the_demo_is_quantized_inspected_and_continued(call, tmp_path):
-    try:
-        model.folder()
-    except ModelError:
-        pytest.skip("the demo model is not in this checkout yet")
     small = ["--steps", 2, "--set", "data.valid_blocks=8", "--set", "train.compare_float=false"]
     text = call("quantize", "--model", "demo", "--w4a8kv4", *small, "--output", tmp_path / "out")
     assert "QAT at w4a8kv4" in text
