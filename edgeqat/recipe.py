@@ -16,10 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgeqat.errors import RecipeError, nearest
-from edgeqat.scheme import FLOAT_BITS, Scheme
+from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, Scheme
 
 VERSION = 1
-GROUP_MULTIPLE = 32
 
 
 class Section(BaseModel):

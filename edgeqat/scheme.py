@@ -19,7 +19,7 @@ WIDTHS = {
     "a": ("activations", (2, 3, 4, 6, 8, 16, 32)),
     "kv": ("KV cache", (2, 3, 4, 6, 8, 16, 32)),
 }
-GRANULARITIES = ("per_tensor", "per_channel", "per_group")
+GROUP_MULTIPLE = 32  # of group_size: a group boundary is a tile boundary at every width
 _PATTERN = re.compile(r"(?:w(?P<w>\d+))?(?:a(?P<a>\d+))?(?:kv(?P<kv>\d+))?")
 
 

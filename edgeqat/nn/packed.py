@@ -1,8 +1,9 @@
-"""Packed layers: the codes and scales of the packed folder as buffers, with two ways to compute.
+"""Packed layers: the codes and scales of the packed folder, with two ways to compute.
 
-    float:    y = x_hat (s * (code + z))^T + bias                    bit for bit what fake-quant
-    computes integer:  y = x_scale * sum_g s_g * (int32 dot product of group g) + bias       what
-    the kernels compute
+    float:    y = x_hat (s * (code + z))^T + bias
+              bit for bit what fake-quantization computes
+    integer:  y = x_scale * sum_g s_g * (int32 dot product of group g) + bias
+              what the kernels compute
 
 The codes are stored under the float name `weight` with their packed shape: a loader that does not
 know the format meets a size mismatch instead of random weights. The float weight is unpacked once,
@@ -92,7 +93,7 @@ class _PackedWeight(nn.Module):
         return self._float
 
     def store(self, codes: Tensor, scale: Tensor) -> None:
-        """Pack codes (O, I) int8 and scale (O, G) fp16 into the buffers."""
+        """Pack codes (O, I) int8 and scale (O, G) fp16 into the layer."""
         self._set(packing.pack(codes.cpu(), self.spec.bits), packing.pack_scale(scale.cpu()))
 
     def _set(self, tiles: Tensor, scale: Tensor) -> None:

@@ -48,6 +48,7 @@ def _cache_file(inputs: Inputs, recipe: Recipe) -> Path | None:
     digest = hashlib.sha256()
     digest.update(source.fingerprint(recipe.model.name, recipe.model.weights).encode())
     for blocks in (inputs.train, inputs.valid):
+        digest.update(str(tuple(blocks.ids.shape)).encode())
         digest.update(blocks.ids.numpy().tobytes())
     digest.update(json.dumps([recipe.seed, recipe.train.model_dump()], sort_keys=True).encode())
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "edgeqat")

@@ -25,7 +25,6 @@ ROWS = 16
 PLANES = {8: (8,), 4: (4,), 2: (2,), 1: (1,), 6: (4, 2), 3: (2, 1)}
 TILE_INPUTS = {8: 4, 4: 8, 2: 16, 1: 32, 6: 16, 3: 32}
 TILE_BYTES = {bits: sum(ROWS * TILE_INPUTS[bits] * p // 8 for p in PLANES[bits]) for bits in PLANES}
-GROUP_MULTIPLE = 32  # a group boundary is a tile boundary at every width
 
 
 def packed_shape(shape: tuple[int, int], bits: int) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgeqat.quant import packing
-from edgeqat.scheme import grid_of
+from edgeqat.scheme import GROUP_MULTIPLE, grid_of
 
 WIDTHS = [1, 2, 3, 4, 6, 8]
 SHAPES = [(1, 1), (15, 17), (17, 33), (40, 172), (16, 32)]
@@ -38,7 +38,7 @@ def test_tiles_have_64_bytes_or_192(bits):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_a_group_boundary_is_a_tile_boundary(bits):
-    assert packing.GROUP_MULTIPLE % packing.TILE_INPUTS[bits] == 0
+    assert GROUP_MULTIPLE % packing.TILE_INPUTS[bits] == 0
 
 
 def test_four_bit_tile_byte_by_byte():
