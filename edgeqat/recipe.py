@@ -9,6 +9,7 @@ the result.
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, Scheme
 
 VERSION = 1
+ROTATED_BELOW = 8  # activations of fewer bits are rotated unless the recipe says otherwise
 
 
 class Section(BaseModel):
@@ -51,11 +53,21 @@ class ActivationSection(Section):
     mode: Literal["dynamic", "static"] = Field(
         "dynamic", description="dynamic: absmax per token; static: learned per tensor (LSQ+)"
     )
-    calibration_batches: int = Field(8, ge=1, description="batches that initialise static scales")
+    calibration_batches: int = Field(
+        8, ge=1, description="batches that initialise static scales and key offsets"
+    )
+    rotate: list[str] | None = Field(
+        None,
+        description="glob patterns of layers whose input is rotated; absent: all at < 8 bit",
+    )
 
 
 class CacheSection(Section):
     sink_tokens: int = Field(4, ge=0, description="first tokens whose K and V are kept at 8 bit")
+    rotate_keys: bool = Field(True, description="Hadamard-rotate q and k after RoPE")
+    key_offset: bool = Field(
+        True, description="subtract the mean of each key channel; attention does not see it"
+    )
 
 
 class QuantSection(Section):
@@ -76,6 +88,21 @@ class QuantSection(Section):
     def bits(self) -> Scheme:
         """The parsed scheme."""
         return Scheme.parse(self.scheme)
+
+    def rotates(self, name: str) -> bool:
+        """Whether the input of the layer `name` is rotated."""
+        if self.activation.rotate is None:
+            return self.bits().activation_bits < ROTATED_BELOW
+        return any(fnmatch(name, pattern) for pattern in self.activation.rotate)
+
+    def plain(self) -> QuantSection:
+        """The same scheme without rotations and key offsets: the PTQ row of the table."""
+        return self.model_copy(
+            update={
+                "kv": self.kv.model_copy(update={"rotate_keys": False, "key_offset": False}),
+                "activation": self.activation.model_copy(update={"rotate": []}),
+            }
+        )
 
     def head_bits(self) -> int:
         """Bits of embeddings and lm_head: float when the scheme leaves the weights in float."""

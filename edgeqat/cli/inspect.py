@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgeqat.errors import FormatError
+from edgeqat.scheme import FLOAT_BITS
 
-ROWS = ("float", "float_same_steps", "ptq", "qat")
+ROWS = ("float", "float_same_steps", "ptq", "qat_start", "qat")
 
 
 def command(
@@ -46,7 +47,7 @@ def command(
             "x".join(map(str, spec["shape"])),
             str(spec["bits"]),
             str(spec["group_size"] or "row"),
-            "float" if spec["input_bits"] == 16 else f"{spec['input_mode']} {spec['input_bits']}",
+            _input(spec),
             f"tied to {spec['tied_to']}" if spec["tied_to"] else str(size),
         )
     Console(width=max(130, Console().width)).print(rows)
@@ -65,3 +66,9 @@ def command(
                 print(f"{row}: perplexity {perplexity:.3f}")
     if verify:
         print(f"verified {len(quantization['sha256']) + 1} files")
+
+
+def _input(spec: dict[str, Any]) -> str:
+    bits = spec["input_bits"]
+    text = "float" if bits == FLOAT_BITS else f"{spec['input_mode']} {bits}"
+    return f"{text}, rotated" if spec.get("rotation") else text

@@ -1,9 +1,9 @@
 """Quantization of query, key and value inside attention, after RoPE.
 
-q per token and head at the activation width, k and v as the KV cache stores them
-(quant/dynamic.CacheQuantizer): fake-quantizing here is what makes the trained layout the served
-one. Not here: the attention product itself and how it reaches transformers (hf/attention),
-guidance, the packed cache.
+q and k are rotated (quant/hadamard), then q is quantized per token and head at the activation
+width, k and v as the KV cache stores them (quant/dynamic.CacheQuantizer): fake-quantizing here is
+what makes the trained layout the served one. Not here: the attention product itself and how it
+reaches transformers (hf/attention), guidance, the packed cache.
 
 Legend: B batch, N query heads, K key/value heads, T tokens, D head_dim.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
+from edgeqat.quant.hadamard import block_size, rotate
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
@@ -22,9 +23,11 @@ from edgeqat.scheme import FLOAT_BITS
 class AttentionQuantizer(nn.Module):
     """Quantizers of q (B, N, T, D), k and v (B, K, S, D) of one attention layer."""
 
-    def __init__(self, quant: QuantSection, head_dim: int) -> None:
+    def __init__(self, quant: QuantSection, head_dim: int, kv_heads: int) -> None:
         super().__init__()
         scheme = quant.bits()
+        cached = scheme.kv_bits < FLOAT_BITS
+        self.rotation = block_size(head_dim) if cached and quant.kv.rotate_keys else 0
         self.sink_tokens = quant.kv.sink_tokens
         self.query: nn.Module = nn.Identity()
         if scheme.activation_bits < FLOAT_BITS:
@@ -33,8 +36,9 @@ class AttentionQuantizer(nn.Module):
             self.query = kind(scheme.activation_bits)
         self.key: CacheQuantizer | None = None
         self.value: CacheQuantizer | None = None
-        if scheme.kv_bits < FLOAT_BITS:
-            self.key = CacheQuantizer(scheme.kv_bits, head_dim)
+        if cached:
+            heads = kv_heads if quant.kv.key_offset else None
+            self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads)
             self.value = CacheQuantizer(scheme.kv_bits, head_dim)
 
     def forward(
@@ -45,11 +49,13 @@ class AttentionQuantizer(nn.Module):
         mask: Tensor | None,
         positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fake-quantized q, k, v.
+        """Fake-quantized q, k, v; q and k in the rotated basis and k without its offset, which
+        changes no attention weight.
 
         `mask` (B, 1, T, S) bool says which keys a query sees (None: causal); `positions` (B, T) of
         the queries is given for sliding-window layers.
         """
+        query, key = rotate(query, self.rotation), rotate(key, self.rotation)
         query = self.query(query)
         if self.key is not None and self.value is not None:
             sinks = sink_tokens(key, mask, self.sink_tokens, positions)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from edgeqat.nn.attention import AttentionQuantizer
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
+from edgeqat.quant.hadamard import block_size, rotate
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
@@ -42,10 +43,11 @@ class Decision:
     group_size: int | None = None
     input_bits: int = FLOAT_BITS
     input_mode: str = "dynamic"
+    rotation: int = 0
     reason: str = ""
 
 
-def rule(name: str, layer: nn.Module, quant: QuantSection) -> Decision:
+def rule(name: str, layer: Any, quant: QuantSection) -> Decision:
     """The decision for one nn.Linear or nn.Embedding of a model."""
     scheme, head = quant.bits(), quant.head_bits()
     for pattern in quant.skip:
@@ -64,6 +66,7 @@ def rule(name: str, layer: nn.Module, quant: QuantSection) -> Decision:
         weight.group_size if weight.granularity == "per_group" else None,
         scheme.activation_bits,
         quant.activation.mode,
+        block_size(int(layer.weight.shape[1])) if quant.rotates(name) else 0,
         "weights are float in this scheme" if scheme.weight_bits == FLOAT_BITS else "",
     )
 
@@ -151,11 +154,14 @@ def restore(model: nn.Module) -> nn.Module:
     shared: dict[int, nn.Parameter] = {}
     for name, layer in list(layers(model)):
         if isinstance(layer, (QuantLinear, QuantEmbedding)):
+            if isinstance(layer, QuantLinear):
+                _rotate_weight(layer, layer.rotation)
             weight = layer.weight
         elif isinstance(layer, (PackedLinear, PackedEmbedding)):
             key = id(layer.source or layer)
             if key not in shared:
-                shared[key] = nn.Parameter(layer.dequantized().clone())
+                weight = rotate(layer.dequantized(), layer.spec.rotation)
+                shared[key] = nn.Parameter(weight.clone())
             weight = shared[key]
         else:
             continue
@@ -169,7 +175,8 @@ def restore(model: nn.Module) -> nn.Module:
 def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
     """Give every attention layer its quantizers of q, k and v."""
     for _, attention in list(attentions(model)):
-        attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim)
+        heads = attention.k_proj.out_features // attention.head_dim
+        attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim, heads)
 
 
 def packed_layer(spec: PackedSpec) -> Any:
@@ -192,6 +199,7 @@ def packed_spec(layer: Any, tied_to: str | None = None) -> PackedSpec:
         FLOAT_BITS if isinstance(inputs, nn.Identity) else inputs.grid.bits,
         "static" if isinstance(inputs, StaticQuantizer) else "dynamic",
         layer.bias is not None,
+        layer.rotation,
         tied_to,
     )
 
@@ -224,10 +232,10 @@ def quantizers_disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
-    """Initialise the static activation quantizers on batches of token ids (B, T); a no-op without
-    any.
+    """Initialise static activation quantizers and key offsets on batches of token ids (B, T); a
+    no-op without any.
     """
-    static = [module for module in model.modules() if isinstance(module, StaticQuantizer)]
+    static = [module for module in model.modules() if _is_static(module)]
     if not static:
         return
     for module in static:
@@ -236,6 +244,17 @@ def calibrate(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
         model(batch)
     for module in static:
         module.finish()
+
+
+def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:
+    if isinstance(module, CacheQuantizer):
+        return module.offset is not None
+    return isinstance(module, StaticQuantizer)
+
+
+def _rotate_weight(layer: nn.Linear, rotation: int) -> None:
+    if rotation and not layer.weight.is_meta:
+        layer.weight.data = rotate(layer.weight.data, rotation)
 
 
 def _weight_quantizer(layer: Any, decision: Decision, quant: QuantSection) -> WeightQuantizer:
@@ -263,10 +282,11 @@ def _quant_linear(
         linear = QuantLinear.wrap(layer, nn.Identity(), inputs)
         linear.tie(embedding)
         return linear
+    _rotate_weight(layer, decision.rotation)
     weights: nn.Module = nn.Identity()
     if decision.bits < FLOAT_BITS:
         weights = _weight_quantizer(layer, decision, quant)
-    return QuantLinear.wrap(layer, weights, inputs)
+    return QuantLinear.wrap(layer, weights, inputs, decision.rotation)
 
 
 def _plain(layer: Any, weight: Any) -> nn.Module:

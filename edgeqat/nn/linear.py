@@ -1,6 +1,8 @@
 """Fake-quantized linear and embedding layers; they only compose quantizers.
 
-    y = x_hat w_hat^T + bias,  x_hat = input_quantizer(x),  w_hat = weight_quantizer(weight)
+    y = x_hat w_hat^T + bias,  x_hat = input_quantizer(x H),  w_hat = weight_quantizer(weight)
+
+H is a Hadamard rotation or nothing; the latent weight of a rotated layer is kept rotated (w H).
 
 They subclass the torch layers, keep the float (latent) weight Parameter under its own name, and are
 made from a float layer without copying it. A tied lm_head shares Parameter and quantizer with the
@@ -14,6 +16,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.lsq import WeightQuantizer
 
 
@@ -22,17 +25,27 @@ class QuantLinear(nn.Linear):
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
+    rotation: int
 
     @classmethod
     def wrap(
-        cls, linear: nn.Linear, weight_quantizer: nn.Module, input_quantizer: nn.Module
+        cls,
+        linear: nn.Linear,
+        weight_quantizer: nn.Module,
+        input_quantizer: nn.Module,
+        rotation: int = 0,
     ) -> QuantLinear:
-        """A QuantLinear around the Parameters of a float linear layer."""
+        """A QuantLinear around the Parameters of a float linear layer.
+
+        `rotation` is the block of the Hadamard rotation of the input (0: none); the weight is
+        expected rotated already.
+        """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer.in_features, layer.out_features = linear.in_features, linear.out_features
         layer.weight, layer.bias = linear.weight, linear.bias
         layer.weight_quantizer, layer.input_quantizer = weight_quantizer, input_quantizer
+        layer.rotation = rotation
         return layer.train(linear.training)
 
     def tie(self, embedding: QuantEmbedding) -> None:
@@ -43,7 +56,7 @@ class QuantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight_quantizer(self.weight)
-        return F.linear(self.input_quantizer(input), weight, self.bias)
+        return F.linear(self.input_quantizer(rotate(input, self.rotation)), weight, self.bias)
 
 
 class QuantEmbedding(nn.Embedding):

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import DynamicQuantizer
+from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.scheme import FLOAT_BITS, grid_of, group_count
 
@@ -40,6 +41,7 @@ class PackedSpec:
     input_bits: int = FLOAT_BITS
     input_mode: str = "dynamic"
     bias: bool = False
+    rotation: int = 0  # block of the input's Hadamard rotation, 0: none
     tied_to: str | None = None  # the embedding whose codes a tied lm_head uses
 
     def to_json(self) -> dict:
@@ -132,10 +134,11 @@ class PackedLinear(_PackedWeight):
     def forward(self, input: Tensor) -> Tensor:
         if self.integer and isinstance(self.input_quantizer, DynamicQuantizer):
             return self._integer_forward(input)
-        return F.linear(self.input_quantizer(input), self.dequantized(), self.bias)
+        input = self.input_quantizer(rotate(input, self.spec.rotation))
+        return F.linear(input, self.dequantized(), self.bias)
 
     def _integer_forward(self, input: Tensor) -> Tensor:
-        flat = input.flatten(0, -2).float()
+        flat = rotate(input.flatten(0, -2).float(), self.spec.rotation)
         grid = self.input_quantizer.grid
         codes, input_scale = functional.quantize_dynamic(flat, grid, self.input_quantizer.clip)
         weight, scale = self.codes(), self.scale()

@@ -48,6 +48,7 @@ def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
         ("float", metrics["float"]["perplexity"]),
         (f"float, trained for the same {steps} steps", same["perplexity"] if same else None),
         (f"PTQ at {metrics['scheme']}, no training", metrics["ptq"]["perplexity"]),
+        ("... rotated, where QAT starts", metrics["qat_start"]["perplexity"]),
         (f"QAT at {metrics['scheme']}, packed", metrics["qat"]["perplexity"]),
     ]
 

@@ -20,10 +20,9 @@ from edgeqat.checkpoint import WEIGHTS, check_output
 from edgeqat.data.text import Blocks
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
-from edgeqat.hf.model import prepare
 from edgeqat.nn import convert
 from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
-from edgeqat.pipeline.quantize import calibration_batches
+from edgeqat.pipeline.quantize import prepared
 from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, Scheme
 from edgeqat.train.objective import Objective
@@ -49,8 +48,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
         name: (layer, convert.rule(name, layer, recipe.quant))
         for name, layer in convert.layers(inputs.model)
     }
-    model: Any = prepare(copy.deepcopy(inputs.model), quant=recipe.quant)
-    convert.calibrate(model, calibration_batches(inputs, recipe))
+    model = prepared(inputs, recipe, recipe.quant)
     seconds = recipe.train.steps * _step_seconds(model, inputs, recipe)
     convert.convert(model)
     with tempfile.TemporaryDirectory(prefix="edgeqat-") as name:
@@ -82,14 +80,18 @@ def _row(name: str, layer: Any, decision: convert.Decision, packed: Any) -> tupl
     group = decision.group_size or {"per_tensor": "tensor", "per_channel": "row"}.get(
         decision.granularity, "-"
     )
-    inputs = f"{decision.input_mode} {decision.input_bits}"
+    inputs = "float"
+    if decision.input_bits < FLOAT_BITS:
+        inputs = f"{decision.input_mode} {decision.input_bits}"
+    if decision.rotation:
+        inputs += ", rotated"
     note = f"tied to {packed.spec.tied_to}" if tied else decision.reason
     return (
         name,
         f"{rows}x{columns}",
         "float" if decision.bits == FLOAT_BITS else f"int{decision.bits}",
         str(group if decision.bits < FLOAT_BITS else "-"),
-        "float" if decision.input_bits == FLOAT_BITS else inputs,
+        inputs,
         "0" if tied else str(size),
         note,
     )
@@ -99,16 +101,20 @@ def _attention_line(recipe: Recipe, scheme: Scheme) -> str:
     query = "float" if scheme.activation_bits == FLOAT_BITS else f"{scheme.activation_bits} bit"
     if scheme.kv_bits == FLOAT_BITS:
         return f"attention: query {query}, keys and values float"
-    sinks = recipe.quant.kv.sink_tokens
+    cache = recipe.quant.kv
+    extras = [f"the first {cache.sink_tokens} tokens at 8 bit"]
+    extras += ["q and k rotated"] if cache.rotate_keys else []
+    extras += ["keys without their mean"] if cache.key_offset else []
     return (
         f"attention: query {query}, keys and values {scheme.kv_bits} bit per token and head "
-        f"(the first {sinks} tokens at 8 bit)"
+        f"({', '.join(extras)})"
     )
 
 
 def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
     """The time of one optimizer step, measured on one batch of the run's own data."""
-    objective = Objective(recipe.distill, inputs.teacher or copy.deepcopy(inputs.model))
+    teacher = inputs.teacher or copy.deepcopy(inputs.model) if recipe.distill.weight else None
+    objective = Objective(recipe.distill, teacher)
     trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))
     blocks = inputs.train if isinstance(inputs.train, Blocks) else inputs.valid

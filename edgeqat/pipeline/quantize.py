@@ -31,7 +31,7 @@ from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
 from edgeqat.quant.dynamic import HIGH_BITS
-from edgeqat.recipe import DataSection, Recipe
+from edgeqat.recipe import DataSection, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
@@ -56,15 +56,14 @@ def quantize(
     with atomic_folder(output, overwrite) as folder:
         inputs = load_inputs(recipe)
         logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
-        metrics = _rows_before(inputs, recipe)
-        gap = math.log(metrics["ptq"]["perplexity"] / metrics["float"]["perplexity"])
+        metrics, model = _rows_before(inputs, recipe)
+        gap = math.log(metrics["qat_start"]["perplexity"] / metrics["float"]["perplexity"])
         recipe = recipe.model_copy(update={"train": with_rates(recipe.train, gap)})
         if recipe.train.compare_float and recipe.train.steps > 0:
             same_steps = float_same_steps(inputs, recipe, listener)
             logger.info("float, trained for the same steps: perplexity %.3f", same_steps)
             metrics["float_same_steps"] = {"perplexity": same_steps}
-        model, trained = train(inputs, recipe, folder / RECORDS, listener)
-        metrics["train"] = trained
+        metrics["train"] = train(model, inputs, recipe, folder / RECORDS, listener)
         convert.convert(model)
         metrics["bytes"] = {
             **packed_folder.size_by_kind(model),
@@ -87,17 +86,24 @@ def quantize(
     return metrics
 
 
+def prepared(inputs: Inputs, recipe: Recipe, quant: QuantSection) -> PreTrainedModel:
+    """A copy of the float model, fake-quantized and calibrated, not trained."""
+    model: Any = prepare(copy.deepcopy(inputs.model), quant=quant)
+    convert.calibrate(model, calibration_batches(inputs, recipe))
+    return model
+
+
 def train(
-    inputs: Inputs, recipe: Recipe, records: Path | None, listener: Listener | None
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """QAT of a copy of the float model; returns the prepared, trained model and the `train`
-    metrics.
-    """
-    model, teacher = copy.deepcopy(inputs.model), None
+    model: PreTrainedModel,
+    inputs: Inputs,
+    recipe: Recipe,
+    records: Path | None,
+    listener: Listener | None,
+) -> dict[str, Any]:
+    """QAT of a prepared model in place; returns the `train` metrics."""
+    teacher = None
     if recipe.distill.weight > 0 and recipe.train.steps > 0:
         teacher = inputs.teacher or copy.deepcopy(inputs.model)
-    prepare(model, quant=recipe.quant)
-    convert.calibrate(model, calibration_batches(inputs, recipe))
     start = time.perf_counter()
     objective = Objective(recipe.distill, teacher)
     trainer = QATTrainer(model, recipe, inputs.train, objective, "qat", records, listener)
@@ -105,7 +111,7 @@ def train(
     seconds = time.perf_counter() - start
     tokens = trainer.state.global_step * recipe.data.context * recipe.train.batch_size
     tokens *= recipe.train.accumulation * trainer.args.world_size
-    return model, {
+    return {
         "steps": recipe.train.steps,
         "tokens_per_second": round(tokens / seconds, 1),
         "seconds": round(seconds, 1),
@@ -148,14 +154,19 @@ def average_bits(recipe: Recipe) -> dict[str, float]:
     return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
 
 
-def _rows_before(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
+def _rows_before(inputs: Inputs, recipe: Recipe) -> tuple[dict[str, Any], PreTrainedModel]:
+    """The rows of the table that need no training, and the model that training starts from."""
     floating = perplexity(inputs.model, inputs.valid)
     logger.info("float: perplexity %.3f", floating)
-    model = prepare(copy.deepcopy(inputs.model), quant=recipe.quant)
-    convert.calibrate(model, calibration_batches(inputs, recipe))
-    ptq = perplexity(model, inputs.valid)
+    plain = recipe.quant.plain()
+    model = prepared(inputs, recipe, plain)
+    start = ptq = perplexity(model, inputs.valid)
     logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
-    return {
+    if plain != recipe.quant:
+        model = prepared(inputs, recipe, recipe.quant)
+        start = perplexity(model, inputs.valid)
+        logger.info("with rotations and key offsets, not trained: perplexity %.3f", start)
+    metrics = {
         "scheme": recipe.quant.scheme,
         "model": recipe.model.name,
         "data": data_name(recipe.data),
@@ -163,9 +174,11 @@ def _rows_before(inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
         "float": {"perplexity": floating},
         "float_same_steps": None,
         "ptq": {"perplexity": ptq},
+        "qat_start": {"perplexity": start},
         "average_bits": average_bits(recipe),
         "evaluation": conditions(recipe.data, inputs.valid),
     }
+    return metrics, model
 
 
 def _text(inputs: Inputs) -> str:

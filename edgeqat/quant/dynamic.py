@@ -7,7 +7,9 @@ clip < 1 gives up the largest values for finer steps: at few bits that is the sm
 the absmax they compute anyway.
 
 The deployed default for activations (int8 per token, float32 scale) and the layout of the KV cache
-(fp16 scale, the first `sink_tokens` tokens at 8 bit). Nothing is learned and nothing is stored.
+(fp16 scale, the first `sink_tokens` tokens at 8 bit). Stored is at most one offset per key
+channel: softmax does not see a constant added to all keys (q.(k - c) = q.k - q.c), so keys are
+quantized without their mean and it is never added back (SageAttention 2410.02367, section 4.2).
 
 Legend: B batch, T tokens, K key/value heads, D head_dim.
 """
@@ -47,10 +49,16 @@ class DynamicQuantizer(nn.Module):
 class CacheQuantizer(nn.Module):
     """Keys or values (B, K, T, D) as the KV cache stores them: sinks at 8 bit, the rest at the low
     width.
+
+    `heads` gives it an `offset` (K, D), for keys only: what comes out lacks it.
     """
 
-    def __init__(self, bits: int, head_dim: int) -> None:
+    offset: Tensor | None
+
+    def __init__(self, bits: int, head_dim: int, heads: int | None = None) -> None:
         super().__init__()
+        self.register_buffer("offset", None if heads is None else torch.zeros(heads, head_dim))
+        self._sums: list[Tensor] | None = None
         self.low = grid_of(bits)
         self.high = grid_of(HIGH_BITS)
         self.clip = CACHE_CLIP.get(bits, 1.0)
@@ -59,8 +67,13 @@ class CacheQuantizer(nn.Module):
 
     def forward(self, values: Tensor, sinks: Tensor) -> Tensor:
         """Fake-quantized values; `sinks` (B or 1, T) bool marks the tokens kept at 8 bit."""
+        if self._sums is not None and self.offset is not None:
+            self._sums.append(values.detach().float().mean(dim=(0, 2)))
+            return values
         if not self.enabled:
             return values
+        if self.offset is not None:
+            values = values - self.offset[:, None].to(values.dtype)
         shape = values.shape
         short = shape[-1] % self.group_size
         grouped = values if not short else nn.functional.pad(values, (0, self.group_size - short))
@@ -70,6 +83,16 @@ class CacheQuantizer(nn.Module):
             high = ste.dynamic(grouped, self.high, fp16_scale=True)
             quantized = torch.where(sinks[:, None, :, None, None], high, quantized)
         return quantized.flatten(-2)[..., : shape[-1]]
+
+    def observe(self) -> None:
+        """Pass values through and gather their mean until `finish`."""
+        self._sums = []
+
+    def finish(self) -> None:
+        """Take the mean over the observed batches as the offset; without any it stays."""
+        if self.offset is not None and self._sums:
+            self.offset.copy_(torch.stack(self._sums).mean(dim=0))
+        self._sums = None
 
     def extra_repr(self) -> str:
         off = "" if self.enabled else ", disabled"

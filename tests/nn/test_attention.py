@@ -7,6 +7,7 @@ import torch
 from edgeqat.nn.attention import AttentionQuantizer, sink_tokens
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.recipe import QuantSection
+from edgeqat.scheme import grid_of
 
 KEY = torch.zeros(2, 1, 6, 8)
 
@@ -46,8 +47,9 @@ def test_one_query_of_decoding_sees_the_same_sinks():
     assert torch.equal(sink_tokens(KEY, mask[:, :, -1:], 2), sink_tokens(KEY, mask, 2))
 
 
-def quantizer(scheme, **quant):
-    return AttentionQuantizer(QuantSection.model_validate({"scheme": scheme, **quant}), 8)
+def quantizer(scheme, rotated=False, **quant):
+    section = QuantSection.model_validate({"scheme": scheme, **quant})
+    return AttentionQuantizer(section if rotated else section.plain(), 8, 2)
 
 
 def test_query_key_and_value_have_their_widths():
@@ -78,3 +80,46 @@ def test_the_number_of_sinks_is_the_recipe_s():
         made = quantizer("kv2", kv={"sink_tokens": count})
         _, found, _ = made(key, key, key, None)
         assert torch.equal(found, CacheQuantizer(2, 8)(key, sink_tokens(key, None, count)))
+
+
+def outlying(tokens=64):
+    """q, k, v whose keys have one huge channel and a mean, as real ones do."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, h, tokens, 8, generator=generator) for h in (2, 2, 2))
+    return query, key * torch.tensor([6.0] + [1.0] * 7) + torch.arange(8.0), value
+
+
+def scores(query, key):
+    return (query @ key.transpose(-1, -2)).softmax(-1)
+
+
+def test_rotation_and_offset_change_no_attention_weight():
+    query, key, value = outlying()
+    made = quantizer("w16a16kv8", rotated=True)
+    made.key.observe()
+    made(query, key, value, None)
+    made.key.finish()
+    for part in (made.key, made.value):
+        part.low = grid_of(8)
+    rotated_query, rotated_key, _ = made(query, key, value, None)
+    assert not torch.allclose(rotated_key, key, atol=1.0)
+    assert torch.allclose(scores(rotated_query, rotated_key), scores(query, key), atol=0.05)
+    assert rotated_key.mean(dim=2).abs().max() < 0.05  # the mean is gone
+
+
+def test_rotation_and_offset_make_the_scores_better():
+    query, key, value = outlying()
+    errors = []
+    for options in ({}, {"rotate_keys": False}, {"rotate_keys": False, "key_offset": False}):
+        made = quantizer("kv3", rotated=True, kv={"sink_tokens": 0, **options})
+        made.key.observe()
+        made(query, key, value, None)
+        made.key.finish()
+        found = made(query, key, value, None)
+        errors.append((scores(*found[:2]) - scores(query, key)).square().mean().item())
+    assert errors[0] < errors[1] < errors[2]
+
+
+def test_a_float_cache_is_not_rotated():
+    assert quantizer("w4a8", rotated=True).rotation == 0
+    assert quantizer("w4a8kv4", rotated=True).rotation == 8

@@ -14,8 +14,9 @@ from edgeqat import recipe as recipes
 from edgeqat.data.text import load_blocks
 from edgeqat.errors import DataError, ModelError, TrainingError
 from edgeqat.evaluate.perplexity import perplexity
+from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.plan import plan
-from edgeqat.pipeline.quantize import average_bits, quantize
+from edgeqat.pipeline.quantize import average_bits, prepared, quantize
 from edgeqat.recipe import Recipe
 
 
@@ -48,8 +49,11 @@ def test_every_row_is_what_it_says(recipe, tmp_path):
     metrics = quantize(chosen, tmp_path / "out")
     blocks = held_out(chosen)
     assert metrics["float"]["perplexity"] == pytest.approx(perplexity(tiny.llama(), blocks))
-    prepared = edgeqat.prepare(tiny.llama(), quant=chosen.quant)
-    assert metrics["ptq"]["perplexity"] == pytest.approx(perplexity(prepared, blocks))
+    plain = edgeqat.prepare(tiny.llama(), quant=chosen.quant.plain())
+    assert metrics["ptq"]["perplexity"] == pytest.approx(perplexity(plain, blocks))
+    start = prepared(load_inputs(chosen), chosen, chosen.quant)
+    assert metrics["qat_start"]["perplexity"] == pytest.approx(perplexity(start, blocks))
+    assert metrics["qat_start"] != metrics["ptq"]
     packed = edgeqat.load(tmp_path / "out")
     assert metrics["qat"]["perplexity"] == pytest.approx(perplexity(packed, blocks), rel=1e-9)
     assert metrics["float_same_steps"]["perplexity"] < metrics["float"]["perplexity"]
@@ -66,11 +70,10 @@ def test_training_recovers_what_quantization_lost(recipe, tmp_path):
     assert metrics["qat"]["perplexity"] < 0.5 * metrics["ptq"]["perplexity"]
 
 
-def test_without_steps_the_packed_folder_is_ptq(recipe, tmp_path):
+def test_without_steps_the_packed_folder_is_where_qat_starts(recipe, tmp_path):
     metrics = quantize(recipe(train={"steps": 0, "compare_float": True}), tmp_path / "out")
-    assert metrics["qat"]["perplexity"] == metrics["ptq"]["perplexity"]
+    assert metrics["qat"] == metrics["qat_start"]
     assert metrics["float_same_steps"] is None
-    assert metrics["recovered"] in (None, 0.0)
 
 
 @pytest.mark.parametrize(

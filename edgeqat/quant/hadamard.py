@@ -1,0 +1,42 @@
+"""Hadamard rotation: spreads the few large values of a row, so that one absmax scale fits all.
+
+    x' = x H,  H orthonormal and symmetric (Sylvester), so that rotating twice gives x back
+
+Rows are rotated in blocks of the largest power of two that divides their length, at most 128. A
+product keeps its value when both sides are rotated: (x H)(w H)^T = x w^T, (q H)(k H)^T = q k^T.
+Sources: QuIP# 2402.04396, QuaRot 2404.00456.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+LARGEST_BLOCK = 128
+
+
+def block_size(length: int) -> int:
+    """Rotated block of rows of `length`: the largest power of two that divides it, at most 128."""
+    return min(length & -length, LARGEST_BLOCK)
+
+
+def rotate(values: Tensor, block: int) -> Tensor:
+    """`values` (..., D) rotated in blocks along the last dimension, in float32; block 1 or 0 does
+    nothing.
+    """
+    if block < 2:
+        return values
+    rotation = _matrix(block, values.device)
+    rotated = values.float().unflatten(-1, (-1, block)) @ rotation
+    return rotated.flatten(-2).to(values.dtype)
+
+
+@lru_cache(maxsize=32)
+def _matrix(size: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a cached inference tensor could not enter autograd
+        matrix = torch.ones(1, 1)
+        while matrix.shape[0] < size:
+            matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+        return (matrix * size**-0.5).to(device)
