@@ -20,7 +20,6 @@ from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, Scheme
 
 VERSION = 1
-ROTATED_BELOW = 8  # activations of fewer bits are rotated unless the recipe says otherwise
 
 
 class Section(BaseModel):
@@ -56,9 +55,8 @@ class ActivationSection(Section):
     calibration_batches: int = Field(
         8, ge=1, description="batches that initialise static scales and key offsets"
     )
-    rotate: list[str] | None = Field(
-        None,
-        description="glob patterns of layers whose input is rotated; absent: all at < 8 bit",
+    rotate: list[str] = Field(
+        ["*"], description="glob patterns of layers whose input (and weight) is Hadamard-rotated"
     )
 
 
@@ -91,8 +89,6 @@ class QuantSection(Section):
 
     def rotates(self, name: str) -> bool:
         """Whether the input of the layer `name` is rotated."""
-        if self.activation.rotate is None:
-            return self.bits().activation_bits < ROTATED_BELOW
         return any(fnmatch(name, pattern) for pattern in self.activation.rotate)
 
     def plain(self) -> QuantSection:

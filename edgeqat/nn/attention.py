@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
-from edgeqat.quant.hadamard import block_size, rotate
+from edgeqat.quant.hadamard import HEAD_BLOCK, block_size, rotate
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
@@ -27,7 +27,7 @@ class AttentionQuantizer(nn.Module):
         super().__init__()
         scheme = quant.bits()
         cached = scheme.kv_bits < FLOAT_BITS
-        self.rotation = block_size(head_dim) if cached and quant.kv.rotate_keys else 0
+        self.rotation = block_size(head_dim, HEAD_BLOCK) if cached and quant.kv.rotate_keys else 0
         self.sink_tokens = quant.kv.sink_tokens
         self.query: nn.Module = nn.Identity()
         if scheme.activation_bits < FLOAT_BITS:

@@ -24,7 +24,7 @@ from edgeqat.nn.attention import AttentionQuantizer
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
-from edgeqat.quant.hadamard import block_size, rotate
+from edgeqat.quant.hadamard import INPUT_BLOCK, block_size, rotate
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
@@ -60,13 +60,14 @@ def rule(name: str, layer: Any, quant: QuantSection) -> Decision:
         inputs = HEAD_INPUT_BITS if scheme.activation_bits < FLOAT_BITS else FLOAT_BITS
         return Decision(head, "per_channel", input_bits=inputs, reason=kept)
     weight = quant.weight
+    quantized = min(scheme.weight_bits, scheme.activation_bits) < FLOAT_BITS
     return Decision(
         scheme.weight_bits,
         weight.granularity,
         weight.group_size if weight.granularity == "per_group" else None,
         scheme.activation_bits,
         quant.activation.mode,
-        block_size(int(layer.weight.shape[1])) if quant.rotates(name) else 0,
+        _rotation(layer) if quantized and quant.rotates(name) else 0,
         "weights are float in this scheme" if scheme.weight_bits == FLOAT_BITS else "",
     )
 
@@ -250,6 +251,11 @@ def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]
     if isinstance(module, CacheQuantizer):
         return module.offset is not None
     return isinstance(module, StaticQuantizer)
+
+
+def _rotation(layer: Any) -> int:
+    block = block_size(int(layer.weight.shape[1]), INPUT_BLOCK)
+    return block if block > 1 else 0
 
 
 def _rotate_weight(layer: nn.Linear, rotation: int) -> None:

@@ -2,8 +2,9 @@
 
     x' = x H,  H orthonormal and symmetric (Sylvester), so that rotating twice gives x back
 
-Rows are rotated in blocks of the largest power of two that divides their length, at most 128. A
-product keeps its value when both sides are rotated: (x H)(w H)^T = x w^T, (q H)(k H)^T = q k^T.
+Rows are rotated in blocks of the largest power of two that divides their length, up to a limit: 32
+for inputs of linear layers (16 to 256 measured equal, docs/log.md), 128 for heads. A product keeps
+its value when both sides are rotated: (x H)(w H)^T = x w^T, (q H)(k H)^T = q k^T.
 Sources: QuIP# 2402.04396, QuaRot 2404.00456.
 """
 
@@ -14,12 +15,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-LARGEST_BLOCK = 128
+INPUT_BLOCK = 32
+HEAD_BLOCK = 128
 
 
-def block_size(length: int) -> int:
-    """Rotated block of rows of `length`: the largest power of two that divides it, at most 128."""
-    return min(length & -length, LARGEST_BLOCK)
+def block_size(length: int, largest: int) -> int:
+    """Rotated block of rows of `length`: the largest power of two, up to `largest`, dividing it."""
+    return min(length & -length, largest)
 
 
 def rotate(values: Tensor, block: int) -> Tensor:

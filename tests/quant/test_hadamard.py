@@ -10,13 +10,14 @@ from edgeqat.quant.hadamard import block_size, rotate
     ("length", "block"), [(1, 1), (8, 8), (64, 64), (80, 16), (96, 32), (688, 16), (4096, 128)]
 )
 def test_block_is_the_largest_power_of_two(length, block):
-    assert block_size(length) == block
+    assert block_size(length, 128) == block
+    assert block_size(length, 32) == min(block, 32)
 
 
 @pytest.mark.parametrize("length", [2, 8, 24, 64, 256])
 def test_rotating_twice_gives_the_row_back_and_keeps_products(length):
     left, right = torch.randn(3, length), torch.randn(5, length)
-    block = block_size(length)
+    block = block_size(length, 64)
     turned = rotate(left, block)
     assert not torch.allclose(turned, left, atol=1e-2)
     assert torch.allclose(rotate(turned, block), left, atol=1e-5)
