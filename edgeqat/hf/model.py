@@ -11,10 +11,12 @@ from transformers import PreTrainedModel
 
 import edgeqat.hf.attention as attention
 from edgeqat.errors import ModelError
+from edgeqat.hf import conv1d
 from edgeqat.nn import convert
 from edgeqat.recipe import QuantSection
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+CONV1D_FAMILY = "gpt2"
 
 
 def check_family(model: PreTrainedModel) -> None:
@@ -37,6 +39,7 @@ def prepare(
     quant = quant or QuantSection(scheme=scheme)
     if isinstance(model, PreTrainedModel):
         check_family(model)
+        conv1d.to_linear(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
     return convert.prepare(model, quant)
@@ -48,6 +51,8 @@ def restore(model: nn.Module) -> nn.Module:
     """
     restored: Any = convert.restore(model)
     if isinstance(model, PreTrainedModel):
+        if model.config.model_type == CONV1D_FAMILY:
+            conv1d.to_conv1d(restored)
         restored.set_attn_implementation("sdpa")
         if getattr(restored, "hf_quantizer", None) is not None:
             restored.hf_quantizer.remove_quantization_config(restored)

@@ -23,7 +23,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgeqat import checkpoint
 from edgeqat.errors import FormatError
-from edgeqat.hf import attention
+from edgeqat.hf import attention, conv1d
 from edgeqat.nn import convert
 from edgeqat.nn.packed import PackedSpec
 from edgeqat.recipe import QuantSection
@@ -57,6 +57,7 @@ class EdgeQATQuantizer(HfQuantizer):
                     f"{path.name}: '{path}' was changed after packing; copy the folder again"
                 )
         specs = {name: PackedSpec.from_json(spec) for name, spec in config["layers"].items()}
+        conv1d.to_linear(model)
         model.set_attn_implementation(attention.NAME)
         convert.install(model, specs, QuantSection.model_validate(config["quant"]))
         return model

@@ -23,6 +23,7 @@ from edgeqat import checkpoint
 from edgeqat.errors import FormatError, ModelError
 
 ALIASES = {
+    "gpt2": "openai-community/gpt2",
     "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
     "smollm-135m": "HuggingFaceTB/SmolLM-135M",
     "smollm-360m": "HuggingFaceTB/SmolLM-360M",

@@ -30,6 +30,7 @@ from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
 HEAD = "lm_head"
 HEAD_INPUT_BITS = 8
 
@@ -81,9 +82,10 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Names and modules of all attention layers with separate q, k and v projections."""
+    """Names and modules of all attention layers, with separate or fused q, k and v projections."""
     for name, module in model.named_modules():
-        if all(hasattr(module, part) for part in ATTENTION_PROJECTIONS):
+        separate = all(hasattr(module, part) for part in ATTENTION_PROJECTIONS)
+        if separate or hasattr(module, FUSED_PROJECTION):
             yield name, module
 
 
@@ -176,7 +178,9 @@ def restore(model: nn.Module) -> nn.Module:
 def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
     """Give every attention layer its quantizers of q, k and v."""
     for _, attention in list(attentions(model)):
-        heads = attention.k_proj.out_features // attention.head_dim
+        fused = getattr(attention, FUSED_PROJECTION, None)
+        keys = attention.k_proj.out_features if fused is None else fused.out_features // 3
+        heads = keys // attention.head_dim
         attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim, heads)
 
 

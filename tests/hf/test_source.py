@@ -9,14 +9,6 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MixtralConfig,
-    MixtralForCausalLM,
-)
 
 import edgeqat
 from edgeqat.errors import ModelError
@@ -134,13 +126,3 @@ def test_a_packed_folder_is_no_float_model(tmp_path):
     model = convert.convert(edgeqat.prepare(tiny.llama(), quant=quant))
     folder.write(tmp_path, model, quant, None)
     refused("quantized already", source.load_model, str(tmp_path))
-
-
-def test_unsupported_architectures_are_refused_by_name():
-    small = {"n_embd": 32, "n_layer": 1, "n_head": 2, "vocab_size": 320, "n_positions": 32}
-    refused("'gpt2' is not supported", edgeqat.prepare, GPT2LMHeadModel(GPT2Config(**small)))
-    experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
-    mixture = tiny.model(MixtralForCausalLM, MixtralConfig, num_hidden_layers=1, **experts)
-    refused("'mixtral' is not supported", edgeqat.prepare, mixture)
-    gemma = tiny.model(Gemma3ForCausalLM, Gemma3TextConfig, num_hidden_layers=1)
-    refused("'gemma3_text' is not supported.*llama", edgeqat.prepare, gemma)

@@ -1,0 +1,151 @@
+"""Every supported architecture from prepare to generate and back; the others are refused."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+from transformers.pytorch_utils import Conv1D
+
+import edgeqat
+from edgeqat.errors import ModelError
+from edgeqat.hf import folder
+from edgeqat.hf.model import FAMILIES
+from edgeqat.nn import convert
+from edgeqat.recipe import DistillSection, QuantSection
+from edgeqat.train.objective import Objective
+
+MODELS = {
+    "gpt2": (GPT2LMHeadModel, GPT2Config, {"resid_pdrop": 0, "attn_pdrop": 0, "embd_pdrop": 0}),
+    "llama": (LlamaForCausalLM, LlamaConfig, {}),
+    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 6}),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {}),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config, {"pad_token_id": 0, "layer_types": None}),
+}
+QUANT = QuantSection.model_validate({"scheme": "w2a8kv4", "weight": {"group_size": 32}})
+
+
+def made(family, **changes):
+    kind, config, own = MODELS[family]
+    return tiny.model(kind, config, **{**own, **changes})
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(tiny.ids()).logits
+
+
+def test_every_supported_family_is_tested():
+    assert set(MODELS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", MODELS)
+def test_prepare_train_write_load_generate(tmp_path, family, tied):
+    model = edgeqat.prepare(made(family, tie_word_embeddings=tied), quant=QUANT)
+    convert.calibrate(model, iter([tiny.ids(seed=3)]))
+    attentions = list(convert.attentions(model))
+    assert len(attentions) == model.config.num_hidden_layers
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    objective = Objective(DistillSection(), made(family, tie_word_embeddings=tied))
+    losses = []
+    for _ in range(8):
+        loss = objective(model.train(), tiny.ids(seed=5))["loss"]
+        loss.backward()
+        frozen = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not frozen
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    trained = logits(model)
+    convert.convert(model)
+    expected = logits(model)
+    assert torch.equal(expected, trained)  # packed codes are the trained ones
+    (tmp_path / "packed").mkdir()
+    folder.write(tmp_path / "packed", model, QUANT, tiny.tokenizer())
+    loaded = edgeqat.load(tmp_path / "packed")
+    assert torch.equal(logits(loaded), expected)
+    tokens = loaded.generate(tiny.ids(1, 5), max_new_tokens=3, do_sample=False, pad_token_id=0)
+    assert tokens.shape == (1, 8)
+    assert tokens[0, 5] == loaded(tiny.ids(1, 5)).logits[0, -1].argmax()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_restore_gives_the_family_s_own_layers_back(family):
+    model = made(family)
+    expected = logits(model)
+    types = {name: type(module) for name, module in model.named_modules()}
+    restored = edgeqat.restore(edgeqat.prepare(model, quant=QUANT))
+    assert {name: type(module) for name, module in restored.named_modules()} == types
+    assert torch.allclose(logits(restored), expected, atol=1e-4)
+
+
+def test_gpt2_keeps_its_biases_and_its_fused_layer():
+    model = made("gpt2")
+    assert isinstance(model.transformer.h[0].attn.c_attn, Conv1D)
+    bias = model.transformer.h[0].attn.c_attn.bias
+    convert.convert(edgeqat.prepare(model, quant=QUANT))
+    packed = model.transformer.h[0].attn.c_attn
+    assert packed.spec.shape == (3 * 64, 64)
+    assert packed.bias is bias
+    assert model.lm_head.spec.tied_to == "transformer.wte"
+
+
+def divergence(model, expected):
+    """KL of the float model's predictions to the model's, per token."""
+    float_log, own_log = expected.log_softmax(-1), logits(model).log_softmax(-1)
+    return (float_log.exp() * (float_log - own_log)).sum(-1).mean().item()
+
+
+def test_a_huge_key_bias_does_not_break_kv4():
+    """Qwen2's first and last layers: a key bias far above what varies between tokens."""
+
+    def model():
+        found = made("qwen2")
+        for layer in found.model.layers:
+            layer.self_attn.k_proj.bias.data[7::8] += 60.0  # the slowest rotation of each head
+        return found
+
+    expected = logits(model())
+    quant = QuantSection(scheme="w16a16kv4")
+    plain = edgeqat.prepare(model(), quant=quant.plain())
+    ours = edgeqat.prepare(model(), quant=quant)
+    convert.calibrate(ours, iter([tiny.ids(seed=3)]))
+    assert divergence(ours, expected) < 0.2 * divergence(plain, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "changes", "name"),
+    [
+        (MixtralForCausalLM, MixtralConfig, {"num_local_experts": 2}, "mixtral"),
+        (Qwen2MoeForCausalLM, Qwen2MoeConfig, {"num_experts": 2}, "qwen2_moe"),
+        (Gemma3ForCausalLM, Gemma3TextConfig, {}, "gemma3_text"),
+    ],
+)
+def test_other_architectures_are_refused_by_name(kind, config, changes, name):
+    model = tiny.model(kind, config, num_hidden_layers=1, **changes)
+    with pytest.raises(ModelError, match=f"'{name}' is not supported.*gpt2, llama") as caught:
+        edgeqat.prepare(model)
+    assert "\n" not in str(caught.value)
