@@ -133,6 +133,7 @@ class TrainSection(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW decay of matrices (never of scales)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     bf16: bool = Field(False, description="bf16 autocast; quantizers stay float32")
+    bf16_states: bool = Field(False, description="AdamW's moments in bf16: less memory")
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
     compare_float: bool = Field(True, description="also train the float model for the same steps")
     log_steps: int = Field(10, ge=1, description="steps between two records of metrics.jsonl")

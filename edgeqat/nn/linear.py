@@ -13,6 +13,11 @@ Legend: B batch, T tokens, I in_features, O out_features, V vocabulary, H hidden
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,7 +61,34 @@ class QuantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight_quantizer(self.weight)
-        return F.linear(self.input_quantizer(rotate(input, self.rotation)), weight, self.bias)
+        with _recomputed(weight, self.weight_quantizer, self.weight):
+            return F.linear(self.input_quantizer(rotate(input, self.rotation)), weight, self.bias)
+
+
+@contextmanager
+def _recomputed(quantized: Tensor, quantizer: nn.Module, weight: Tensor) -> Iterator[None]:
+    """Inside, `quantized` = quantizer(weight) is not kept for backward but computed again there.
+
+    A quantized copy of every weight would otherwise live from forward to backward.
+    """
+    if quantized is weight or not quantized.requires_grad:
+        yield
+        return
+    place = quantized.untyped_storage().data_ptr()
+
+    def pack(tensor: Tensor) -> Any:
+        if tensor.untyped_storage().data_ptr() != place:
+            return tensor
+        return tensor.size(), tensor.stride(), tensor.storage_offset()
+
+    def unpack(saved: Any) -> Tensor:
+        if isinstance(saved, Tensor):
+            return saved
+        with torch.no_grad():
+            return quantizer(weight).as_strided(*saved)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 class QuantEmbedding(nn.Embedding):

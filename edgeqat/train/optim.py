@@ -14,6 +14,7 @@ from torch import nn
 
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 from edgeqat.recipe import TrainSection
+from edgeqat.train.adamw import AdamWBF16
 
 BETAS = (0.9, 0.95)
 RATE_PER_NAT = 3e-3
@@ -67,5 +68,7 @@ def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:
-    """Fused AdamW over the parameter groups."""
+    """AdamW over the parameter groups: torch's fused one, or ours with bf16 moments."""
+    if train.bf16_states:
+        return AdamWBF16(parameter_groups(model, train), betas=BETAS)
     return torch.optim.AdamW(parameter_groups(model, train), betas=BETAS, fused=True)
