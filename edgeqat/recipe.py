@@ -118,7 +118,19 @@ class DataSection(Section):
     text_field: str = Field("text", description="field of .jsonl lines and datasets")
 
 
+class LowRankSection(Section):
+    rank: int = Field(32, ge=1, description="rank r of the adapters")
+    alpha: int = Field(32, ge=1, description="the adapter counts alpha / rank")
+    base: Literal["float32", "bf16", "int8"] = Field(
+        "bf16", description="how the frozen weights are kept"
+    )
+
+
 class TrainSection(Section):
+    method: Literal["full", "lowrank"] = Field(
+        "full", description="train the weights, or low-rank adapters inside the rounding (LR-QAT)"
+    )
+    lowrank: LowRankSection = LowRankSection()
     steps: int = Field(200, ge=0, description="optimizer steps")
     batch_size: int = Field(8, ge=1, description="blocks per step and process")
     accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step")

@@ -25,6 +25,7 @@ from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size, rotate
+from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
@@ -157,6 +158,8 @@ def restore(model: nn.Module) -> nn.Module:
     shared: dict[int, nn.Parameter] = {}
     for name, layer in list(layers(model)):
         if isinstance(layer, (QuantLinear, QuantEmbedding)):
+            if isinstance(layer.weight_quantizer, LowRankQuantizer):
+                layer.weight = nn.Parameter(layer.weight_quantizer.latent(layer.weight))
             if isinstance(layer, QuantLinear):
                 _rotate_weight(layer, layer.rotation)
             weight = layer.weight

@@ -8,10 +8,12 @@ because a small gap drowns in the noise of large steps (docs/log.md has the meas
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
+from edgeqat.nn.lowrank import adapters
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 from edgeqat.recipe import TrainSection
 from edgeqat.train.adamw import AdamWBF16
@@ -20,6 +22,7 @@ BETAS = (0.9, 0.95)
 RATE_PER_NAT = 3e-3
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # few, so that runs share their float baseline
 SCALE_SHARE = 0.2
+ADAPTER_SHARE = 10  # adapters move in units of codes, weights in units of their scale
 
 
 def with_rates(train: TrainSection, gap: float) -> TrainSection:
@@ -33,18 +36,17 @@ def with_rates(train: TrainSection, gap: float) -> TrainSection:
 
 
 def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
-    """AdamW groups `weights`, `vectors` and `scales` of a float or prepared model; empty ones are
-    left out.
-    """
+    """AdamW groups `weights`, `vectors`, `adapters`, `scales` of a model, empty ones left out."""
+    adapted = {id(p) for _, quantizer in adapters(model) for p in quantizer.adapter()}
     scales = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, (WeightQuantizer, StaticQuantizer))
         for parameter in module.parameters(recurse=False)
-    }
+    } - adapted
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rest = [parameter for parameter in trained if id(parameter) not in scales]
-    groups = [
+    rest = [parameter for parameter in trained if id(parameter) not in scales | adapted]
+    groups: list[dict[str, Any]] = [
         {
             "name": "weights",
             "params": [p for p in rest if p.ndim >= 2],
@@ -55,6 +57,12 @@ def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
             "name": "vectors",
             "params": [p for p in rest if p.ndim < 2],
             "lr": train.learning_rate,
+            "weight_decay": 0.0,
+        },
+        {
+            "name": "adapters",
+            "params": [p for p in trained if id(p) in adapted],
+            "lr": (train.learning_rate or 0.0) * ADAPTER_SHARE,
             "weight_decay": 0.0,
         },
         {
