@@ -5,15 +5,16 @@ import sys
 from pathlib import Path
 
 HEAD = (
-    "| run | float | same steps | PTQ | QAT | QAT over float | recovered | MB | QAT time |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| run | float | same steps | PTQ | rotated | QAT | QAT over float | recovered | MB | QAT time |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def row(path: Path) -> str:
     """One table row from a metrics.json."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    floating, ptq, qat = (values[key]["perplexity"] for key in ("float", "ptq", "qat"))
+    names = ("float", "ptq", "qat_start", "qat")
+    floating, ptq, start, qat = (values[key]["perplexity"] for key in names)
     same = values["float_same_steps"]
     recovered = values["recovered"]
     cells = [
@@ -21,6 +22,7 @@ def row(path: Path) -> str:
         f"{floating:.2f}",
         f"{same['perplexity']:.2f}" if same else "-",
         f"{ptq:.2f} ({100 * (ptq / floating - 1):+.1f}%)",
+        f"{start:.2f} ({100 * (start / floating - 1):+.1f}%)",
         f"{qat:.2f}",
         f"{100 * (qat / floating - 1):+.2f}%",
         "-" if recovered is None else f"{100 * recovered:.0f}%",
