@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeqat.errors import FormatError, OutputError
+from edgeqat.errors import FormatError, OutputError, StorageError
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -172,16 +172,18 @@ def check_output(target: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary sibling that becomes `target` when the block ends well and vanishes when it does
-    not.
+def atomic_folder(
+    target: Path, overwrite: bool = False, inside: Path | None = None
+) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well and vanishes when it does
+    not: a sibling, or `inside` another folder of the same disk.
     """
     check_output(target, overwrite)
     target = target.absolute()
     made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=inside or target.parent))
     except OSError as error:
         raise OutputError(
             f"output: '{target}' cannot be made ({error.strerror}); choose another"
@@ -197,7 +199,7 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         else:
             temporary.rename(target)
     except OSError as error:
-        raise OutputError(
+        raise StorageError(
             f"output: writing '{target}' failed ({error.strerror}); free some space"
         ) from None
     finally:

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from edgeqat import checkpoint
-from edgeqat.errors import FormatError, OutputError
+from edgeqat.errors import FormatError, OutputError, StorageError
 
 
 def tensors():
@@ -196,7 +196,7 @@ def test_an_interrupted_block_leaves_no_parents_it_made(tmp_path):
 
 
 def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(OutputError, match="No space"), checkpoint.atomic_folder(tmp_path / "out"):
+    with pytest.raises(StorageError, match="No space"), checkpoint.atomic_folder(tmp_path / "out"):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == []
 
