@@ -31,6 +31,8 @@ def setup(debug: bool = False) -> None:
     )
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    if os.environ.get("RANK", "0") != "0":  # one process of several speaks
+        logger.setLevel(logging.ERROR)
     logger.propagate = False
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

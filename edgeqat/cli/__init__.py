@@ -1,4 +1,5 @@
-"""The command line: one verb per file, errors in one line on stderr, exit code 0, 1 or 2.
+"""The command line: one verb per file, errors in one line on stderr, exit code 0 (done), 1 (failed),
+2 (wrong use) or 130 (interrupted).
 
 `--w4a8kv4`, `--w2a32`, `--kv4`, ... anywhere in the arguments mean `--scheme w4a8kv4` and so on.
 """
@@ -6,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 
 import typer
@@ -14,7 +16,7 @@ from typer import exceptions
 from edgeqat.cli import generate, inspect, quantize, recipes, train
 from edgeqat.errors import EdgeQATError
 
-INTERRUPTED = 130  # what typer returns after Ctrl-C
+INTERRUPTED = 130  # what typer, and shells, return after Ctrl-C
 _SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
 
 app = typer.Typer(
@@ -34,6 +36,7 @@ app.command("recipes")(recipes.command)
 
 def main() -> None:
     """Entry point of `edgeqat`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service that stops us is a Ctrl-C
     sys.exit(run(sys.argv[1:]))
 
 
@@ -54,7 +57,7 @@ def run(arguments: list[str]) -> int:
     except exceptions.TyperException as error:
         return _fail(" ".join(error.format_message().split()), 2)
     except (exceptions.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", 1)
+        return _fail("interrupted; nothing was written", INTERRUPTED)
     except MemoryError:
         if debug:
             raise

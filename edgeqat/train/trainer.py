@@ -161,7 +161,7 @@ class QATTrainer(Trainer):
         found = processes.agreed(self.checkpoints.latest) if self.checkpoints else None
         try:
             if found is not None:
-                logger.info("%s: continuing at step %d of %d", self.stage, found[0], steps)
+                logger.debug("%s: continuing at step %d of %d", self.stage, found[0], steps)
                 self._load_progress(found[1])
             if found is not None and found[0] >= steps:
                 self._load_from_checkpoint(str(found[1]))

@@ -268,4 +268,4 @@ def test_an_interrupt_is_one_line(quantize, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgeqat.pipeline.quantize.load_inputs", interrupt)
-    quantize(1, ["interrupted"], "--w4a8kv4")
+    quantize(130, ["interrupted", "nothing was written"], "--w4a8kv4")

@@ -232,6 +232,6 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path):
         return loss
 
     made.compute_loss = poisoned
-    with pytest.raises(TrainingError, match="gradient: .* at step 5; .*step 3 is kept"):
+    with pytest.raises(TrainingError, match=r"gradient: .* at step 5; .*step 3 is kept"):
         made.run()
     assert all(parameter.isfinite().all() for parameter in made.model.parameters())
