@@ -61,7 +61,8 @@ def command(
 
     with training_progress() as listener:
         metrics = quantize(resolved, target, overwrite, listener)
-    _print_table(metrics, target)
+    if log.speaks():
+        _print_table(metrics, target)
 
 
 def _recipe_of(model: str | None) -> str | None:

@@ -33,5 +33,6 @@ def command(
 
     with training_progress() as listener:
         metrics = pretrain(resolved, target, overwrite, listener)
-    print(f"perplexity {metrics['float']['perplexity']:.3f} on {metrics['evaluation']}")
-    print(f"wrote {target}")
+    if log.speaks():
+        print(f"perplexity {metrics['float']['perplexity']:.3f} on {metrics['evaluation']}")
+        print(f"wrote {target}")

@@ -110,13 +110,16 @@ def train(
 
 
 def calibration_batches(inputs: Inputs, recipe: Recipe):
-    """Batches of training blocks that initialise static activation scales."""
+    """Batches of training blocks that initialise static activation scales: as large as those of a
+    training step over all processes.
+    """
+    size = recipe.train.batch_size * processes.count()
     if isinstance(inputs.train, Blocks):
-        wanted = recipe.quant.activation.calibration_batches * recipe.train.batch_size
+        wanted = recipe.quant.activation.calibration_batches * size
         ids = inputs.train.evenly(min(wanted, len(inputs.train))).ids
     else:
         ids = inputs.valid.ids
-    return (batch.to(inputs.model.device) for batch in ids.split(recipe.train.batch_size))
+    return (batch.to(inputs.model.device) for batch in ids.split(size))
 
 
 def data_name(data: DataSection) -> str | None:
