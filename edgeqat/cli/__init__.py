@@ -1,5 +1,5 @@
-"""The command line: one verb per file, errors in one line on stderr, exit code 0 (done), 1 (failed),
-2 (wrong use) or 130 (interrupted).
+"""The command line: one verb per file, errors in one line on stderr; exit code 0 (done), 1
+(failed), 2 (wrong use) or 130 (interrupted).
 
 `--w4a8kv4`, `--w2a32`, `--kv4`, ... anywhere in the arguments mean `--scheme w4a8kv4` and so on.
 """
@@ -11,6 +11,7 @@ import signal
 import sys
 
 import typer
+from pydantic import ValidationError
 from typer import exceptions
 
 from edgeqat.cli import generate, inspect, quantize, recipes, train
@@ -55,7 +56,7 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail(str(error), error.exit_code)
     except exceptions.TyperException as error:
-        return _fail(" ".join(error.format_message().split()), 2)
+        return _fail(_with_value(error), 2)
     except (exceptions.Abort, KeyboardInterrupt):
         return _fail("interrupted; nothing was written", INTERRUPTED)
     except MemoryError:
@@ -67,6 +68,16 @@ def run(arguments: list[str]) -> int:
 def _expand(argument: str) -> str:
     match = _SCHEME.fullmatch(argument)
     return f"--scheme={match[1]}" if match and match[1] else argument
+
+
+def _with_value(error: exceptions.TyperException) -> str:
+    """typer's message about an option, with the value it leaves out."""
+    message = error.format_message()
+    refused = re.fullmatch(r"Invalid value for '([^']+)': (.*)", message, re.DOTALL)
+    if refused is None or not isinstance(error.__cause__, ValidationError):
+        return message
+    reason = refused[2][:1].lower() + refused[2][1:]
+    return f"{refused[1]}: '{error.__cause__.errors()[0]['input']}' {reason}"
 
 
 def _fail(message: str, code: int) -> int:

@@ -50,7 +50,7 @@ def command(
     )  # fmt: skip
     resolved = recipes.load(chosen, values)
     name = Path(resolved.model.name).name
-    target = Path(output or f"{name}-{resolved.quant.scheme}")
+    target = Path(f"{name}-{resolved.quant.scheme}" if output is None else output)
     log.setup()
     if dry_run:
         from edgeqat.pipeline.plan import plan

@@ -27,7 +27,7 @@ def command(
     """Train a float model from scratch and write a Hugging Face folder."""
     values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
     resolved = recipes.load(recipe, values)
-    target = Path(output or Path(recipe).stem)
+    target = Path(Path(recipe).stem if output is None else output)
     log.setup()
     from edgeqat.pipeline.pretrain import pretrain
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 RECORDS = "metrics.jsonl"
 _RUN = "run.json"
 _RESULTS = "results.json"
+_LOCK = ".lock"
 _FINISHED = "finished"
 _STAGES = ("qat", "float")  # the later one first
 T = TypeVar("T")
@@ -131,44 +133,50 @@ def open_run(output: Path, overwrite: bool, wanted: dict[str, Any]) -> Iterator[
     """
     run = Run(output, overwrite)
     made = [parent for parent in run.folder.parents if not parent.exists()]
-    if processes.is_first():
-        _enter(run, wanted)
-    processes.wait()
-    keep = True
-    try:
-        yield run
+    with ExitStack() as held:
+        try:
+            if processes.is_first():
+                _enter(run, wanted, held)
+        except OSError as error:
+            raise OutputError(
+                f"output: '{run.folder}' cannot be made ({error.strerror}); choose another --output"
+            ) from None
         processes.wait()
-        keep = False
-    except (KeyboardInterrupt, Interrupted) as error:
-        keep = _is_worth_keeping(run)
-        said = str(error) or "interrupted"
-        rest = f"the same command continues {run.position()} (kept in '{run.folder}')"
-        raise Interrupted(f"{said}; {rest if keep else 'nothing was written'}") from None
-    except OSError as error:
-        keep = _is_worth_keeping(run)
-        raise StorageError(
-            f"output: writing '{error.filename or run.folder}' failed ({error.strerror or error}); "
-            "free some space and run the same command again"
-        ) from None
-    except BaseException as error:
-        keep = _is_worth_keeping(run, wrong_use=isinstance(error, UsageError))
-        raise
-    finally:
-        if processes.is_first() and not keep:
-            _clear(run.folder)
-            shutil.rmtree(run.folder, ignore_errors=True)
-            for parent in made:  # innermost first; those that hold the output stay
-                with suppress(OSError):
-                    parent.rmdir()
+        keep = True
+        try:
+            yield run
+            processes.wait()
+            keep = False
+        except (KeyboardInterrupt, Interrupted) as error:
+            keep = _is_worth_keeping(run)
+            said = str(error) or "interrupted"
+            rest = f"the same command continues {run.position()} (kept in '{run.folder}')"
+            raise Interrupted(f"{said}; {rest if keep else 'nothing was written'}") from None
+        except OSError as error:
+            keep = _is_worth_keeping(run)
+            raise StorageError(
+                f"output: writing '{error.filename or run.folder}' failed "
+                f"({error.strerror or error}); free some space and run the same command again"
+            ) from None
+        except BaseException as error:
+            keep = _is_worth_keeping(run, wrong_use=isinstance(error, UsageError))
+            raise
+        finally:
+            if processes.is_first() and not keep:
+                _remove(run.folder, made)
 
 
-def _enter(run: Run, wanted: dict[str, Any]) -> None:
+def _enter(run: Run, wanted: dict[str, Any], held: ExitStack) -> None:
     """Make the run folder, or take over the one that is there."""
-    found = _read(run.folder / _RUN)
-    if found is None and run.folder.exists() and any(run.folder.glob("[!.]*")):
+    if not run.folder.exists():
+        check_output(run.output, run.overwrite)
+        run.folder.mkdir(parents=True)
+    elif not (run.folder / _RUN).exists() and any(run.folder.glob("[!.]*")):
         raise OutputError(
             f"output: '{run.folder}' is in the way and no run of edgeqat; choose another --output"
         )
+    _lock(run.folder, held)
+    found = _read(run.folder / _RUN)
     if found == wanted:
         if run.metrics() is None:
             check_output(run.output, run.overwrite)
@@ -178,32 +186,56 @@ def _enter(run: Run, wanted: dict[str, Any]) -> None:
             )  # fmt: skip
             for path in run.folder.glob(".*"):  # half-written
                 shutil.rmtree(path, ignore_errors=True)
-        return
-    if found is not None and not run.overwrite:
+    elif found is not None and not run.overwrite:
         raise OutputError(
             f"output: '{run.folder}' holds an unfinished run of something else "
             f"({_difference(found, wanted)}); repeat its command, add --overwrite to start over, "
             "or choose another --output"
         )
-    check_output(run.output, run.overwrite)
-    try:
+    else:
+        check_output(run.output, run.overwrite)
         _clear(run.folder)
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        _write(run.folder / _RUN, wanted)
+
+
+def _lock(folder: Path, held: ExitStack) -> None:
+    """Keep other processes out while this one works, where the system and the disk have locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+    held.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         raise OutputError(
-            f"output: '{run.output}' cannot be made ({error.strerror}); choose another"
+            f"output: another process is working in '{folder}'; wait for it or choose another "
+            "--output"
         ) from None
-    _write(run.folder / _RUN, wanted)
+    except OSError:
+        logger.debug("no locks in '%s'", folder)
 
 
 def _clear(folder: Path) -> None:
-    """Empty a run folder but for run.json, results last: killed on the way, it is still known."""
+    """Empty a run folder but for run.json and the lock, results last: killed on the way, it is
+    still known.
+    """
     inside = list(folder.glob("*")) + list(folder.glob(".*"))
     for path in sorted(inside, key=lambda path: path.name == _RESULTS):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name != _RUN:
+        elif path.name not in (_RUN, _LOCK):
             path.unlink(missing_ok=True)
+
+
+def _remove(folder: Path, parents: list[Path]) -> None:
+    """Remove a run folder, and those of the parents made for it that hold nothing else."""
+    _clear(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in parents:
+        with suppress(OSError):
+            parent.rmdir()
 
 
 def _is_worth_keeping(run: Run, wrong_use: bool = False) -> bool:

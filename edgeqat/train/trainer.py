@@ -193,7 +193,8 @@ class QATTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         assert self.checkpoints is not None
         with self.checkpoints.write(self.state.global_step) as folder:
-            self.save_model(str(folder))
+            if not self.is_fsdp_enabled:  # else the next line saves the shards' weights too
+                self.save_model(str(folder))
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
             if self.args.should_save:
@@ -213,8 +214,7 @@ class QATTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            own = _tensors(cast(nn.Module, self.model))
-            tensors = {name: (state_dict or own)[name] for name in own}
+            tensors = _tensors(cast(nn.Module, self.model))
             write_tensors(Path(cast(str, output_dir)) / WEIGHTS, tensors)
 
     @torch.no_grad()

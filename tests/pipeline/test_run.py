@@ -138,29 +138,27 @@ def test_a_float_model_continues_too(float_recipe, tmp_path):
     assert names(tmp_path) == ["out", "whole"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"train": {"steps": 8}}, "train.steps: 6 there, 8 here"),
-        ({"quant": {"scheme": "w2"}}, "quant.scheme: w4a8kv4 there, w2a16kv16 here"),
-        ({"data": {"valid_blocks": 3}}, "another data"),
-    ],
-)
-def test_a_run_of_something_else_is_refused_and_replaced_on_request(
-    recipe, tmp_path, changes, said
-):
+OTHERS = {
+    "train.steps: 6 there, 8 here": {"train": {"steps": 8}},
+    "quant.scheme: w4a8kv4 there, w2a16kv16 here": {"quant": {"scheme": "w2"}},
+    "another data": {"data": {"context": 16}},
+}
+
+
+def test_a_run_of_something_else_is_refused_and_replaced_on_request(recipe, tmp_path):
     with pytest.raises(Interrupted):
         quantize(recipe(), tmp_path / "out", listener=at("qat", 4, stop))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OutputError) as caught:
-        quantize(recipe(**changes), tmp_path / "out")
-    for word in (said, "out.run", "--overwrite", "--output"):
-        assert word in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
-    expected = quantize(recipe(**changes), tmp_path / "whole")
-    found = quantize(recipe(**changes), tmp_path / "out", overwrite=True)
-    assert lasting(found) == lasting(expected)
-    assert names(tmp_path) == ["out", "whole"]
+    for said, changes in OTHERS.items():
+        with pytest.raises(OutputError) as caught:
+            quantize(recipe(**changes), tmp_path / "out")
+        for word in (said, "out.run", "--overwrite", "--output"):
+            assert word in str(caught.value)
+        assert sorted(tmp_path.rglob("*")) == before
+    found = quantize(recipe(train={"steps": 2}), tmp_path / "out", overwrite=True)
+    assert found["train"]["steps"] == 2
+    assert len(terms(tmp_path / "out")) == 1
+    assert names(tmp_path) == ["out"]
 
 
 def test_with_overwrite_the_same_command_continues_too(recipe, tmp_path):
@@ -182,6 +180,19 @@ def test_a_folder_in_the_way_is_never_replaced(recipe, tmp_path):
         with pytest.raises(OutputError, match=r"out\.run' is in the way"):
             quantize(recipe(), tmp_path / "out", overwrite)
     assert [path.name for path in tmp_path.rglob("*")] == ["out.run", "thesis.tex"]
+
+
+def test_a_run_that_is_still_going_is_left_alone(recipe, tmp_path):
+    seen = []
+
+    def start_again():
+        with pytest.raises(OutputError, match=r"another process is working in '.*out\.run'"):
+            quantize(recipe(), tmp_path / "out")
+        seen.append(1)
+
+    quantize(recipe(), tmp_path / "out", listener=at("qat", 4, start_again))
+    assert seen == [1]
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_run_killed_while_it_was_being_made_or_removed_is_started_again(recipe, tmp_path):
@@ -229,7 +240,7 @@ def test_without_save_steps_only_numbers_are_kept(recipe, tmp_path):
     chosen = recipe(train={"save_steps": 0})
     with pytest.raises(Interrupted, match="continues with what is computed so far"):
         quantize(chosen, tmp_path / "out", listener=at("qat", 4, stop))
-    assert names(tmp_path / "out.run") == [RECORDS, "results.json", "run.json"]
+    assert names(tmp_path / "out.run") == [".lock", RECORDS, "results.json", "run.json"]
     quantize(chosen, tmp_path / "out")
     assert len(terms(tmp_path / "out")) == 3
 
@@ -240,10 +251,10 @@ def test_a_full_disk_at_the_end_keeps_the_run(recipe, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(packed_folder, "write", full)
-        with pytest.raises(StorageError, match="No space left on device.*free some space"):
+        with pytest.raises(StorageError, match=r"No space left on device.*free some space"):
             quantize(recipe(), tmp_path / "out")
     assert names(tmp_path) == ["out.run"]
-    assert names(tmp_path / "out.run") == [RECORDS, "qat", "results.json", "run.json"]
+    assert names(tmp_path / "out.run") == [".lock", RECORDS, "qat", "results.json", "run.json"]
     steps = []
     quantize(recipe(), tmp_path / "out", listener=lambda record: steps.append(record["step"]))
     assert steps == []

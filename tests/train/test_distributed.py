@@ -87,9 +87,7 @@ def test_one_process_writes_and_speaks(folder, seen):
     assert said.count("continuing the unfinished run") == 1
 
 
-def test_a_sharded_step_is_a_plain_one_and_its_folder_loads(
-    folder, seen, model_folder, text_file
-):
+def test_a_sharded_step_is_a_plain_one_and_its_folder_loads(folder, seen, model_folder, text_file):
     assert seen[0]["losses"] == seen[1]["losses"]
     assert seen[0]["spread"]
     assert seen[0]["scales"] > 2 * 7
