@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeqat.errors import FormatError, OutputError, StorageError
+from edgeqat.errors import EdgeQATError, FormatError, OutputError, StorageError
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -198,15 +198,24 @@ def atomic_folder(
             shutil.rmtree(old)
         else:
             temporary.rename(target)
-    except OSError as error:
+    except Exception as error:
+        if isinstance(error, EdgeQATError) or not _is_of_the_system(error):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise StorageError(
-            f"output: writing '{target}' failed ({error.strerror}); free some space"
+            f"output: writing '{target}' failed ({reason}); free some space and run the same "
+            "command again"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:  # innermost first; those that hold the target stay
             with suppress(OSError):
                 parent.rmdir()
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether reading or writing failed; libraries in Rust say so in words only."""
+    return isinstance(error, OSError) or "(os error " in str(error)
 
 
 def _open_to_umask(folder: Path) -> None:

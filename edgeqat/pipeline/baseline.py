@@ -25,24 +25,28 @@ from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer
 
 CACHE_VARIABLE = "EDGEQAT_CACHE"
+_ROW = "float_same_steps"
 
 
 def float_same_steps(inputs: Inputs, recipe: Recipe, run: Run, listener: Listener | None) -> float:
     """Perplexity of the float model after the run's steps of plain training."""
     file = _cache_file(inputs, recipe)
-    known = processes.agreed(lambda: _read(file))
+    known = processes.agreed(lambda: run.known(_ROW) or _read(file))
     if known is None:
+        checkpoints = run.checkpoints("float")
         model = copy.deepcopy(inputs.model)
         trainer = QATTrainer(
             model, recipe, inputs.train, Objective(recipe.distill, teacher=None), "float",
-            listener=listener, checkpoints=run.checkpoints("float"),
+            listener=listener, checkpoints=checkpoints,
         )  # fmt: skip
         trainer.run()
         if sharding.is_sharded(model):
             model = sharding.gathered(model, copy.deepcopy(inputs.model))
-        known = run.result("float_same_steps", lambda: perplexity(model, inputs.valid))
-        if file is not None and processes.is_first():
-            _write(file, {"perplexity": known})
+        known = run.result(_ROW, lambda: perplexity(model, inputs.valid))
+        if processes.is_first():
+            checkpoints.clear()
+            if file is not None:
+                _write(file, {"perplexity": known})
     return known
 
 
@@ -60,7 +64,7 @@ def _cache_file(inputs: Inputs, recipe: Recipe) -> Path | None:
     train = recipe.train.model_dump(exclude={"save_steps"})
     digest.update(json.dumps([recipe.seed, train], sort_keys=True).encode())
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "edgeqat")
-    return cache / "float_same_steps" / f"{digest.hexdigest()}.json"
+    return cache / _ROW / f"{digest.hexdigest()}.json"
 
 
 def _read(file: Path | None) -> float | None:

@@ -53,6 +53,10 @@ class Run:
         """The checkpoints of a stage."""
         return Checkpoints(self.folder / stage)
 
+    def known(self, name: str) -> Any:
+        """A number that an earlier part of the run computed; None without."""
+        return self._results().get(name)
+
     def result(self, name: str, compute: Callable[[], T]) -> T:
         """What the first process computes (a JSON value), once in the life of the run."""
 
@@ -79,7 +83,7 @@ class Run:
         """Metrics of a run that was killed between moving its output out and tidying up."""
         halves = [path for path in self.folder.glob(f".{self.output.name}.*") if path.is_dir()]
         moved = self.output.is_dir() and all(path.suffix == ".old" for path in halves)
-        return self._results().get(_FINISHED) if moved else None
+        return self.known(_FINISHED) if moved else None
 
     def position(self) -> str:
         """Where the run continues, for example `at step 50 of qat`."""

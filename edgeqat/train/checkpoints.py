@@ -32,6 +32,10 @@ class Checkpoints:
         found = [(int(p.name.removeprefix(_PREFIX)), p) for p in self.folder.glob(f"{_PREFIX}*")]
         return max((entry for entry in found if _is_complete(entry[1])), default=None)
 
+    def clear(self) -> None:
+        """Remove all of them: their stage is done and its result kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     @contextmanager
     def write(self, step: int) -> Iterator[Path]:
         """A folder to fill with the state at `step`; all processes enter it together.

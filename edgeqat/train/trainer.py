@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -145,9 +146,8 @@ class QATTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._count:
-            sums = torch.stack(list(self._sums.values()))
-            means = self.accelerator.reduce(sums / self._count, "mean").tolist()
-            logs = {**logs, **dict(zip(self._sums, means, strict=True))}
+            means = {name: total / self._count for name, total in self._shared_sums().items()}
+            logs = {**logs, **means}
             self._sums, self._count = {}, 0
         super().log(logs, start_time)
 
@@ -174,9 +174,17 @@ class QATTrainer(Trainer):
         if self.interruption.requested:
             raise Interrupted(f"interrupted after step {self.state.global_step} of {steps}")
 
+    def _shared_sums(self) -> dict[str, float]:
+        """Sums of the loss terms since the last record, their mean over all processes."""
+        if not self._sums:
+            return {}
+        sums = self.accelerator.reduce(torch.stack(list(self._sums.values())), "mean")
+        return dict(zip(self._sums, sums.tolist(), strict=True))
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         norm = super()._clip_grad_norm(model)
-        self._check_finite("gradient", float(norm))
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self._check_finite("gradient", float(whole))
         return norm
 
     def _check_finite(self, what: str, value: float) -> None:
@@ -193,17 +201,16 @@ class QATTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         assert self.checkpoints is not None
         with self.checkpoints.write(self.state.global_step) as folder:
-            if not self.is_fsdp_enabled:  # else the next line saves the shards' weights too
-                self.save_model(str(folder))
+            self.save_model(str(folder))
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
+            progress = {
+                "seconds": self.recorder.seconds,
+                "count": self._count,
+                "sums": self._shared_sums(),
+            }
             if self.args.should_save:
                 self.state.save_to_json(str(folder / STATE))
-                progress = {
-                    "seconds": self.recorder.seconds,
-                    "count": self._count,
-                    "sums": {name: float(total) for name, total in self._sums.items()},
-                }
                 (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
 
     def _load_progress(self, folder: Path) -> None:
@@ -214,18 +221,19 @@ class QATTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            tensors = _tensors(cast(nn.Module, self.model))
+            own = _tensors(cast(nn.Module, self.model))  # of a sharded model, parts: hence names
+            tensors = {name: (state_dict or own)[name] for name in own}
             write_tensors(Path(cast(str, output_dir)) / WEIGHTS, tensors)
 
     @torch.no_grad()
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        if self.is_fsdp_enabled:
+        if model is not None:  # sharded: the Trainer wrote files of its own for it
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         stored = read_tensors(Path(resume_from_checkpoint) / WEIGHTS)
-        own = _tensors(model or cast(nn.Module, self.model))
+        own = _tensors(cast(nn.Module, self.model))
         assert set(own) == set(stored), "a checkpoint of another model"
         for name, tensor in own.items():
             tensor.copy_(stored[name])
