@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import tiny
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import OPTConfig, OPTForCausalLM
 
 from edgeqat.cli import run
 
@@ -176,10 +176,10 @@ def test_a_folder_without_tokenizer_is_refused(quantize, broken):
 
 
 def test_an_unsupported_architecture_is_refused(quantize, tmp_path):
-    small = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=320, n_positions=64)
-    GPT2LMHeadModel(small).save_pretrained(tmp_path / "gpt2")
-    tiny.tokenizer().save_pretrained(tmp_path / "gpt2")
-    quantize(2, ["'gpt2' is not supported", "llama"], "--model", tmp_path / "gpt2")
+    small = OPTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=320)
+    OPTForCausalLM(small).save_pretrained(tmp_path / "opt")
+    tiny.tokenizer().save_pretrained(tmp_path / "opt")
+    quantize(2, ["'opt' is not supported", "llama"], "--model", tmp_path / "opt")
 
 
 def test_a_packed_folder_is_no_model_to_start_from(quantize, packed_folder):
