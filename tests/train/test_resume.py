@@ -83,6 +83,7 @@ CASES = {
     "micro-batches": (8, {}, {"accumulation": 2}),
     "static scales": (8, {"activation": {"mode": "static"}}, {}),
     "recomputed activations": (8, {}, {"gradient_checkpointing": True}),
+    "bf16 moments": (8, {}, {"bf16_states": True}),
 }
 
 
