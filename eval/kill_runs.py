@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -58,9 +59,9 @@ def killed(process, folder: Path, place: str, choose: random.Random, seconds: fl
     else:
         seen = choose.randint(1, 6) if place == "saving" else 1
         while process.is_alive() and seen:
-            if any(folder.glob(pattern)):
+            if glob.glob(pattern, root_dir=folder):
                 seen -= 1
-                while seen and process.is_alive() and any(folder.glob(pattern)):
+                while seen and process.is_alive() and glob.glob(pattern, root_dir=folder):
                     time.sleep(0.0005)
         time.sleep(choose.uniform(0, 0.03))
     alive = process.is_alive()
@@ -82,7 +83,11 @@ def disturbed(context, folder: Path, arguments: list[str], seed: int, seconds: f
                 break
             shutil.rmtree(folder / "out")
             return disturbed(context, folder, arguments, seed + 1000, 0.8 * seconds)
-        hit = [name for name, pattern in PLACES.items() if pattern and any(folder.glob(pattern))]
+        hit = [
+            name
+            for name, pattern in PLACES.items()
+            if pattern and glob.glob(pattern, root_dir=folder)
+        ]
         moments.append(hit[0] if hit else "between")
     if not (folder / "out").exists():
         process = context.Process(target=work, args=(folder, arguments))
