@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeqat.errors import FormatError, OutputError
+from edgeqat.errors import EdgeQATError, FormatError, OutputError, StorageError
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -172,16 +172,18 @@ def check_output(target: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary sibling that becomes `target` when the block ends well and vanishes when it does
-    not.
+def atomic_folder(
+    target: Path, overwrite: bool = False, inside: Path | None = None
+) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well and vanishes when it does
+    not: a sibling, or `inside` another folder of the same disk.
     """
     check_output(target, overwrite)
     target = target.absolute()
     made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=inside or target.parent))
     except OSError as error:
         raise OutputError(
             f"output: '{target}' cannot be made ({error.strerror}); choose another"
@@ -196,15 +198,24 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             temporary.rename(target)
-    except OSError as error:
-        raise OutputError(
-            f"output: writing '{target}' failed ({error.strerror}); free some space"
+    except Exception as error:
+        if isinstance(error, EdgeQATError) or not _is_of_the_system(error):
+            raise
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise StorageError(
+            f"output: writing '{target}' failed ({reason}); free some space and run the same "
+            "command again"
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:  # innermost first; those that hold the target stay
             with suppress(OSError):
                 parent.rmdir()
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether reading or writing failed; libraries in Rust say so in words only."""
+    return isinstance(error, OSError) or "(os error " in str(error)
 
 
 def _open_to_umask(folder: Path) -> None:

@@ -44,7 +44,17 @@ class FormatError(EdgeQATError):
 
 
 class TrainingError(EdgeQATError):
-    """Training stopped: the loss is not finite."""
+    """Training stopped: the loss or its gradient is not finite."""
+
+
+class StorageError(EdgeQATError):
+    """Writing failed on the way, for example because the disk is full."""
+
+
+class Interrupted(EdgeQATError):
+    """Ctrl-C or SIGTERM: the run stopped where it can continue."""
+
+    exit_code = 130  # what shells use for SIGINT
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -21,6 +21,11 @@ def console() -> Any:
     return _consoles[0]
 
 
+def speaks() -> bool:
+    """Whether this process is the one that prints, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def setup(debug: bool = False) -> None:
     """Send our log lines to the console and keep the libraries' chatter off it."""
     from rich.logging import RichHandler
@@ -31,6 +36,8 @@ def setup(debug: bool = False) -> None:
     )
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    if not speaks():
+        logger.setLevel(logging.ERROR)
     logger.propagate = False
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

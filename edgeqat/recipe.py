@@ -149,6 +149,7 @@ class TrainSection(Section):
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
     compare_float: bool = Field(True, description="also train the float model for the same steps")
     log_steps: int = Field(10, ge=1, description="steps between two records of metrics.jsonl")
+    save_steps: int = Field(50, ge=0, description="steps between two checkpoints (0: none)")
 
 
 class DistillSection(Section):

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from edgeqat import checkpoint
-from edgeqat.errors import FormatError, OutputError
+from edgeqat.errors import FormatError, OutputError, StorageError
 
 
 def tensors():
@@ -195,9 +195,14 @@ def test_an_interrupted_block_leaves_no_parents_it_made(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_is_an_output_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(OutputError, match="No space"), checkpoint.atomic_folder(tmp_path / "out"):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), Exception("No space left on device (os error 28)")],
+    ids=["ours", "Rust"],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, error):
+    with pytest.raises(StorageError, match="No space"), checkpoint.atomic_folder(tmp_path / "out"):
+        raise error
     assert names(tmp_path) == []
 
 

@@ -1,4 +1,5 @@
-"""The command line: one verb per file, errors in one line on stderr, exit code 0, 1 or 2.
+"""The command line: one verb per file, errors in one line on stderr; exit code 0 (done), 1
+(failed), 2 (wrong use) or 130 (interrupted).
 
 `--w4a8kv4`, `--w2a32`, `--kv4`, ... anywhere in the arguments mean `--scheme w4a8kv4` and so on.
 """
@@ -6,15 +7,17 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 
 import typer
+from pydantic import ValidationError
 from typer import exceptions
 
 from edgeqat.cli import generate, inspect, quantize, recipes, train
 from edgeqat.errors import EdgeQATError
 
-INTERRUPTED = 130  # what typer returns after Ctrl-C
+INTERRUPTED = 130  # what typer, and shells, return after Ctrl-C
 _SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
 
 app = typer.Typer(
@@ -34,6 +37,7 @@ app.command("recipes")(recipes.command)
 
 def main() -> None:
     """Entry point of `edgeqat`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service that stops us is a Ctrl-C
     sys.exit(run(sys.argv[1:]))
 
 
@@ -52,9 +56,9 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail(str(error), error.exit_code)
     except exceptions.TyperException as error:
-        return _fail(" ".join(error.format_message().split()), 2)
+        return _fail(_with_value(error), 2)
     except (exceptions.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was written", 1)
+        return _fail("interrupted; nothing was written", INTERRUPTED)
     except MemoryError:
         if debug:
             raise
@@ -64,6 +68,16 @@ def run(arguments: list[str]) -> int:
 def _expand(argument: str) -> str:
     match = _SCHEME.fullmatch(argument)
     return f"--scheme={match[1]}" if match and match[1] else argument
+
+
+def _with_value(error: exceptions.TyperException) -> str:
+    """typer's message about an option, with the value it leaves out."""
+    message = error.format_message()
+    refused = re.fullmatch(r"Invalid value for '([^']+)': (.*)", message, re.DOTALL)
+    if refused is None or not isinstance(error.__cause__, ValidationError):
+        return message
+    reason = refused[2][:1].lower() + refused[2][1:]
+    return f"{refused[1]}: '{error.__cause__.errors()[0]['input']}' {reason}"
 
 
 def _fail(message: str, code: int) -> int:

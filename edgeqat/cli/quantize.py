@@ -50,7 +50,7 @@ def command(
     )  # fmt: skip
     resolved = recipes.load(chosen, values)
     name = Path(resolved.model.name).name
-    target = Path(output or f"{name}-{resolved.quant.scheme}")
+    target = Path(f"{name}-{resolved.quant.scheme}" if output is None else output)
     log.setup()
     if dry_run:
         from edgeqat.pipeline.plan import plan
@@ -61,7 +61,8 @@ def command(
 
     with training_progress() as listener:
         metrics = quantize(resolved, target, overwrite, listener)
-    _print_table(metrics, target)
+    if log.speaks():
+        _print_table(metrics, target)
 
 
 def _recipe_of(model: str | None) -> str | None:

@@ -27,11 +27,12 @@ def command(
     """Train a float model from scratch and write a Hugging Face folder."""
     values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
     resolved = recipes.load(recipe, values)
-    target = Path(output or Path(recipe).stem)
+    target = Path(Path(recipe).stem if output is None else output)
     log.setup()
     from edgeqat.pipeline.pretrain import pretrain
 
     with training_progress() as listener:
         metrics = pretrain(resolved, target, overwrite, listener)
-    print(f"perplexity {metrics['float']['perplexity']:.3f} on {metrics['evaluation']}")
-    print(f"wrote {target}")
+    if log.speaks():
+        print(f"perplexity {metrics['float']['perplexity']:.3f} on {metrics['evaluation']}")
+        print(f"wrote {target}")

@@ -34,7 +34,11 @@ ALIASES = {
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
 }
 DEMO = "demo"
-_PICKLES = ("*.bin", "*.pt", "*.pth")
+_PICKLES = (".bin", ".pt", ".pth")
+_CONVERT = (
+    "which are never loaded; convert them: from_pretrained(..) and save_pretrained(..) in an "
+    "environment where you trust the file"
+)
 
 
 def locate(name: str) -> str:
@@ -110,18 +114,16 @@ def _check_folder(path: Path) -> None:
         ) from None
     if list(path.glob("*.safetensors")):
         return
-    pickles = [file.name for pattern in _PICKLES for file in path.glob(pattern)]
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
     if pickles:
-        raise ModelError(
-            f"model: '{path}' holds pickled weights ({pickles[0]}), which are never loaded; "
-            "convert them: "
-            "from_pretrained(..) and save_pretrained(..) in an environment where you trust the file"
-        )
+        raise ModelError(f"model: '{path}' holds pickled weights ({pickles[0]}), {_CONVERT}")
     raise ModelError(f"model: '{path}' holds no *.safetensors; copy the weights there")
 
 
 def _replace_weights(model: PreTrainedModel, weights: str) -> None:
     path = Path(weights).expanduser()
+    if path.suffix in _PICKLES:
+        raise ModelError(f"model.weights: '{weights}' holds pickled weights, {_CONVERT}")
     if path.suffix != ".safetensors" or not path.is_file():
         raise ModelError(f"model.weights: '{weights}' is not a .safetensors file; name one")
     try:

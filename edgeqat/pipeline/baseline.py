@@ -17,26 +17,37 @@ from edgeqat.data.text import Blocks
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.hf import source
 from edgeqat.pipeline.inputs import Inputs
+from edgeqat.pipeline.run import Run
 from edgeqat.recipe import Recipe
+from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer
 
 CACHE_VARIABLE = "EDGEQAT_CACHE"
+_ROW = "float_same_steps"
 
 
-def float_same_steps(inputs: Inputs, recipe: Recipe, listener: Listener | None) -> float:
+def float_same_steps(inputs: Inputs, recipe: Recipe, run: Run, listener: Listener | None) -> float:
     """Perplexity of the float model after the run's steps of plain training."""
     file = _cache_file(inputs, recipe)
-    if file is not None and file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))["perplexity"]
-    model = copy.deepcopy(inputs.model)
-    objective = Objective(recipe.distill, teacher=None)
-    QATTrainer(model, recipe, inputs.train, objective, "float", listener=listener).run()
-    result = perplexity(model, inputs.valid)
-    if file is not None:
-        _write(file, {"perplexity": result})
-    return result
+    known = processes.agreed(lambda: run.known(_ROW) or _read(file))
+    if known is None:
+        checkpoints = run.checkpoints("float")
+        model = copy.deepcopy(inputs.model)
+        trainer = QATTrainer(
+            model, recipe, inputs.train, Objective(recipe.distill, teacher=None), "float",
+            listener=listener, checkpoints=checkpoints,
+        )  # fmt: skip
+        trainer.run()
+        if sharding.is_sharded(model):
+            model = sharding.gathered(model, copy.deepcopy(inputs.model))
+        known = run.result(_ROW, lambda: perplexity(model, inputs.valid))
+        if processes.is_first():
+            checkpoints.clear()
+            if file is not None:
+                _write(file, {"perplexity": known})
+    return known
 
 
 def _cache_file(inputs: Inputs, recipe: Recipe) -> Path | None:
@@ -50,9 +61,16 @@ def _cache_file(inputs: Inputs, recipe: Recipe) -> Path | None:
     for blocks in (inputs.train, inputs.valid):
         digest.update(str(tuple(blocks.ids.shape)).encode())
         digest.update(blocks.ids.numpy().tobytes())
-    digest.update(json.dumps([recipe.seed, recipe.train.model_dump()], sort_keys=True).encode())
+    train = recipe.train.model_dump(exclude={"save_steps"})
+    digest.update(json.dumps([recipe.seed, train], sort_keys=True).encode())
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "edgeqat")
-    return cache / "float_same_steps" / f"{digest.hexdigest()}.json"
+    return cache / _ROW / f"{digest.hexdigest()}.json"
+
+
+def _read(file: Path | None) -> float | None:
+    if file is None or not file.is_file():
+        return None
+    return json.loads(file.read_text(encoding="utf-8"))["perplexity"]
 
 
 def _write(file: Path, values: dict) -> None:

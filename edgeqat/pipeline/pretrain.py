@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from edgeqat import recipe as recipes
-from edgeqat.checkpoint import atomic_folder
 from edgeqat.data.text import documents, load_blocks, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import METRICS, RECORDS, RESOLVED, data_name, peak_rss_bytes
+from edgeqat.pipeline.quantize import METRICS, RESOLVED, data_name, peak_rss_bytes
+from edgeqat.pipeline.run import check_start, identity, open_run
 from edgeqat.recipe import ArchitectureSection, DataSection, Recipe
+from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import with_rates
@@ -38,42 +38,54 @@ UNKNOWN, BOS, EOS = "<unk>", "<s>", "</s>"
 def pretrain(
     recipe: Recipe, output: Path, overwrite: bool = False, listener: Listener | None = None
 ) -> dict[str, Any]:
-    """Train a float model and write it to `output`; returns what its metrics.json holds."""
+    """Train a float model and write it to `output`, or continue where the same run stopped; returns
+    what its metrics.json holds.
+    """
     recipe, shape = with_data_root(recipe), recipe.architecture
     if shape is None:
         raise RecipeError("architecture: the recipe has none; `edgeqat train` needs a float recipe")
-    with atomic_folder(output, overwrite) as folder:
-        set_seed(recipe.seed)
-        data = recipe.data
-        tokenizer = train_tokenizer(data, shape.vocab_size)
-        train, valid = load_blocks(data, tokenizer)
-        model = build(shape, tokenizer)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        logger.info("%.2fM parameters, %d held-out blocks", parameters / 1e6, len(valid))
-        recipe = recipe.model_copy(update={"train": with_rates(recipe.train, FROM_SCRATCH)})
-        start = time.perf_counter()
+    check_start(output, overwrite)
+    set_seed(recipe.seed)
+    data = recipe.data
+    tokenizer = train_tokenizer(data, shape.vocab_size)
+    train, valid = load_blocks(data, tokenizer)
+    model = build(shape, tokenizer)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    logger.info("%.2fM parameters, %d held-out blocks", parameters / 1e6, len(valid))
+    recipe = recipe.model_copy(update={"train": with_rates(recipe.train, FROM_SCRATCH)})
+    with open_run(output, overwrite, identity("train", recipe, "", train, valid)) as run:
+        done = processes.agreed(run.metrics)
+        if done is not None:
+            return done
         objective = Objective(recipe.distill, teacher=None)
-        trainer = QATTrainer(model, recipe, train, objective, "float", folder / RECORDS, listener)
+        trainer = QATTrainer(
+            model, recipe, train, objective, "float", run.records, listener,
+            run.checkpoints("float"),
+        )  # fmt: skip
         trainer.run()
-        seconds = time.perf_counter() - start
-        metrics = {
+        if sharding.is_sharded(model):
+            model = sharding.gathered(model, build(shape, tokenizer))
+        metrics: dict[str, Any] = {
             "model": recipe.description,
             "data": data_name(data),
             "seed": recipe.seed,
             "parameters": parameters,
-            "float": {"perplexity": perplexity(model, valid)},
+            "float": {"perplexity": run.result("float", lambda: perplexity(model, valid))},
             "train": {
                 "steps": recipe.train.steps,
-                "seconds": round(seconds, 1),
+                "seconds": round(trainer.recorder.seconds, 1),
                 "peak_rss_bytes": peak_rss_bytes(),
             },
             "evaluation": conditions(data, valid),
         }
-        nn.Module.to(model, "cpu", getattr(torch, shape.dtype))
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / RESOLVED).write_text(recipes.dump(recipe), encoding="utf-8")
+        if processes.is_first():
+            with run.finished(metrics) as folder:
+                nn.Module.to(model, "cpu", getattr(torch, shape.dtype))
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+                text = json.dumps(metrics, indent=2) + "\n"
+                (folder / METRICS).write_text(text, encoding="utf-8")
+                (folder / RESOLVED).write_text(recipes.dump(recipe), encoding="utf-8")
     return metrics
 
 

@@ -2,7 +2,7 @@
 folder.
 
 Every number of the QAT row comes from the packed folder, loaded back. The folder is whole or
-absent.
+absent; until it is whole, the run folder beside it (pipeline/run) is where the run continues.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ import logging
 import math
 import resource
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, set_seed
 
 from edgeqat import recipe as recipes
-from edgeqat.checkpoint import atomic_folder
 from edgeqat.data.text import Blocks
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
 from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import source
 from edgeqat.hf.model import prepare
 from edgeqat.nn import convert
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
+from edgeqat.pipeline.run import Run, check_start, identity, open_run
 from edgeqat.quant.dynamic import HIGH_BITS
 from edgeqat.recipe import DataSection, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS
+from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import with_rates
@@ -41,76 +42,64 @@ from edgeqat.train.trainer import QATTrainer
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
-RECORDS = "metrics.jsonl"
 RESOLVED = "recipe.resolved.yaml"
 
 
 def quantize(
     recipe: Recipe, output: Path, overwrite: bool = False, listener: Listener | None = None
 ) -> dict[str, Any]:
-    """Run a recipe and write the packed folder `output`; returns what metrics.json holds.
+    """Run a recipe and write the packed folder `output`, or continue where the same run stopped;
+    returns what metrics.json holds.
 
-    Raises an EdgeQATError in one line for anything a user can cause; then nothing is left behind.
+    Raises an EdgeQATError in one line for anything a user can cause.
     """
     recipe = with_data_root(recipe)
-    with atomic_folder(output, overwrite) as folder:
-        inputs = load_inputs(recipe)
-        logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
-        metrics, model = _rows_before(inputs, recipe)
+    check_start(output, overwrite)
+    inputs = load_inputs(recipe)
+    logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
+    model_hash = source.fingerprint(recipe.model.name, recipe.model.weights)
+    wanted = identity("quantize", recipe, model_hash, inputs.train, inputs.valid)
+    with open_run(output, overwrite, wanted) as run:
+        done = processes.agreed(run.metrics)
+        if done is not None:
+            return done
+        metrics, model = _rows_before(inputs, recipe, run)
         gap = math.log(metrics["qat_start"]["perplexity"] / metrics["float"]["perplexity"])
         recipe = recipe.model_copy(update={"train": with_rates(recipe.train, gap)})
         if recipe.train.compare_float and recipe.train.steps > 0:
-            same_steps = float_same_steps(inputs, recipe, listener)
+            same_steps = float_same_steps(inputs, recipe, run, listener)
             logger.info("float, trained for the same steps: perplexity %.3f", same_steps)
             metrics["float_same_steps"] = {"perplexity": same_steps}
-        metrics["train"] = train(model, inputs, recipe, folder / RECORDS, listener)
-        convert.convert(model)
-        metrics["bytes"] = {
-            **packed_folder.size_by_kind(model),
-            **packed_folder.float_size(inputs.model),
-        }
-        packed_folder.write(folder, model, recipe.quant, inputs.tokenizer)
-        packed: nn.Module = packed_folder.load(folder)
-        packed.to(model.device)
-        qat = perplexity(packed, inputs.valid)
-        metrics["qat"] = {"perplexity": qat}
-        metrics["recovered"] = recovered(
-            metrics["float"]["perplexity"], metrics["ptq"]["perplexity"], qat
-        )
-        texts = {
-            METRICS: json.dumps(metrics, indent=2) + "\n",
-            RESOLVED: recipes.dump(recipe),
-            "README.md": card.render(metrics, recipe),
-        }
-        packed_folder.seal(folder, model, recipe.quant, texts)
+        metrics["train"] = train(model, inputs, recipe, run, listener)
+        if sharding.is_sharded(model):
+            model = sharding.gathered(model, prepared(inputs, recipe, recipe.quant))
+        if processes.is_first():
+            _write_output(model, inputs, recipe, run, metrics)
     return metrics
 
 
 def prepared(inputs: Inputs, recipe: Recipe, quant: QuantSection) -> PreTrainedModel:
     """A copy of the float model, fake-quantized and calibrated, not trained."""
+    set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
     model: Any = prepare(copy.deepcopy(inputs.model), quant=quant)
     convert.calibrate(model, calibration_batches(inputs, recipe))
     return model
 
 
 def train(
-    model: PreTrainedModel,
-    inputs: Inputs,
-    recipe: Recipe,
-    records: Path | None,
-    listener: Listener | None,
+    model: PreTrainedModel, inputs: Inputs, recipe: Recipe, run: Run, listener: Listener | None
 ) -> dict[str, Any]:
     """QAT of a prepared model in place; returns the `train` metrics."""
     teacher = None
     if recipe.distill.weight > 0 and recipe.train.steps > 0:
         teacher = inputs.teacher or copy.deepcopy(inputs.model)
-    start = time.perf_counter()
     objective = Objective(recipe.distill, teacher)
-    trainer = QATTrainer(model, recipe, inputs.train, objective, "qat", records, listener)
+    trainer = QATTrainer(
+        model, recipe, inputs.train, objective, "qat", run.records, listener, run.checkpoints("qat")
+    )
     trainer.run()
-    seconds = time.perf_counter() - start
-    tokens = trainer.state.global_step * recipe.data.context * recipe.train.batch_size
-    tokens *= recipe.train.accumulation * trainer.args.world_size
+    seconds = trainer.recorder.seconds
+    tokens = trainer.state.global_step * trainer.recorder.tokens_per_step
     return {
         "steps": recipe.train.steps,
         "tokens_per_second": round(tokens / seconds, 1),
@@ -121,13 +110,16 @@ def train(
 
 
 def calibration_batches(inputs: Inputs, recipe: Recipe):
-    """Batches of training blocks that initialise static activation scales."""
+    """Batches of training blocks that initialise static activation scales: as large as those of a
+    training step over all processes.
+    """
+    size = recipe.train.batch_size * processes.count()
     if isinstance(inputs.train, Blocks):
-        wanted = recipe.quant.activation.calibration_batches * recipe.train.batch_size
+        wanted = recipe.quant.activation.calibration_batches * size
         ids = inputs.train.evenly(min(wanted, len(inputs.train))).ids
     else:
         ids = inputs.valid.ids
-    return (batch.to(inputs.model.device) for batch in ids.split(recipe.train.batch_size))
+    return (batch.to(inputs.model.device) for batch in ids.split(size))
 
 
 def data_name(data: DataSection) -> str | None:
@@ -154,17 +146,48 @@ def average_bits(recipe: Recipe) -> dict[str, float]:
     return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
 
 
-def _rows_before(inputs: Inputs, recipe: Recipe) -> tuple[dict[str, Any], PreTrainedModel]:
+def _write_output(
+    model: PreTrainedModel, inputs: Inputs, recipe: Recipe, run: Run, metrics: dict[str, Any]
+) -> None:
+    """Convert the trained model, write the packed folder, and add what the folder itself gives."""
+    with run.finished(metrics) as folder:
+        convert.convert(model)
+        metrics["bytes"] = {
+            **packed_folder.size_by_kind(model),
+            **packed_folder.float_size(inputs.model),
+        }
+        packed_folder.write(folder, model, recipe.quant, inputs.tokenizer)
+        packed: nn.Module = packed_folder.load(folder)
+        packed.to(model.device)
+        qat = perplexity(packed, inputs.valid)
+        metrics["qat"] = {"perplexity": qat}
+        metrics["recovered"] = recovered(
+            metrics["float"]["perplexity"], metrics["ptq"]["perplexity"], qat
+        )
+        texts = {
+            METRICS: json.dumps(metrics, indent=2) + "\n",
+            RESOLVED: recipes.dump(recipe),
+            "README.md": card.render(metrics, recipe),
+        }
+        packed_folder.seal(folder, model, recipe.quant, texts)
+
+
+def _rows_before(
+    inputs: Inputs, recipe: Recipe, run: Run
+) -> tuple[dict[str, Any], PreTrainedModel]:
     """The rows of the table that need no training, and the model that training starts from."""
-    floating = perplexity(inputs.model, inputs.valid)
+    floating = run.result("float", lambda: perplexity(inputs.model, inputs.valid))
     logger.info("float: perplexity %.3f", floating)
     plain = recipe.quant.plain()
-    model = prepared(inputs, recipe, plain)
-    start = ptq = perplexity(model, inputs.valid)
-    logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
     if plain != recipe.quant:
-        model = prepared(inputs, recipe, recipe.quant)
-        start = perplexity(model, inputs.valid)
+        ptq = run.result("ptq", lambda: perplexity(prepared(inputs, recipe, plain), inputs.valid))
+        logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
+    model = prepared(inputs, recipe, recipe.quant)
+    start = run.result("qat_start", lambda: perplexity(model, inputs.valid))
+    if plain == recipe.quant:
+        ptq = start
+        logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
+    else:
         logger.info("with rotations and key offsets, not trained: perplexity %.3f", start)
     metrics = {
         "scheme": recipe.quant.scheme,

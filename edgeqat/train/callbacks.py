@@ -2,7 +2,7 @@
 to a listener.
 
 A record: step, seconds, tokens_per_second, learning_rate and the mean of every loss term since the
-last record.
+last record. A run that continues at a step drops the records after it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,20 @@ class Recorder(TrainerCallback):
     ) -> None:
         self.stage, self.path, self.listener = stage, path, listener
         self.tokens_per_step = tokens_per_step
+        self.seconds_before = 0.0  # spent by earlier parts of the run
         self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the run so far."""
+        return self.seconds_before + time.perf_counter() - self.start
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self.start = time.perf_counter()
+        if self.path is not None and state.is_world_process_zero:
+            truncate(self.path, state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -52,7 +60,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
-        seconds = time.perf_counter() - self.start
+        seconds = self.seconds
         done = state.global_step * self.tokens_per_step
         names = {"epoch", "grad_norm", "learning_rate"}
         record = {
@@ -74,3 +82,19 @@ class Recorder(TrainerCallback):
         )  # fmt: skip
         if self.listener is not None:
             self.listener(record)
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drop the records after `step`, and a line that was cut off in the middle."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            pass
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)

@@ -3,10 +3,17 @@ training loop.
 
 Float models train with it too (an objective without teacher). Quantizers compute in float32 outside
 autocast by themselves; `bf16` turns on autocast for everything else, on CPU and GPU.
+
+With `checkpoints` a stage that stopped continues at its last one, to the same result: latent
+weights, scales and buffers (safetensors), optimizer, scheduler and generators (the Trainer's own
+torch files, which it reads with weights_only), the data position (the step: the order follows from
+the seed) and the sums of the record in the making.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import shutil
 import tempfile
@@ -16,21 +23,30 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from edgeqat.checkpoint import WEIGHTS, read_tensors, write_tensors
 from edgeqat.data.text import Blocks, BlockStream
-from edgeqat.errors import TrainingError
+from edgeqat.errors import Interrupted, TrainingError
 from edgeqat.recipe import Recipe
+from edgeqat.train import processes
 from edgeqat.train.callbacks import Listener, Recorder
+from edgeqat.train.checkpoints import Checkpoints
+from edgeqat.train.interruption import Interruption
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
 
+logger = logging.getLogger(__name__)
+
+STATE = "trainer_state.json"
+PROGRESS = "progress.json"
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
-    """The Trainer's arguments of a recipe; nothing is saved by the Trainer itself."""
+    """The Trainer's arguments of a recipe."""
     train = recipe.train
     return TrainingArguments(
         output_dir=folder,
@@ -46,7 +62,8 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         logging_steps=train.log_steps,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="steps" if train.save_steps else "no",
+        save_steps=train.save_steps or 1,
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -76,7 +93,14 @@ class QATTrainer(Trainer):
         stage: str = "qat",
         metrics_path: Path | None = None,
         listener: Listener | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
+        if checkpoints is None:
+            train = recipe.train.model_copy(update={"save_steps": 0})
+            recipe = recipe.model_copy(update={"train": train})
+        self.stage = stage
+        self.checkpoints = checkpoints
+        self.interruption = Interruption()
         self.recipe: Recipe = recipe
         self.objective: Objective = objective
         folder = tempfile.mkdtemp(prefix="edgeqat-")  # the Trainer insists on a place
@@ -96,7 +120,9 @@ class QATTrainer(Trainer):
             objective.teacher.to(self.args.device)
         per_step = recipe.data.context * recipe.train.batch_size * recipe.train.accumulation
         per_step *= self.args.world_size
-        self.add_callback(Recorder(stage, per_step, metrics_path, listener))
+        self.recorder = Recorder(stage, per_step, metrics_path, listener)
+        self.add_callback(self.recorder)
+        self.add_callback(self.interruption)
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -112,11 +138,7 @@ class QATTrainer(Trainer):
     ) -> Tensor:
         terms = self.objective(model, inputs["input_ids"])
         loss = terms["loss"]
-        if not math.isfinite(loss.item()):
-            step = self.state.global_step + 1
-            raise TrainingError(
-                f"loss: {loss.item()} at step {step}; lower train.learning_rate or check the data"
-            )
+        self._check_finite("loss", loss.item())
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
         self._count += 1
@@ -124,18 +146,103 @@ class QATTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._count:
-            means = {name: float(total) / self._count for name, total in self._sums.items()}
+            means = {name: total / self._count for name, total in self._shared_sums().items()}
             logs = {**logs, **means}
             self._sums, self._count = {}, 0
         super().log(logs, start_time)
 
     def run(self) -> None:
-        """Train for recipe.train.steps optimizer steps; zero steps do nothing."""
+        """Train up to recipe.train.steps optimizer steps, from the last checkpoint if there is one;
+        zero steps do nothing.
+
+        Raises Interrupted after Ctrl-C or SIGTERM, when the step in hand is done and saved.
+        """
+        steps = self.recipe.train.steps
+        found = processes.agreed(self.checkpoints.latest) if self.checkpoints else None
         try:
-            if self.recipe.train.steps > 0:
-                self.train()
+            if found is not None:
+                logger.debug("%s: continuing at step %d of %d", self.stage, found[0], steps)
+                self._load_progress(found[1])
+            if found is not None and found[0] >= steps:
+                self._load_from_checkpoint(str(found[1]))
+                self.state = TrainerState.load_from_json(str(found[1] / STATE))
+            elif steps > 0:
+                with self.interruption:
+                    self.train(resume_from_checkpoint=str(found[1]) if found else None)
         finally:
             self._cleanup()
+        if self.interruption.requested:
+            raise Interrupted(f"interrupted after step {self.state.global_step} of {steps}")
+
+    def _shared_sums(self) -> dict[str, float]:
+        """Sums of the loss terms since the last record, their mean over all processes."""
+        if not self._sums:
+            return {}
+        sums = self.accelerator.reduce(torch.stack(list(self._sums.values())), "mean")
+        return dict(zip(self._sums, sums.tolist(), strict=True))
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        norm = super()._clip_grad_norm(model)
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        self._check_finite("gradient", float(whole))
+        return norm
+
+    def _check_finite(self, what: str, value: float) -> None:
+        """Stop before anything that is not finite reaches the weights."""
+        if math.isfinite(value):
+            return
+        last = self.checkpoints.latest() if self.checkpoints else None
+        kept = f"; the state of step {last[0]} is kept in '{last[1]}'" if last else ""
+        raise TrainingError(
+            f"{what}: {value} at step {self.state.global_step + 1}; lower train.learning_rate or "
+            f"check the data (a changed recipe needs --overwrite or another --output){kept}"
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        assert self.checkpoints is not None
+        with self.checkpoints.write(self.state.global_step) as folder:
+            self.save_model(str(folder))
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_rng_state(str(folder))
+            progress = {
+                "seconds": self.recorder.seconds,
+                "count": self._count,
+                "sums": self._shared_sums(),
+            }
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / STATE))
+                (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+
+    def _load_progress(self, folder: Path) -> None:
+        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        self.recorder.seconds_before = progress["seconds"]
+        self._count = progress["count"]
+        self._sums = {name: torch.tensor(total) for name, total in progress["sums"].items()}
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            own = _tensors(cast(nn.Module, self.model))  # of a sharded model, parts: hence names
+            tensors = {name: (state_dict or own)[name] for name in own}
+            write_tensors(Path(cast(str, output_dir)) / WEIGHTS, tensors)
+
+    @torch.no_grad()
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        if model is not None:  # sharded: the Trainer wrote files of its own for it
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        stored = read_tensors(Path(resume_from_checkpoint) / WEIGHTS)
+        own = _tensors(cast(nn.Module, self.model))
+        assert set(own) == set(stored), "a checkpoint of another model"
+        for name, tensor in own.items():
+            tensor.copy_(stored[name])
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, shared ones once."""
+    found = {id(t): (name, t) for name, t in reversed(model.state_dict(keep_vars=True).items())}
+    return dict(found.values())
 
 
 def _stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:

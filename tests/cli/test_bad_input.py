@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import tiny
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import OPTConfig, OPTForCausalLM
 
 from edgeqat.cli import run
 
@@ -57,7 +57,9 @@ SETTINGS = {
     "a section": (["--set", "trian.steps=1"], ["trian", "did you mean 'train'"]),
     "a setting": (["--set", "train.steps"], ["--set", "train.steps", "a.b=value"]),
     "steps": (["--steps", "-1"], ["train.steps", "-1"]),
-    "no number": (["--steps", "few"], ["--steps", "integer"]),
+    "no number": (["--steps", "few"], ["--steps", "'few'", "integer"]),
+    "no whole number": (["--seed", "1.5"], ["--seed", "'1.5'", "integer"]),
+    "a checkpoint interval": (["--set", "train.save_steps=-1"], ["train.save_steps", "-1"]),
     "a seed": (["--seed", "-1"], ["seed", "-1"]),
     "a group size": (
         ["--set", "quant.weight.group_size=0"],
@@ -70,6 +72,8 @@ SETTINGS = {
     "a model path": (["--model", "./nothing"], ["model", "./nothing", "not a folder"]),
     "a weights file": (["--weights", "no.safetensors"], ["model.weights", "no.safetensors"]),
     "a teacher": (["--set", "distill.teacher=./nothing"], ["./nothing", "not a folder"]),
+    "pickled weights": (["--weights", "model.bin"], ["model.bin", "pickled", "save_pretrained"]),
+    "no output": (["--output", ""], ["output", "exists"]),
     "data": (["--data", "nothing.txt"], ["data.root", "nothing.txt", "does not exist"]),
     "line breaks": (["--scheme", "w4\na8"], ["scheme"]),
     "line breaks in a value": (["--set", 'data.context="a\\nb"'], ["data.context"]),
@@ -141,13 +145,23 @@ def broken(model_folder, tmp_path):
 def test_a_folder_with_pickled_weights_is_refused(quantize, broken):
     (broken / "model.safetensors").unlink()
     (broken / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    quantize(2, ["model", "broken", "pickled"], "--model", broken)
+    words = ["model", "broken", "pickled", "pytorch_model.bin", "convert", "save_pretrained"]
+    quantize(2, words, "--model", broken)
 
 
 def test_truncated_weights_are_refused(quantize, broken):
     path = broken / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     quantize(2, ["model", "broken", "cannot be loaded"], "--model", broken)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff" * 200, b"\x08" + b"\0" * 7 + b"{]  [[}}"], ids=len)
+def test_corrupt_weights_are_refused(quantize, broken, tmp_path, raw):
+    (broken / "model.safetensors").write_bytes(raw)
+    quantize(2, ["model", "broken", "cannot be loaded"], "--model", broken)
+    weights = tmp_path / "corrupt.safetensors"
+    weights.write_bytes(raw)
+    quantize(2, ["model.weights", "corrupt.safetensors"], "--weights", weights)
 
 
 def test_a_folder_without_config_is_refused(quantize, broken):
@@ -162,10 +176,10 @@ def test_a_folder_without_tokenizer_is_refused(quantize, broken):
 
 
 def test_an_unsupported_architecture_is_refused(quantize, tmp_path):
-    small = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=320, n_positions=64)
-    GPT2LMHeadModel(small).save_pretrained(tmp_path / "gpt2")
-    tiny.tokenizer().save_pretrained(tmp_path / "gpt2")
-    quantize(2, ["'gpt2' is not supported", "llama"], "--model", tmp_path / "gpt2")
+    small = OPTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=320)
+    OPTForCausalLM(small).save_pretrained(tmp_path / "opt")
+    tiny.tokenizer().save_pretrained(tmp_path / "opt")
+    quantize(2, ["'opt' is not supported", "llama"], "--model", tmp_path / "opt")
 
 
 def test_a_packed_folder_is_no_model_to_start_from(quantize, packed_folder):
@@ -177,6 +191,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(quantize, tmp_path):
     setting = f"distill.teacher={tmp_path / 'teacher'}"
     words = ["distill.teacher", "vocabulary of 400", "320"]
     quantize(2, words, "--set", setting, "--set", "train.compare_float=false", "--dry-run")
+    quantize(2, words, "--set", setting)
 
 
 def test_a_newer_recipe_is_refused(quantize, tmp_path):
@@ -229,12 +244,14 @@ def test_verifying_a_changed_file_is_refused(refused, packed_folder, tmp_path):
 
 
 GENERATE = {
+    "no whole number": (["--prompt", "x", "--max-tokens", "many"], ["--max-tokens", "'many'"]),
+    "no number": (["--prompt", "x", "--temperature", "hot"], ["--temperature", "'hot'"]),
     "no prompt": ([], ["--prompt"]),
     "empty prompt": (["--prompt", ""], ["prompt", "empty"]),
-    "no tokens": (["--prompt", "x", "--max-tokens", "0"], ["--max-tokens"]),
+    "no tokens": (["--prompt", "x", "--max-tokens", "0"], ["--max-tokens", "'0'"]),
     "too many tokens": (["--prompt", "x", "--max-tokens", "999"], ["max-tokens", "128"]),
-    "a negative temperature": (["--prompt", "x", "--temperature", "-1"], ["--temperature"]),
-    "a share above one": (["--prompt", "x", "--top-p", "1.5"], ["--top-p"]),
+    "a negative temperature": (["--prompt", "x", "--temperature", "-1"], ["--temperature", "'-1'"]),
+    "a share above one": (["--prompt", "x", "--top-p", "1.5"], ["--top-p", "'1.5'"]),
 }
 
 
@@ -268,4 +285,4 @@ def test_an_interrupt_is_one_line(quantize, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edgeqat.pipeline.quantize.load_inputs", interrupt)
-    quantize(1, ["interrupted"], "--w4a8kv4")
+    quantize(130, ["interrupted", "nothing was written"], "--w4a8kv4")

@@ -12,7 +12,7 @@ import torch
 import edgeqat
 from edgeqat import recipe as recipes
 from edgeqat.data.text import load_blocks
-from edgeqat.errors import DataError, ModelError, TrainingError
+from edgeqat.errors import DataError, ModelError
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.plan import plan
@@ -164,16 +164,6 @@ def test_the_float_row_depends_on_what_trains_it(recipe, tmp_path, monkeypatch):
         for run in ("0", "1")
     ]
     assert found[0]["float_same_steps"] != found[1]["float_same_steps"]
-
-
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, TrainingError, RuntimeError])
-def test_a_run_that_stops_half_way_leaves_nothing(recipe, tmp_path, kind):
-    def stop(record):
-        raise kind("stop")
-
-    with pytest.raises(kind):
-        quantize(recipe(), tmp_path / "out", listener=stop)
-    assert names(tmp_path) == []
 
 
 def test_a_context_beyond_the_model_is_refused(recipe, tmp_path):

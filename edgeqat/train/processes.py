@@ -1,0 +1,41 @@
+"""The processes of one run: one, or several started by `torchrun` or `accelerate launch`.
+
+All of them load the inputs and train; the first one evaluates, decides and writes. Alone, every
+function here is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """How many processes take part."""
+    return _state().num_processes
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return _state().is_main_process
+
+
+def wait() -> None:
+    """Return when every process has come here."""
+    _state().wait_for_everyone()
+
+
+def agreed(compute: Callable[[], T]) -> T:
+    """What the first process computes, in every process."""
+    values: list[Any] = [compute() if is_first() else None]
+    return broadcast_object_list(values)[0] if count() > 1 else values[0]
+
+
+def _state() -> PartialState:
+    return PartialState(cpu=not torch.cuda.is_available())

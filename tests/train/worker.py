@@ -1,0 +1,93 @@
+"""What two processes do in test_distributed.py: `torchrun --nproc_per_node 2 worker.py FOLDER`.
+
+FOLDER holds a float model, a text and, afterwards, what each process saw.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from edgeqat import recipe as recipes
+from edgeqat.cli import run
+from edgeqat.hf import folder as packed_folder
+from edgeqat.nn import convert
+from edgeqat.pipeline.inputs import load_inputs
+from edgeqat.pipeline.quantize import prepared
+from edgeqat.train import processes, sharding
+from edgeqat.train.objective import Objective
+from edgeqat.train.optim import make_optimizer
+
+
+def quantize(folder: Path) -> int:
+    """The whole command, twice: stopped after step 3 in one process, then to its end."""
+    from edgeqat.train.interruption import Interruption
+
+    arguments = ["quantize", "--recipe", str(folder / "two.yaml"), "--output", str(folder / "two")]
+    on_step_end = Interruption.on_step_end
+
+    def told(self, args, state, control, **rest):
+        self.requested |= state.global_step == 3 and not processes.is_first()
+        return on_step_end(self, args, state, control, **rest)
+
+    Interruption.on_step_end = told
+    assert run(arguments) == 130
+    stopped_at = [path.name for path in (folder / "two.run" / "qat").iterdir()]
+    assert stopped_at == ["step-3"], stopped_at
+    Interruption.on_step_end = on_step_end
+    processes.wait()
+    return run(arguments)
+
+
+def shard_and_train(folder: Path) -> dict:
+    """Two steps of a model spread over both processes, written as a packed folder."""
+    recipe = recipes.load(folder / "two.yaml")
+    inputs = load_inputs(recipe)
+    model = prepared(inputs, recipe, recipe.quant)
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    scales = [p for name, p in model.named_parameters() if name.endswith("quantizer.scale")]
+    optimizer = make_optimizer(model, recipe.train)
+    objective = Objective(recipe.distill, inputs.model)
+    rank = int(os.environ["RANK"])
+    losses = []
+    for step in range(2):
+        batch = inputs.train.ids[4 * step : 4 * step + 4][2 * rank : 2 * rank + 2]
+        loss = objective(model, batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total = loss.detach().clone()
+        torch.distributed.all_reduce(total)
+        losses.append(total.item() / 2)
+    assert sharding.is_sharded(model)
+    whole = sharding.gathered(model, prepared(inputs, recipe, recipe.quant))
+    assert not sharding.is_sharded(whole)
+    if processes.is_first():
+        (folder / "sharded").mkdir()
+        convert.convert(whole)
+        packed_folder.write(folder / "sharded", whole, recipe.quant, inputs.tokenizer)
+    return {
+        "losses": losses,
+        "scales": len(scales),
+        "spread": all(isinstance(p, DTensor) and p.ndim > 0 for p in scales),
+    }
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    seen = {"code": quantize(folder), "count": processes.count(), **shard_and_train(folder)}
+    rank = os.environ["RANK"]
+    (folder / f"seen-{rank}.json").write_text(json.dumps(seen), encoding="utf-8")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
