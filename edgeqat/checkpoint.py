@@ -91,7 +91,8 @@ def read_header(path: Path) -> dict[str, Any]:
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.json last: with the hash of every other file of the folder and of itself."""
     quantization = config["quantization_config"]
-    names = sorted(f.name for f in folder.iterdir() if f.is_file() and f.name != CONFIG)
+    files = (f for f in folder.rglob("*") if f.is_file() and f != folder / CONFIG)
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
     quantization["sha256"] = {name: sha256(folder / name) for name in names}
     quantization["config_sha256"] = ""
     quantization["config_sha256"] = _config_hash(config)
@@ -223,8 +224,8 @@ def _open_to_umask(folder: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     folder.chmod(0o777 & ~umask)
-    for file in folder.iterdir():
-        file.chmod(0o666 & ~umask)
+    for file in folder.rglob("*"):
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
 
 
 def _is_ours(folder: Path) -> bool:

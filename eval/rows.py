@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 HEAD = (
-    "| run | float | same steps | PTQ | rotated | QAT | QAT over float | recovered | MB | QAT time |\n"
+    "| run | float | same steps | PTQ | rotated | QAT | over float | recovered | MB | QAT time |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
 

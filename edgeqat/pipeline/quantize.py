@@ -23,9 +23,10 @@ from edgeqat import recipe as recipes
 from edgeqat.data.text import Blocks
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
 from edgeqat.hf import folder as packed_folder
-from edgeqat.hf import source
+from edgeqat.hf import lowrank, source
 from edgeqat.hf.model import prepare
 from edgeqat.nn import convert
+from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 RESOLVED = "recipe.resolved.yaml"
+ADAPTER = "adapter"
 
 
 def quantize(
@@ -70,9 +72,11 @@ def quantize(
             same_steps = float_same_steps(inputs, recipe, run, listener)
             logger.info("float, trained for the same steps: perplexity %.3f", same_steps)
             metrics["float_same_steps"] = {"perplexity": same_steps}
+        model = trainable(model, recipe)
         metrics["train"] = train(model, inputs, recipe, run, listener)
         if sharding.is_sharded(model):
-            model = sharding.gathered(model, prepared(inputs, recipe, recipe.quant))
+            whole = trainable(prepared(inputs, recipe, recipe.quant), recipe)
+            model = sharding.gathered(model, whole)
         if processes.is_first():
             _write_output(model, inputs, recipe, run, metrics)
     return metrics
@@ -86,13 +90,20 @@ def prepared(inputs: Inputs, recipe: Recipe, quant: QuantSection) -> PreTrainedM
     return model
 
 
+def trainable(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+    """The prepared model with what the recipe's method trains: everything, or adapters in place."""
+    if recipe.train.method == "lowrank":
+        add_adapters(model, recipe.train.lowrank)
+    return model
+
+
 def train(
     model: PreTrainedModel, inputs: Inputs, recipe: Recipe, run: Run, listener: Listener | None
 ) -> dict[str, Any]:
     """QAT of a prepared model in place; returns the `train` metrics."""
     teacher = None
     if recipe.distill.weight > 0 and recipe.train.steps > 0:
-        teacher = inputs.teacher or copy.deepcopy(inputs.model)
+        teacher = inputs.teacher or inputs.model  # the float model is not trained any more
     objective = Objective(recipe.distill, teacher)
     trainer = QATTrainer(
         model, recipe, inputs.train, objective, "qat", run.records, listener, run.checkpoints("qat")
@@ -151,6 +162,8 @@ def _write_output(
 ) -> None:
     """Convert the trained model, write the packed folder, and add what the folder itself gives."""
     with run.finished(metrics) as folder:
+        if recipe.train.method == "lowrank":
+            lowrank.save_adapters(model, folder / ADAPTER, recipe.model.name)
         convert.convert(model)
         metrics["bytes"] = {
             **packed_folder.size_by_kind(model),

@@ -12,7 +12,7 @@ import torch
 import edgeqat
 from edgeqat import recipe as recipes
 from edgeqat.data.text import load_blocks
-from edgeqat.errors import DataError, ModelError
+from edgeqat.errors import DataError, FormatError, ModelError
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.plan import plan
@@ -233,3 +233,14 @@ def test_the_packed_model_is_the_trained_one(recipe, tmp_path):
     layer = started.get_submodule(name)
     before = layer.weight_quantizer.codes(layer.weight)[0]
     assert not torch.equal(packed.get_submodule(name).codes(), before)
+
+
+def test_low_rank_training_writes_the_merged_model_and_its_adapters(recipe, tmp_path):
+    train = {"steps": 20, "method": "lowrank", "lowrank": {"rank": 4}, "learning_rate": 1e-3}
+    metrics = quantize(recipe(quant={"scheme": "w2a8kv4"}, train=train), tmp_path / "out")
+    assert metrics["qat"]["perplexity"] < metrics["qat_start"]["perplexity"]
+    assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
+    edgeqat.load(tmp_path / "out")  # checks the adapter's hashes as well
+    (tmp_path / "out" / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(FormatError, match=r"adapter/adapter_config\.json"):
+        edgeqat.load(tmp_path / "out")
