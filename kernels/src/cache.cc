@@ -11,12 +11,6 @@ namespace {
 constexpr int64_t kValueGroup = 16384;  // tokens whose int32 sum cannot overflow
 constexpr int64_t kWidestGroup = 128;
 
-// Products see half-step codes doubled: what is stored is half the fp16 scale of docs/format.md.
-uint16_t stored_scale(float scale, int bits) {
-  const uint16_t half = to_half(scale);
-  return half_step(bits) ? to_half(from_half(half) / 2) : half;
-}
-
 }  // namespace
 
 int64_t StreamShape::key_row_bytes() const { return tiles_of(head_dim, bits) * tile_bytes(bits); }
@@ -47,10 +41,10 @@ void Stream::append(const Isa& isa, const float* key, const float* value) {
   for (int64_t g = 0; g < groups(); ++g) {
     const int64_t first = g * group(), count = std::min(group(), shape_.head_dim - first);
     const float key_scale = isa.quantize(key + first, count, bits, clip, codes);
-    key_scales_[(tile_row * groups() + g) * kRows + row] = stored_scale(key_scale, bits);
+    key_scales_[(tile_row * groups() + g) * kRows + row] = to_half(key_scale);
     for (int64_t d = 0; d < count; ++d) set_code(key_tiles, bits, row, first + d, codes[d]);
     const float value_scale = isa.quantize(value + first, count, bits, clip, codes);
-    value_scales_[g * shape_.capacity + token] = stored_scale(value_scale, bits);
+    value_scales_[g * shape_.capacity + token] = to_half(value_scale);
     for (int64_t d = 0; d < count; ++d)
       set_code(values_ + (first + d) / kRows * shape_.value_row_bytes(), bits, (first + d) % kRows,
                token, codes[d]);

@@ -54,6 +54,10 @@ constexpr int32_t offset_of() {
   return BITS == 8 && S::kSigned ? 0 : code_offset(BITS);
 }
 
+// A doubled code stands for twice its level.
+template <int BITS>
+constexpr float kLevel = half_step(BITS) ? 0.5f : 1.0f;
+
 template <class S, int BITS, int FIRST, std::size_t... STEP>
 inline void dot_tile(typename S::Ints (&sum)[4], const uint8_t* tile, const int8_t* x,
                      std::index_sequence<STEP...>) {
@@ -87,7 +91,8 @@ void one_token(const Matrix& m, const Inputs& x, float* out, int64_t first, int6
       total = m.scales ? S::fma(dots, S::half16(m.scales + (r * m.groups + g) * kRows), total)
                        : S::fma(dots, S::splat(1.0f), total);
     }
-    S::store_rows(out + r * kRows, S::multiply(total, S::splat(x.scale[0])), m.rows - r * kRows);
+    S::store_rows(out + r * kRows, S::multiply(total, S::splat(kLevel<BITS> * x.scale[0])),
+                  m.rows - r * kRows);
   }
 }
 
@@ -169,11 +174,11 @@ auto float_block_of(int64_t tokens, std::index_sequence<T...>) {
 
 template <class S, int P>
 void write_totals(const Matrix& m, const Inputs& x, const float* totals, float* out,
-                  int64_t stride, int64_t r) {
+                  int64_t stride, int64_t r, float level) {
   for (int64_t t = 0; t < x.tokens; ++t)
     for (int p = 0; p < P; ++p) {
       const auto total = S::load(totals + (t * P + p) * kRows);
-      const auto scaled = x.scale ? S::multiply(total, S::splat(x.scale[t])) : total;
+      const auto scaled = x.scale ? S::multiply(total, S::splat(level * x.scale[t])) : total;
       S::store_rows(out + t * stride + (r + p) * kRows, scaled, m.rows - (r + p) * kRows);
     }
 }
@@ -205,7 +210,7 @@ void many_tokens(const Matrix& m, const Inputs& x, float* out, int64_t stride, i
           totals + t * P * kRows);
     }
   }
-  write_totals<S, P>(m, x, totals, out, stride, r);
+  write_totals<S, P>(m, x, totals, out, stride, r, kLevel<BITS>);
 }
 
 template <class S, int P>
@@ -229,7 +234,7 @@ void many_floats(const Matrix& m, const Inputs& x, float* out, int64_t stride, i
                                              columns, totals + t * P * kRows);
     }
   }
-  write_totals<S, P>(m, x, totals, out, stride, r);
+  write_totals<S, P>(m, x, totals, out, stride, r, 1.0f);
 }
 
 template <class S>

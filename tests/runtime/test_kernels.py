@@ -44,8 +44,9 @@ def activations(tokens, columns, seed=1):
 
 
 def levels(codes, bits):
-    """What codes stand for in the integer path: doubled half-step levels, or themselves."""
-    return 2 * codes + 1 if bits <= 2 else codes
+    """What codes stand for in the integer path (doubled half-step levels, or themselves), and in
+    units of which fraction of the scale."""
+    return (2 * codes + 1, 0.5) if bits <= 2 else (codes, 1.0)
 
 
 def product(isa, codes, bits, x, group=None, scale=None, x_scale=None):
@@ -77,10 +78,9 @@ def test_accumulators_equal_torch_exactly(isa, bits, columns):
         codes = weights(rows, columns, bits)
         for tokens in TOKENS:
             x = activations(tokens, columns)
-            ones = torch.ones(rows, 1)
-            expected = functional.integer_linear(
-                x, torch.ones(tokens, 1), levels(codes, bits), ones, None
-            )
+            level, unit = levels(codes, bits)
+            ones = torch.ones(tokens, 1), torch.full((rows, 1), unit)
+            expected = functional.integer_linear(x, ones[0], level, ones[1], None)
             assert expected.abs().max() < 2**24  # a float32 holds the integer exactly
             assert np.array_equal(product(isa, codes, bits, x), expected.numpy())
 
@@ -97,8 +97,9 @@ def test_groups_and_scales_give_the_bits_of_the_scalar_row(isa, bits):
             assert np.array_equal(
                 found, product("scalar", codes, bits, x, group, scale, x_scale)
             )
+            level, unit = levels(codes, bits)
             expected = functional.integer_linear(
-                x, x_scale[:, None], levels(codes, bits), scale.float(), group
+                x, x_scale[:, None], level, scale.float() * unit, group
             )
             np.testing.assert_allclose(found, expected.numpy(), rtol=2e-5, atol=2e-3)
 
