@@ -1,8 +1,8 @@
-/* The C ABI of the EdgeQAT engine: packed folders in, logits out. No C++ and no exception crosses it.
+/* The C ABI of the EdgeQAT engine: packed folders in, logits out. No C++, no exception crosses it.
  *
- * Functions that can fail return EDGEQAT_OK or another status (pointers: NULL); the reason is then in
- * edgeqat_error(), one line, valid on the calling thread until its next call. An engine may be used by
- * one thread at a time; different engines by different threads.
+ * Functions that can fail return EDGEQAT_OK or another status (pointers: NULL); the reason is then
+ * in edgeqat_error(), one line, valid on the calling thread until its next call. An engine may be
+ * used by one thread at a time; different engines by different threads.
  */
 #ifndef EDGEQAT_H
 #define EDGEQAT_H
@@ -40,17 +40,18 @@ EDGEQAT_API int edgeqat_last_status(void);
 EDGEQAT_API const char *edgeqat_isa(int index, int *available);
 EDGEQAT_API const char *edgeqat_active_isa(void);
 
-/* A packed folder, or (shape) random weights of a named shape. threads 0: physical cores; context 0:
- * the model's. half: expand the weights to fp16, the float baseline. */
-EDGEQAT_API edgeqat_engine *edgeqat_open(const char *folder, int threads, int64_t context, int half);
+/* A packed folder, or (shape) random weights of a named shape. threads 0: physical cores; context
+ * 0: the model's. half: expand the weights to fp16, the float baseline. */
+EDGEQAT_API edgeqat_engine *edgeqat_open(const char *folder, int threads, int64_t context,
+                                         int half);
 EDGEQAT_API edgeqat_engine *edgeqat_open_random(const char *shape, int threads, int64_t context,
                                                 int half);
 EDGEQAT_API void edgeqat_close(edgeqat_engine *engine);
 EDGEQAT_API int edgeqat_get_info(const edgeqat_engine *engine, edgeqat_info *info);
 
 /* Appends tokens; logits [vocabulary] of the last one, with `all` [count][vocabulary]. */
-EDGEQAT_API int edgeqat_forward(edgeqat_engine *engine, const int32_t *ids, int64_t count, float *logits,
-                                int all);
+EDGEQAT_API int edgeqat_forward(edgeqat_engine *engine, const int32_t *ids, int64_t count,
+                                float *logits, int all);
 EDGEQAT_API int edgeqat_reset(edgeqat_engine *engine);
 
 /* Sampling: temperature 0 is greedy, top_k 0 and top_p 1 keep all tokens. */
@@ -66,13 +67,14 @@ EDGEQAT_API void edgeqat_sampler_free(edgeqat_sampler *sampler);
 EDGEQAT_API int edgeqat_unpack(const uint8_t *tiles, int bits, int64_t rows, int64_t columns,
                                int8_t *codes);
 /* Codes and scale of each row of x [rows][columns]. */
-EDGEQAT_API int edgeqat_quantize(const char *isa, const float *x, int64_t rows, int64_t columns, int bits,
-                                 float clip, int8_t *codes, float *scale);
+EDGEQAT_API int edgeqat_quantize(const char *isa, const float *x, int64_t rows, int64_t columns,
+                                 int bits, float clip, int8_t *codes, float *scale);
 /* out [tokens][rows] of activation codes [tokens][columns] and packed weights. group_size 0: one
  * group; scales [R][G][16] may be NULL: all 1. */
-EDGEQAT_API int edgeqat_product(const char *isa, const uint8_t *tiles, const uint16_t *scales, int bits,
-                                int64_t rows, int64_t columns, int64_t group_size, const int8_t *codes,
-                                const float *code_scale, int64_t tokens, float *out);
+EDGEQAT_API int edgeqat_product(const char *isa, const uint8_t *tiles, const uint16_t *scales,
+                                int bits, int64_t rows, int64_t columns, int64_t group_size,
+                                const int8_t *codes, const float *code_scale, int64_t tokens,
+                                float *out);
 
 #ifdef __cplusplus
 }

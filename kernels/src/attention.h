@@ -3,7 +3,7 @@
 //     scores = q K^T / sqrt(D),  p = softmax(scores),  out = sum_t p_t * scale_t * code_t
 //
 // Both products run on packed codes. p_t * scale_t enters the second one as 14-bit integers, in two
-// bytes. Rows of a task are the queries of some tokens and of the heads that share a key/value head.
+// bytes. Rows of a part are the queries of some tokens and of heads that share a key/value head.
 #pragma once
 
 #include <cstdint>

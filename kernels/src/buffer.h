@@ -15,7 +15,8 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(int64_t size) : size_(size) {
     if (size == 0) return;
-    void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS;
+    void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, kFlags, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<T*>(memory);
   }

@@ -43,7 +43,7 @@ LayerSpec layer_of(const std::string& name, const Json& entry) {
   spec.bias = entry.at("bias").boolean();
   if (const Json* rotation = entry.find("rotation")) spec.rotation = rotation->integer(0, 128);
   if (spec.rotation & (spec.rotation - 1) || (spec.rotation && spec.columns % spec.rotation))
-    throw Error(name + ": rotation " + std::to_string(spec.rotation) + " does not divide its input");
+    throw Error(name + ": rotation " + std::to_string(spec.rotation) + " does not fit its input");
   if (const Json* tied = entry.find("tied_to")) spec.tied_to = tied->string();
   if (entry.at("kind").string() == "embedding") return spec;
   if (entry.at("input_mode").string() != "dynamic" && spec.input_bits < 16)
@@ -133,7 +133,7 @@ void read_shape(const Json& json, Config& out) {
 
 void read_quantization(const Json& json, Config& out) {
   const Json* found = json.find("quantization_config");
-  if (!found) throw Error("quantization_config: config.json has none; run `edgeqat quantize` first");
+  if (!found) throw Error("quantization_config: there is none; run `edgeqat quantize` first");
   if (found->at("quant_method").string() != "edgeqat")
     throw Error("quant_method: it is not 'edgeqat'; load the folder elsewhere");
   if (found->at("format_version").number() != kVersion)
@@ -145,8 +145,8 @@ void read_quantization(const Json& json, Config& out) {
   if (out.activation_bits < 16 && quant.at("activation").at("mode").string() != "dynamic")
     throw Unsupported("quant.activation.mode: static activations run in torch only");
   if (out.kv_bits < 16 && out.activation_bits == 16)
-    throw Unsupported("scheme: '" + out.scheme + "' (float queries on a packed cache) runs in torch " +
-                      "only");
+    throw Unsupported("scheme: '" + out.scheme +
+                      "' (float queries on packed keys) runs in torch only");
   const Json& kv = quant.at("kv");
   out.sinks = kv.at("sink_tokens").integer(0, kMost);
   out.rotate_keys = out.kv_bits < 16 && flag(kv, "rotate_keys");

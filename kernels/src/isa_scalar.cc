@@ -38,9 +38,10 @@ struct Scalar {
   // (byte >> SHIFT) & MASK of every byte; a negative SHIFT goes left.
   template <int SHIFT, int MASK>
   static Bytes field(Bytes a) {
-    for (auto& byte : a.v)
-      byte = uint8_t((SHIFT < 0 ? byte << (SHIFT < 0 ? -SHIFT : 0) : byte >> (SHIFT < 0 ? 0 : SHIFT)) &
-                     MASK);
+    for (auto& byte : a.v) {
+      if constexpr (SHIFT < 0) byte = uint8_t(byte << -SHIFT & MASK);
+      else byte = uint8_t(byte >> SHIFT & MASK);
+    }
     return a;
   }
   template <int LEFT>

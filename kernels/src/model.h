@@ -44,7 +44,7 @@ struct Model {
   // an fp16 cache: the baseline that packed weights are compared with.
   static Model open(const std::string& folder, bool half);
 
-  // Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m) at 4, 8, 4 bit or fp16.
+  // Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m), w4a8kv4 or fp16.
   static Model random(const std::string& shape, bool half);
 };
 

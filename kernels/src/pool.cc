@@ -9,7 +9,7 @@
 namespace edgeqat {
 namespace {
 
-constexpr int kSpins = 4000;        // some 50 microseconds: longer than the gap between two products
+constexpr int kSpins = 4000;       // some 50 microseconds: longer than the gap between two products
 constexpr int kSpinsToYield = 64;  // the caller waits for its workers: let them have the core
 
 void relax() {

@@ -4,10 +4,11 @@
 // codes of kTiles tile rows and one group are unpacked into a panel that stays in the first cache,
 // and every block of kTokens tokens passes over it with kTiles * kTokens accumulators in registers.
 //
-// S is the instruction set: see isa_scalar.cc for what it has to offer. Internal linkage throughout,
-// as in vector.h.
+// S is the instruction set: see isa_scalar.cc for what it has to offer. Internal linkage, as in
+// vector.h.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "isa.h"
@@ -104,59 +105,54 @@ inline void unpack(const uint8_t* tile, int64_t count, uint8_t* panel, int64_t s
     (S::store(panel + int64_t(STEP) * step_bytes, codes_of<S, BITS, int(STEP)>(tile)), ...);
 }
 
-// The loops over P and T below must be unrolled, or the accumulators end up in memory.
+// Calls f with the constants 0 .. N - 1. Accumulators indexed by constants live in registers; a loop,
+// even an unrolled one, leaves them in memory.
+template <class F, std::size_t... I>
+[[gnu::always_inline]] inline void repeat(const F& f, std::index_sequence<I...>) {
+  (f(std::integral_constant<int, int(I)>()), ...);
+}
+#define EDGEQAT_REPEAT(index, count, ...) \
+  repeat([&](auto index) __attribute__((always_inline)) __VA_ARGS__, \
+         std::make_index_sequence<count>())
 
 // Adds one group of P tile rows and T tokens: totals [T][P * 16] += scale * int32 dot products.
 template <class S, bool WIDE, int P, int T>
 void block(const uint8_t* panel, const int8_t* x, int64_t steps, const int32_t* sums,
            int64_t sum_stride, int32_t offset, const typename S::Floats* scale, float* totals) {
-  typename S::Ints dots[P][T];
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t)
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) dots[p][t] = S::splat(offset * sums[t * sum_stride]);
+  typename S::Ints dots[P * T];
+  EDGEQAT_REPEAT(t, T, {
+    const auto start = S::splat(offset * sums[t * sum_stride]);
+    EDGEQAT_REPEAT(p, P, { dots[t * P + p] = start; });
+  });
   for (int64_t k = 0; k < steps; ++k, panel += P * 64, x += 4 * T) {
     typename S::Bytes codes[P];
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) codes[p] = S::load(panel + p * 64);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) {
+    EDGEQAT_REPEAT(p, P, { codes[p] = S::load(panel + p * 64); });
+    EDGEQAT_REPEAT(t, T, {
       const auto four = S::four(x + 4 * t);
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p)
-        dots[p][t] = S::template dot<WIDE>(dots[p][t], codes[p], four);
-    }
+      EDGEQAT_REPEAT(p, P,
+                     { dots[t * P + p] = S::template dot<WIDE>(dots[t * P + p], codes[p], four); });
+    });
   }
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t)
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) {
-      float* total = totals + (t * P + p) * kRows;
-      S::store(total, S::fma(S::to_float(dots[p][t]), scale[p], S::load(total)));
-    }
+  EDGEQAT_REPEAT(i, P * T, {
+    float* total = totals + i * kRows;
+    S::store(total, S::fma(S::to_float(dots[i]), scale[i % P], S::load(total)));
+  });
 }
 
 // The same in float32 for fp16 matrices.
 template <class S, int P, int T>
 void float_block(const float* panel, const float* x, int64_t steps, float* totals) {
-  typename S::Floats sum[P][T];
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t)
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) sum[p][t] = S::load(totals + (t * P + p) * kRows);
+  typename S::Floats sum[P * T];
+  EDGEQAT_REPEAT(i, P * T, { sum[i] = S::load(totals + i * kRows); });
   for (int64_t k = 0; k < steps; ++k, panel += P * kRows, x += T) {
     typename S::Floats values[P];
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) values[p] = S::load(panel + p * kRows);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; ++t)
-#pragma GCC unroll 16
-      for (int p = 0; p < P; ++p) sum[p][t] = S::fma(values[p], S::splat(x[t]), sum[p][t]);
+    EDGEQAT_REPEAT(p, P, { values[p] = S::load(panel + p * kRows); });
+    EDGEQAT_REPEAT(t, T, {
+      const auto one = S::splat(x[t]);
+      EDGEQAT_REPEAT(p, P, { sum[t * P + p] = S::fma(values[p], one, sum[t * P + p]); });
+    });
   }
-#pragma GCC unroll 16
-  for (int t = 0; t < T; ++t)
-#pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) S::store(totals + (t * P + p) * kRows, sum[p][t]);
+  EDGEQAT_REPEAT(i, P * T, { S::store(totals + i * kRows, sum[i]); });
 }
 
 // Tables over the number of tokens left in a block.

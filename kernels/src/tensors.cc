@@ -103,8 +103,8 @@ const Tensor& TensorFile::get(const std::string& name, const std::string& type,
     throw Error(name + ": missing from model.safetensors; copy the folder again");
   const Tensor& tensor = found->second;
   if (tensor.type != type || tensor.shape != shape)
-    throw Error(name + ": it is " + tensor.type + " " + text_of(tensor.shape) + ", but config.json " +
-                "asks for " + type + " " + text_of(shape));
+    throw Error(name + ": it is " + tensor.type + " " + text_of(tensor.shape) +
+                ", but config.json asks for " + type + " " + text_of(shape));
   return tensor;
 }
 
