@@ -18,6 +18,7 @@ class Buffer {
     constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS;
     void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, kFlags, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
+    if (bytes() >= kLarge) madvise(memory, bytes(), MADV_HUGEPAGE);  // fewer page walks
     data_ = static_cast<T*>(memory);
   }
   Buffer(Buffer&& other) noexcept { swap(other); }
@@ -36,6 +37,8 @@ class Buffer {
   const T& operator[](int64_t index) const { return data_[index]; }
 
  private:
+  static constexpr std::size_t kLarge = std::size_t(1) << 22;
+
   std::size_t bytes() const { return std::size_t(size_) * sizeof(T); }
   void swap(Buffer& other) {
     std::swap(data_, other.data_);

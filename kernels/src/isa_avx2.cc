@@ -13,6 +13,7 @@ namespace {
 struct Avx2 {
   static constexpr int kTokens = 4;  // 8 of 16 registers accumulate
   static constexpr int kTiles = 1;
+  static constexpr int kFew = 2;
   static constexpr bool kSigned = false;
 
   struct Bytes {

@@ -10,6 +10,7 @@ namespace {
 struct Avx512Vnni {
   static constexpr int kTokens = 12;  // 24 of 32 registers accumulate
   static constexpr int kTiles = 2;
+  static constexpr int kFew = 4;
   static constexpr bool kSigned = false;
 
   using Bytes = __m512i;

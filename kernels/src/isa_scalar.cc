@@ -11,6 +11,7 @@ namespace {
 struct Scalar {
   static constexpr int kTokens = 4;       // tokens of a block of many_tokens
   static constexpr int kTiles = 1;        // tile rows of a panel
+  static constexpr int kFew = 2;            // tokens that need no panel
   static constexpr bool kSigned = false;  // whether 8-bit codes enter `dot` as signed bytes
 
   struct Bytes {

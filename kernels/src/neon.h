@@ -13,6 +13,7 @@ namespace {
 struct Neon {
   static constexpr int kTokens = 5;  // 20 of 32 registers accumulate
   static constexpr int kTiles = 1;
+  static constexpr int kFew = 2;
 
   struct Bytes {
     uint8x16_t v[4];

@@ -1,7 +1,7 @@
 // The product of a matrix in tiles with the codes of one or many tokens, for any instruction set.
 //
-// One token (decoding): tiles stream from memory through registers once. Many tokens (prefill): the
-// codes of kTiles tile rows and one group are unpacked into a panel that stays in the first cache,
+// Few tokens (decoding, and the queries of one token): tiles stream through registers once. Many
+// (prefill): the codes of kTiles tile rows and one group are unpacked into a panel that stays in the first cache,
 // and every block of kTokens tokens passes over it with kTiles * kTokens accumulators in registers.
 //
 // S is the instruction set: see isa_scalar.cc for what it has to offer. Internal linkage, as in
@@ -22,6 +22,16 @@ constexpr int64_t kPrefetch = 1536;  // bytes ahead of the tile being read
 constexpr int64_t kSpan = 256;       // inputs of a float panel: it stays in the second cache
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Calls f with the constants 0 .. N - 1. Accumulators indexed by constants live in registers; a loop,
+// even an unrolled one, leaves them in memory.
+template <class F, std::size_t... I>
+[[gnu::always_inline]] inline void repeat(const F& f, std::index_sequence<I...>) {
+  (f(std::integral_constant<int, int(I)>()), ...);
+}
+#define EDGEQAT_REPEAT(index, count, ...) \
+  repeat([&](auto index) __attribute__((always_inline)) __VA_ARGS__, \
+         std::make_index_sequence<count>())
 
 // Unsigned codes of inputs 4 * STEP .. 4 * STEP + 3 of a tile, doubled on the half-step grid.
 template <class S, int BITS, int STEP>
@@ -59,41 +69,57 @@ constexpr int32_t offset_of() {
 template <int BITS>
 constexpr float kLevel = half_step(BITS) ? 0.5f : 1.0f;
 
-template <class S, int BITS, int FIRST, std::size_t... STEP>
-inline void dot_tile(typename S::Ints (&sum)[4], const uint8_t* tile, const int8_t* x,
-                     std::index_sequence<STEP...>) {
-  ((sum[(FIRST + STEP) % 4] = S::template dot<BITS == 8>(
-        sum[(FIRST + STEP) % 4], codes_of<S, BITS, int(STEP)>(tile), S::four(x + 4 * STEP))),
-   ...);
+// One tile and T tokens; CHAINS sums of each token take turns, so that they do not wait for another.
+template <class S, int BITS, int T, int CHAINS, int FIRST>
+[[gnu::always_inline]] inline void dot_tile(typename S::Ints (&sum)[T * CHAINS],
+                                            const uint8_t* tile, const int8_t* x) {
+  EDGEQAT_REPEAT(step, tile_inputs(BITS) / 4, {
+    constexpr int kChain = (FIRST * int(tile_inputs(BITS)) / 4 + step) % CHAINS;
+    const auto codes = codes_of<S, BITS, step>(tile);
+    EDGEQAT_REPEAT(t, T, {
+      auto& chain = sum[t * CHAINS + kChain];
+      chain = S::template dot<BITS == 8>(chain, codes, S::four(x + 4 * (step * T + t)));
+    });
+  });
 }
 
-template <class S, int BITS>
-void one_token(const Matrix& m, const Inputs& x, float* out, int64_t first, int64_t last) {
+// T tokens of one block, T at most kFew: nothing but the tiles is read from memory, once.
+template <class S, int BITS, int T>
+void few_tokens(const Matrix& m, const Inputs& x, float* out, int64_t stride, int64_t first,
+                int64_t last) {
   constexpr int64_t kInputs = tile_inputs(BITS), kBytes = tile_bytes(BITS);
+  constexpr int kChains = T == 1 ? 4 : T <= 3 ? 2 : 1;
   for (int64_t r = first; r < last; ++r) {
     const uint8_t* tile = m.tiles + r * m.tile_row_bytes;
-    typename S::Floats total = S::zero();
+    typename S::Floats total[T];
+    EDGEQAT_REPEAT(t, T, { total[t] = S::zero(); });
     for (int64_t g = 0, begin = 0; g < m.groups; ++g, begin += m.group_size) {
       const int64_t columns = least(m.group_size, m.columns - begin);
       int64_t count = (columns + kInputs - 1) / kInputs;
-      const int8_t* codes = x.codes + begin;
-      const auto none = S::splat(0);
-      typename S::Ints sum[4] = {S::splat(offset_of<S, BITS>() * x.sums[g]), none, none, none};
-      for (; count >= 4; count -= 4, tile += 4 * kBytes, codes += 4 * kInputs) {
+      const int8_t* codes = x.codes + begin * T;
+      typename S::Ints sum[T * kChains];
+      EDGEQAT_REPEAT(i, T * kChains, { sum[i] = S::splat(0); });
+      for (; count >= 4; count -= 4, tile += 4 * kBytes, codes += 4 * kInputs * T) {
         for (int64_t line = 0; line < 4 * kBytes; line += 64) S::prefetch(tile + kPrefetch + line);
-        dot_tile<S, BITS, 0>(sum, tile, codes, Steps<BITS>());
-        dot_tile<S, BITS, 1>(sum, tile + kBytes, codes + kInputs, Steps<BITS>());
-        dot_tile<S, BITS, 2>(sum, tile + 2 * kBytes, codes + 2 * kInputs, Steps<BITS>());
-        dot_tile<S, BITS, 3>(sum, tile + 3 * kBytes, codes + 3 * kInputs, Steps<BITS>());
+        EDGEQAT_REPEAT(i, 4, {
+          dot_tile<S, BITS, T, kChains, i>(sum, tile + i * kBytes, codes + i * kInputs * T);
+        });
       }
-      for (; count > 0; --count, tile += kBytes, codes += kInputs)
-        dot_tile<S, BITS, 0>(sum, tile, codes, Steps<BITS>());
-      const auto dots = S::to_float(S::add(S::add(sum[0], sum[1]), S::add(sum[2], sum[3])));
-      total = m.scales ? S::fma(dots, S::half16(m.scales + (r * m.groups + g) * kRows), total)
-                       : S::fma(dots, S::splat(1.0f), total);
+      for (; count > 0; --count, tile += kBytes, codes += kInputs * T)
+        dot_tile<S, BITS, T, kChains, 0>(sum, tile, codes);
+      const auto scale =
+          m.scales ? S::half16(m.scales + (r * m.groups + g) * kRows) : S::splat(1.0f);
+      EDGEQAT_REPEAT(t, T, {
+        auto dots = S::splat(offset_of<S, BITS>() * x.sums[t * m.groups + g]);
+        EDGEQAT_REPEAT(i, kChains, { dots = S::add(dots, sum[t * kChains + i]); });
+        total[t] = S::fma(S::to_float(dots), scale, total[t]);
+      });
     }
-    S::store_rows(out + r * kRows, S::multiply(total, S::splat(kLevel<BITS> * x.scale[0])),
-                  m.rows - r * kRows);
+    EDGEQAT_REPEAT(t, T, {
+      S::store_rows(out + t * stride + r * kRows,
+                    S::multiply(total[t], S::splat(kLevel<BITS> * x.scale[t])),
+                    m.rows - r * kRows);
+    });
   }
 }
 
@@ -104,16 +130,6 @@ inline void unpack(const uint8_t* tile, int64_t count, uint8_t* panel, int64_t s
   for (; count > 0; --count, tile += tile_bytes(BITS), panel += sizeof...(STEP) * step_bytes)
     (S::store(panel + int64_t(STEP) * step_bytes, codes_of<S, BITS, int(STEP)>(tile)), ...);
 }
-
-// Calls f with the constants 0 .. N - 1. Accumulators indexed by constants live in registers; a loop,
-// even an unrolled one, leaves them in memory.
-template <class F, std::size_t... I>
-[[gnu::always_inline]] inline void repeat(const F& f, std::index_sequence<I...>) {
-  (f(std::integral_constant<int, int(I)>()), ...);
-}
-#define EDGEQAT_REPEAT(index, count, ...) \
-  repeat([&](auto index) __attribute__((always_inline)) __VA_ARGS__, \
-         std::make_index_sequence<count>())
 
 // Adds one group of P tile rows and T tokens: totals [T][P * 16] += scale * int32 dot products.
 template <class S, bool WIDE, int P, int T>
@@ -159,6 +175,13 @@ void float_block(const float* panel, const float* x, int64_t steps, float* total
 template <class S, bool WIDE, int P, std::size_t... T>
 auto block_of(int64_t tokens, std::index_sequence<T...>) {
   static constexpr decltype(&block<S, WIDE, P, 1>) kTable[] = {&block<S, WIDE, P, int(T) + 1>...};
+  return kTable[tokens - 1];
+}
+
+template <class S, int BITS, std::size_t... T>
+auto few_tokens_of(int64_t tokens, std::index_sequence<T...>) {
+  static constexpr decltype(&few_tokens<S, BITS, 1>) kTable[] = {
+      &few_tokens<S, BITS, int(T) + 1>...};
   return kTable[tokens - 1];
 }
 
@@ -257,15 +280,15 @@ void one_float(const Matrix& m, const Inputs& x, float* out, int64_t first, int6
 template <class S, int BITS>
 void product_of(const Matrix& m, const Inputs& x, float* out, int64_t stride, int64_t first,
                 int64_t last) {
-  if (x.tokens == 1) {
-    if constexpr (BITS == kHalfBits) return one_float<S>(m, x, out, first, last);
-    else return one_token<S, BITS>(m, x, out, first, last);
-  }
   int64_t r = first;
   if constexpr (BITS == kHalfBits) {
+    if (x.tokens == 1) return one_float<S>(m, x, out, first, last);
     for (; r + S::kTiles <= last; r += S::kTiles) many_floats<S, S::kTiles>(m, x, out, stride, r);
     for (; r < last; ++r) many_floats<S, 1>(m, x, out, stride, r);
   } else {
+    if (x.tokens <= S::kFew)
+      return few_tokens_of<S, BITS>(x.tokens, std::make_index_sequence<S::kFew>())(
+          m, x, out, stride, first, last);
     for (; r + S::kTiles <= last; r += S::kTiles)
       many_tokens<S, BITS, S::kTiles>(m, x, out, stride, r);
     for (; r < last; ++r) many_tokens<S, BITS, 1>(m, x, out, stride, r);
