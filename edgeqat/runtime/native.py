@@ -62,8 +62,17 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "edgeqat_product": (
         c_int,
-        [c_char_p, c_void_p, c_void_p, c_int, c_int64, c_int64, c_int64]
-        + [c_void_p, c_void_p, c_int64, c_void_p],
+        [
+            c_char_p,
+            c_void_p,
+            c_void_p,
+            c_int,
+            *[c_int64] * 3,
+            c_void_p,
+            c_void_p,
+            c_int64,
+            c_void_p,
+        ],
     ),
 }
 

@@ -94,9 +94,7 @@ def test_groups_and_scales_give_the_bits_of_the_scalar_row(isa, bits):
         for tokens in TOKENS:
             x, x_scale = activations(tokens, columns), torch.rand(tokens)
             found = product(isa, codes, bits, x, group, scale, x_scale)
-            assert np.array_equal(
-                found, product("scalar", codes, bits, x, group, scale, x_scale)
-            )
+            assert np.array_equal(found, product("scalar", codes, bits, x, group, scale, x_scale))
             level, unit = levels(codes, bits)
             expected = functional.integer_linear(
                 x, x_scale[:, None], level, scale.float() * unit, group
