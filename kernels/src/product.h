@@ -1,8 +1,9 @@
 // The product of a matrix in tiles with the codes of one or many tokens, for any instruction set.
 //
 // Few tokens (decoding, and the queries of one token): tiles stream through registers once. Many
-// (prefill): the codes of kTiles tile rows and one group are unpacked into a panel that stays in the first cache,
-// and every block of kTokens tokens passes over it with kTiles * kTokens accumulators in registers.
+// (prefill): the codes of kTiles tile rows and one group are unpacked into a panel that stays in
+// the first cache, and every block of kTokens tokens passes over it with kTiles * kTokens
+// accumulators in registers.
 //
 // S is the instruction set: see isa_scalar.cc for what it has to offer. Internal linkage, as in
 // vector.h.
@@ -23,8 +24,7 @@ constexpr int64_t kSpan = 256;       // inputs of a float panel: it stays in the
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Calls f with the constants 0 .. N - 1. Accumulators indexed by constants live in registers; a loop,
-// even an unrolled one, leaves them in memory.
+// Calls f with the constants 0 .. N - 1: accumulators indexed by constants can live in registers.
 template <class F, std::size_t... I>
 [[gnu::always_inline]] inline void repeat(const F& f, std::index_sequence<I...>) {
   (f(std::integral_constant<int, int(I)>()), ...);
@@ -69,7 +69,7 @@ constexpr int32_t offset_of() {
 template <int BITS>
 constexpr float kLevel = half_step(BITS) ? 0.5f : 1.0f;
 
-// One tile and T tokens; CHAINS sums of each token take turns, so that they do not wait for another.
+// One tile and T tokens; CHAINS sums of each token take turns and do not wait for each other.
 template <class S, int BITS, int T, int CHAINS, int FIRST>
 [[gnu::always_inline]] inline void dot_tile(typename S::Ints (&sum)[T * CHAINS],
                                             const uint8_t* tile, const int8_t* x) {
