@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "EdgeQATError": "edgeqat.errors",
+    "Engine": "edgeqat.runtime.engine",
     "Objective": "edgeqat.train.objective",
     "QATTrainer": "edgeqat.train.trainer",
     "QuantSection": "edgeqat.recipe",

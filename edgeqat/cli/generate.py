@@ -18,11 +18,15 @@ def command(
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="0: all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="1: all.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of sampling.")] = 0,
+    engine: Annotated[
+        str, typer.Option("--engine", help="native (C++ kernels) or torch (the reference).")
+    ] = "native",
 ) -> None:
     """Continue a prompt and stream the text to stdout."""
     log.setup()
     from edgeqat.pipeline.generate import generate
 
-    for piece in generate(folder, prompt, max_tokens, temperature, top_k, top_p, seed):
+    sampling = (temperature, top_k, top_p, seed)
+    for piece in generate(folder, prompt, max_tokens, *sampling, engine):
         print(piece, end="", flush=True)
     print()

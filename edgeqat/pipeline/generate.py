@@ -1,16 +1,35 @@
-"""Text from a packed folder through transformers' generate(), streamed piece by piece."""
+"""Text from a packed folder, streamed piece by piece: on the native engine, or through
+transformers' generate() for what only torch runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import TextIteratorStreamer, set_seed
 
+from edgeqat import checkpoint
 from edgeqat.errors import UsageError
 from edgeqat.hf import folder as packed_folder
+from edgeqat.runtime import native
+from edgeqat.runtime.engine import Engine
+
+ENGINES = ("native", "torch")
+_UNFINISHED = "\ufffd"  # what a tokenizer gives for the first bytes of a character
+_logger = logging.getLogger("edgeqat")
+
+
+class Sampling(NamedTuple):
+    """temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
 
 
 def generate(
@@ -21,27 +40,86 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    engine: str = "native",
 ) -> Iterator[str]:
     """Pieces of text that continue `prompt`; temperature 0 is greedy."""
-    model: Any = packed_folder.load(folder)
+    if engine not in ENGINES:
+        raise UsageError(f"engine: '{engine}' is unknown; choose from {', '.join(ENGINES)}")
+    config = checkpoint.verify(_existing(folder))
     tokenizer = packed_folder.load_tokenizer(folder)
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-    used, longest = inputs["input_ids"].shape[1], model.config.max_position_embeddings
-    if used == 0:
+    ids = tokenizer(prompt, return_token_type_ids=False)["input_ids"]
+    longest = config["max_position_embeddings"]
+    if not ids:
         raise UsageError("prompt: it is empty; give at least one character")
-    if used + max_tokens > longest:
+    if len(ids) + max_tokens > longest:
         raise UsageError(
-            f"max-tokens: {used} prompt tokens and {max_tokens} new ones exceed the model's "
-            f"{longest} "
-            "positions; shorten one of them"
+            f"max-tokens: {len(ids)} prompt tokens and {max_tokens} new ones exceed the model's "
+            f"{longest} positions; shorten one of them"
         )
-    sampling: dict[str, float] = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        set_seed(seed)
+    sampling = Sampling(temperature, top_k, top_p, seed)
+    opened = _open(folder) if engine == "native" else None
+    if opened is None:
+        yield from _torch_pieces(folder, tokenizer, ids, max_tokens, sampling)
+        return
+    with opened:
+        yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling))
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UsageError(
+            f"folder: '{folder}' does not exist; name a folder `edgeqat quantize` wrote"
+        )
+    return folder
+
+
+def _open(folder: Path) -> Engine | None:
+    """The native engine; None, saying so, where torch has to do."""
+    if native.library() is None:
+        return None
+    try:
+        return Engine(folder)
+    except native.UnsupportedModel as error:
+        _logger.warning("engine: %s; using torch, slower", error)
+        return None
+
+
+def _pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
+    """Text of token ids as it becomes whole: a token alone may be half a character, and its leading
+    blank depends on the token before.
+    """
+    ids: list[int] = []
+    before, given = 0, 0  # tokens that were text already, and the first of the last piece
+
+    def text(end: int) -> str:
+        return tokenizer.decode(ids[before:end], skip_special_tokens=True)
+
+    for token in tokens:
+        ids.append(token)
+        whole = text(len(ids))
+        if not whole.endswith(_UNFINISHED):
+            yield whole[len(text(given)) :]
+            before, given = given, len(ids)
+    if given < len(ids):
+        yield text(len(ids))[len(text(given)) :]
+
+
+def _torch_pieces(
+    folder: Path, tokenizer: Any, ids: list[int], max_tokens: int, sampling: Sampling
+) -> Iterator[str]:
+    """The same through transformers' generate(), in a thread that feeds the streamer."""
+    import torch
+
+    model: Any = packed_folder.load(folder, verify=False)  # verified already
+    options: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        options = {"do_sample": True, **sampling._asdict()}
+        set_seed(options.pop("seed"))
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    inputs = torch.tensor([ids])
+    options |= {"inputs": inputs, "attention_mask": torch.ones_like(inputs)}
+    options |= {"max_new_tokens": max_tokens, "streamer": streamer}
     pad = model.config.eos_token_id if model.config.pad_token_id is None else None
-    options = {**inputs, **sampling, "max_new_tokens": max_tokens, "streamer": streamer}
     if pad is not None:
         options["pad_token_id"] = pad if isinstance(pad, int) else pad[0]
     failures: list[BaseException] = []

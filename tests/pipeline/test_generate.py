@@ -2,62 +2,80 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Thread
 
 import pytest
 from transformers import LlamaForCausalLM
 
 from edgeqat.errors import UsageError
-from edgeqat.pipeline.generate import generate
+from edgeqat.pipeline import generate as pipeline
+from edgeqat.pipeline.generate import ENGINES
+from edgeqat.runtime import native
+from edgeqat.runtime.engine import Engine
 
 PROMPT = "the old river"
 
 
-def text(folder, **options):
-    return "".join(generate(folder, PROMPT, 12, **options))
+@pytest.fixture(params=ENGINES, autouse=True)
+def engine(request):
+    if request.param == "native" and native.library() is None:
+        pytest.skip("the kernels are not built")
+    return request.param
 
 
-def test_greedy_text_repeats_itself(packed_folder):
+@pytest.fixture
+def generate(engine):
+    return partial(pipeline.generate, engine=engine)
+
+
+@pytest.fixture
+def text(generate):
+    return lambda folder, **options: "".join(generate(folder, PROMPT, 12, **options))
+
+
+def test_greedy_text_repeats_itself(packed_folder, text):
     first = text(packed_folder)
     assert first
     assert text(packed_folder, seed=7) == first
 
 
-def test_sampled_text_follows_its_seed(packed_folder):
+def test_sampled_text_follows_its_seed(packed_folder, text):
     options = {"temperature": 2.0}
     assert text(packed_folder, seed=1, **options) == text(packed_folder, seed=1, **options)
     assert len({text(packed_folder, seed=seed, **options) for seed in range(3)}) > 1
 
 
-def test_top_k_one_is_greedy(packed_folder):
+def test_top_k_one_is_greedy(packed_folder, text):
     assert text(packed_folder, temperature=1.0, top_k=1) == text(packed_folder)
 
 
-def test_a_small_top_p_is_greedy(packed_folder):
+def test_a_small_top_p_is_greedy(packed_folder, text):
     assert text(packed_folder, temperature=1.0, top_p=1e-6) == text(packed_folder)
 
 
-def test_the_prompt_is_not_repeated_and_the_length_is_kept(packed_folder):
+def test_the_prompt_is_not_repeated_and_the_length_is_kept(packed_folder, generate, text):
     found = "".join(generate(packed_folder, PROMPT, 5))
     assert not found.startswith(PROMPT)
     assert 0 < len(found) < len(text(packed_folder))
 
 
-def test_an_empty_prompt_is_refused(packed_folder):
+def test_an_empty_prompt_is_refused(packed_folder, generate):
     with pytest.raises(UsageError, match="prompt: it is empty"):
         list(generate(packed_folder, "", 5))
 
 
-def test_more_tokens_than_positions_are_refused(packed_folder):
+def test_more_tokens_than_positions_are_refused(packed_folder, generate):
     with pytest.raises(UsageError, match="exceed the model's 128 positions"):
         list(generate(packed_folder, PROMPT, 1000))
 
 
-def test_an_error_while_generating_reaches_the_caller(packed_folder, monkeypatch):
+def test_an_error_while_generating_reaches_the_caller(packed_folder, generate, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(LlamaForCausalLM, "generate", broken)
+    monkeypatch.setattr(Engine, "decode", broken)
     caught = []
 
     def call():
@@ -71,3 +89,24 @@ def test_an_error_while_generating_reaches_the_caller(packed_folder, monkeypatch
     thread.join(timeout=10)
     assert not thread.is_alive(), "waits forever"
     assert caught == ["broken"]
+
+
+def test_an_unknown_engine_is_refused(packed_folder):
+    with pytest.raises(UsageError, match="engine: 'gpu' is unknown; choose from native, torch"):
+        list(pipeline.generate(packed_folder, PROMPT, 5, engine="gpu"))
+
+
+def test_without_a_library_torch_writes_the_text(packed_folder, generate, text, monkeypatch):
+    expected = "".join(pipeline.generate(packed_folder, PROMPT, 12, engine="torch"))
+    monkeypatch.setattr(native, "library", lambda: None)
+    assert text(packed_folder) == expected
+
+
+def test_a_character_of_several_tokens_comes_whole():
+    class Bytes:
+        def decode(self, ids, skip_special_tokens):
+            return bytes(ids).decode(errors="replace")
+
+    tokens = "a\u00e9\u2014b".encode()
+    assert list(pipeline._pieces(Bytes(), tokens)) == ["a", "\u00e9", "\u2014", "b"]
+    assert "".join(pipeline._pieces(Bytes(), tokens[:2])) == "a\ufffd"

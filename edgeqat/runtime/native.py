@@ -1,0 +1,236 @@
+"""The C++ library through ctypes: the one file that knows the C ABI (kernels/include/edgeqat.h).
+
+The library is the one EDGEQAT_LIBRARY names, or the one built into the wheel; without it `library`
+gives None and says so once. Arrays are numpy arrays, C-contiguous and of exactly the C type.
+
+Legend: O rows, I columns, N tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeqat.errors import EdgeQATError, FormatError, UsageError
+
+UNSUPPORTED = 2  # EDGEQAT_UNSUPPORTED: a sound folder that only torch runs
+_logger = logging.getLogger("edgeqat")
+
+
+class UnsupportedModel(EdgeQATError):
+    """A packed folder that the native engine does not run; torch does."""
+
+
+class Info(ctypes.Structure):
+    """edgeqat_info."""
+
+    _fields_ = (
+        ("vocabulary", c_int64),
+        ("context", c_int64),
+        ("position", c_int64),
+        ("matrix_bytes", c_int64),
+        ("threads", c_int32),
+        ("isa", c_char_p),
+    )
+
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "edgeqat_error": (c_char_p, []),
+    "edgeqat_last_status": (c_int, []),
+    "edgeqat_isa": (c_char_p, [c_int, POINTER(c_int)]),
+    "edgeqat_active_isa": (c_char_p, []),
+    "edgeqat_open": (c_void_p, [c_char_p, c_int, c_int64, c_int]),
+    "edgeqat_open_random": (c_void_p, [c_char_p, c_int, c_int64, c_int]),
+    "edgeqat_close": (None, [c_void_p]),
+    "edgeqat_get_info": (c_int, [c_void_p, POINTER(Info)]),
+    "edgeqat_forward": (c_int, [c_void_p, c_void_p, c_int64, c_void_p, c_int]),
+    "edgeqat_reset": (c_int, [c_void_p]),
+    "edgeqat_sampler_new": (c_void_p, [c_float, c_int64, c_float, c_uint64]),
+    "edgeqat_sample": (c_int32, [c_void_p, c_void_p, c_int64]),
+    "edgeqat_sampler_free": (None, [c_void_p]),
+    "edgeqat_unpack": (c_int, [c_void_p, c_int, c_int64, c_int64, c_void_p]),
+    "edgeqat_quantize": (
+        c_int,
+        [c_char_p, c_void_p, c_int64, c_int64, c_int, c_float, c_void_p, c_void_p],
+    ),
+    "edgeqat_product": (
+        c_int,
+        [
+            c_char_p,
+            c_void_p,
+            c_void_p,
+            c_int,
+            *[c_int64] * 3,
+            c_void_p,
+            c_void_p,
+            c_int64,
+            c_void_p,
+        ],
+    ),
+}
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The loaded library, or None (said once) where there is none for this machine."""
+    named = os.environ.get("EDGEQAT_LIBRARY")
+    path = Path(named) if named else Path(__file__).with_name("libedgeqat.so")
+    try:
+        loaded = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        if named:
+            raise UsageError(f"EDGEQAT_LIBRARY: '{named}' cannot be loaded ({error})") from None
+        _logger.warning(
+            "engine: no native library (installed without a C++ compiler); using torch, slower"
+        )
+        return None
+    return loaded
+
+
+def require() -> Any:
+    """The loaded library; a UsageError where there is none."""
+    loaded = library()
+    if loaded is None:
+        raise UsageError(
+            "engine: the native library is not built; install a C++ compiler and reinstall edgeqat"
+        )
+    return loaded
+
+
+def isas() -> dict[str, bool]:
+    """Instruction sets of the build, best first, and whether this machine has them."""
+    loaded, found, available = require(), {}, c_int()
+    while (name := loaded.edgeqat_isa(len(found), ctypes.byref(available))) is not None:
+        found[name.decode()] = bool(available.value)
+    return found
+
+
+def active_isa() -> str:
+    """The instruction set in use; EDGEQAT_ISA chooses another."""
+    name = require().edgeqat_active_isa()
+    check(require().edgeqat_last_status())
+    return name.decode()
+
+
+def check(status: int) -> None:
+    """Raise what a status other than 0 stands for."""
+    if status:
+        message = require().edgeqat_error().decode(errors="replace")
+        raise UnsupportedModel(message) if status == UNSUPPORTED else FormatError(message)
+
+
+def open_engine(
+    folder: str | None, shape: str | None, threads: int, context: int, half: bool
+) -> int:
+    """Handle of an engine on a packed folder, or on random weights of a named shape."""
+    loaded = require()
+    if folder is not None:
+        handle = loaded.edgeqat_open(os.fsencode(folder), threads, context, half)
+    else:
+        assert shape is not None
+        handle = loaded.edgeqat_open_random(shape.encode(), threads, context, half)
+    if not handle:
+        check(loaded.edgeqat_last_status())
+    return handle
+
+
+def info(handle: int) -> Info:
+    """Facts of an engine."""
+    found = Info()
+    check(require().edgeqat_get_info(handle, ctypes.byref(found)))
+    return found
+
+
+def forward(handle: int, ids: np.ndarray, logits: np.ndarray, every: bool) -> None:
+    """Append ids (N,) int32; logits (V,) float32 of the last one, or (N, V) with `every`."""
+    assert ids.dtype == np.int32 and logits.dtype == np.float32 and logits.flags.c_contiguous
+    ids = np.ascontiguousarray(ids)
+    check(require().edgeqat_forward(handle, _at(ids), len(ids), _at(logits), every))
+
+
+def reset(handle: int) -> None:
+    """Forget all tokens."""
+    check(require().edgeqat_reset(handle))
+
+
+def close(handle: int) -> None:
+    """Free an engine; the handle is dead afterwards."""
+    require().edgeqat_close(handle)
+
+
+class Sampler:
+    """The next token from logits: temperature (0: greedy), then top-k, then top-p."""
+
+    def __init__(self, temperature: float, top_k: int, top_p: float, seed: int) -> None:
+        self._library = require()
+        self._handle = self._library.edgeqat_sampler_new(temperature, top_k, top_p, seed)
+        if not self._handle:
+            raise UsageError(self._library.edgeqat_error().decode())
+
+    def __call__(self, logits: np.ndarray) -> int:
+        """A token id from logits (V,) float32."""
+        return self._library.edgeqat_sample(self._handle, _at(logits), len(logits))
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.edgeqat_sampler_free(self._handle)
+
+
+def unpack(tiles: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:
+    """Codes (O, I) int8 of packed tiles, as the C++ side reads them."""
+    codes = np.empty(shape, np.int8)
+    check(require().edgeqat_unpack(_at(tiles), bits, *shape, _at(codes)))
+    return codes
+
+
+def quantize(isa: str, values: np.ndarray, bits: int, clip: float) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N, I) int8 and scale (N,) of values (N, I) float32 on an instruction set."""
+    codes, scale = np.empty(values.shape, np.int8), np.empty(len(values), np.float32)
+    status = require().edgeqat_quantize(
+        isa.encode(), _at(values), *values.shape, bits, clip, _at(codes), _at(scale)
+    )
+    check(status)
+    return codes, scale
+
+
+def product(
+    isa: str,
+    tiles: np.ndarray,
+    scales: np.ndarray | None,
+    bits: int,
+    shape: tuple[int, int],
+    group_size: int | None,
+    codes: np.ndarray,
+    code_scale: np.ndarray,
+) -> np.ndarray:
+    """(N, O) float32: packed weights (O, I) times activation codes (N, I) int8; scales None: 1."""
+    out = np.empty((len(codes), shape[0]), np.float32)
+    status = require().edgeqat_product(
+        isa.encode(),
+        _at(tiles),
+        None if scales is None else _at(scales),
+        bits,
+        *shape,
+        group_size or 0,
+        _at(codes),
+        _at(code_scale),
+        len(codes),
+        _at(out),
+    )
+    check(status)
+    return out
+
+
+def _at(array: np.ndarray) -> int:
+    assert array.flags.c_contiguous
+    return array.ctypes.data

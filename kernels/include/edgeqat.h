@@ -1,0 +1,83 @@
+/* The C ABI of the EdgeQAT engine: packed folders in, logits out. No C++, no exception crosses it.
+ *
+ * Functions that can fail return EDGEQAT_OK or another status (pointers: NULL); the reason is then
+ * in edgeqat_error(), one line, valid on the calling thread until its next call. An engine may be
+ * used by one thread at a time; different engines by different threads.
+ */
+#ifndef EDGEQAT_H
+#define EDGEQAT_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EDGEQAT_API __attribute__((visibility("default")))
+
+enum edgeqat_status {
+  EDGEQAT_OK = 0,
+  EDGEQAT_FAILED = 1,      /* wrong arguments, a damaged folder, no memory */
+  EDGEQAT_UNSUPPORTED = 2  /* a sound folder that this engine does not run */
+};
+
+typedef struct edgeqat_engine edgeqat_engine;
+
+typedef struct edgeqat_info {
+  int64_t vocabulary;
+  int64_t context;       /* longest sequence */
+  int64_t position;      /* tokens so far */
+  int64_t matrix_bytes;  /* read by one decoding step */
+  int32_t threads;
+  const char *isa;       /* static */
+} edgeqat_info;
+
+EDGEQAT_API const char *edgeqat_error(void);
+EDGEQAT_API int edgeqat_last_status(void);
+
+/* Instruction sets of this build, best first: name i, NULL behind the last; *available says whether
+ * this machine has it. EDGEQAT_ISA=name chooses one. */
+EDGEQAT_API const char *edgeqat_isa(int index, int *available);
+EDGEQAT_API const char *edgeqat_active_isa(void);
+
+/* A packed folder, or (shape) random weights of a named shape. threads 0: physical cores; context
+ * 0: the model's. half: expand the weights to fp16, the float baseline. */
+EDGEQAT_API edgeqat_engine *edgeqat_open(const char *folder, int threads, int64_t context,
+                                         int half);
+EDGEQAT_API edgeqat_engine *edgeqat_open_random(const char *shape, int threads, int64_t context,
+                                                int half);
+EDGEQAT_API void edgeqat_close(edgeqat_engine *engine);
+EDGEQAT_API int edgeqat_get_info(const edgeqat_engine *engine, edgeqat_info *info);
+
+/* Appends tokens; logits [vocabulary] of the last one, with `all` [count][vocabulary]. */
+EDGEQAT_API int edgeqat_forward(edgeqat_engine *engine, const int32_t *ids, int64_t count,
+                                float *logits, int all);
+EDGEQAT_API int edgeqat_reset(edgeqat_engine *engine);
+
+/* Sampling: temperature 0 is greedy, top_k 0 and top_p 1 keep all tokens. */
+typedef struct edgeqat_sampler edgeqat_sampler;
+EDGEQAT_API edgeqat_sampler *edgeqat_sampler_new(float temperature, int64_t top_k, float top_p,
+                                                 uint64_t seed);
+EDGEQAT_API int32_t edgeqat_sample(edgeqat_sampler *sampler, const float *logits, int64_t count);
+EDGEQAT_API void edgeqat_sampler_free(edgeqat_sampler *sampler);
+
+/* Single kernels of a named instruction set, for tests and measurements. */
+
+/* Codes [rows][columns] of tiles as in docs/format.md. */
+EDGEQAT_API int edgeqat_unpack(const uint8_t *tiles, int bits, int64_t rows, int64_t columns,
+                               int8_t *codes);
+/* Codes and scale of each row of x [rows][columns]. */
+EDGEQAT_API int edgeqat_quantize(const char *isa, const float *x, int64_t rows, int64_t columns,
+                                 int bits, float clip, int8_t *codes, float *scale);
+/* out [tokens][rows] of activation codes [tokens][columns] and packed weights. group_size 0: one
+ * group; scales [R][G][16] may be NULL: all 1. */
+EDGEQAT_API int edgeqat_product(const char *isa, const uint8_t *tiles, const uint16_t *scales,
+                                int bits, int64_t rows, int64_t columns, int64_t group_size,
+                                const int8_t *codes, const float *code_scale, int64_t tokens,
+                                float *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,167 @@
+#include "attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "tile.h"
+
+namespace edgeqat {
+namespace {
+
+constexpr int64_t kRowsOfPart = 24;  // two blocks of the widest instruction set
+
+template <class T>
+T* sized(Buffer<T>& buffer, int64_t size) {
+  if (buffer.size() < size) buffer = Buffer<T>(size + size / 2);
+  return buffer.data();
+}
+
+}  // namespace
+
+Attention::Attention(const Isa& isa, Pool& pool, const AttentionShape& shape)
+    : isa_(isa), pool_(pool), shape_(shape), works_(pool.threads()) {}
+
+void Attention::attend(const std::vector<Stream>& streams, const float* q, int64_t first,
+                       int64_t tokens, float* out) {
+  const int64_t group = shape_.group();
+  if (tokens == 1) {  // heads are split; a thread may get some heads of a group
+    pool_.run([&](int thread) {
+      const Range range = pool_.share(shape_.heads, thread);
+      for (int64_t head = range.begin; head < range.end;) {
+        const int64_t kv_head = head / group;
+        const int64_t end = std::min({range.end, (kv_head + 1) * group, head + kRowsOfPart});
+        attend_part(streams, q, first, {kv_head, head, end - head, 0, 1}, works_[thread], out);
+        head = end;
+      }
+    });
+    return;
+  }
+  const int64_t heads = std::min(group, kRowsOfPart);
+  const int64_t head_parts = (group + heads - 1) / heads;
+  const int64_t step = std::max<int64_t>(1, kRowsOfPart / heads);
+  const int64_t steps = (tokens + step - 1) / step;
+  std::atomic<int64_t> next{0};  // later tokens see more keys: whoever is free takes the next part
+  pool_.run([&](int thread) {
+    for (int64_t i; (i = next.fetch_add(1)) < steps * shape_.kv_heads * head_parts;) {
+      const int64_t kv_head = i / head_parts % shape_.kv_heads;
+      const int64_t head = i % head_parts * heads;
+      const int64_t token = i / head_parts / shape_.kv_heads * step;
+      const Part part = {kv_head, kv_head * group + head, std::min(heads, group - head), token,
+                         std::min(step, tokens - token)};
+      attend_part(streams, q, first, part, works_[thread], out);
+    }
+  });
+}
+
+std::vector<Attention::Region> Attention::regions(const std::vector<Stream>& streams,
+                                                  int64_t kv_head, int64_t tokens) const {
+  std::vector<Region> found;
+  const int64_t per_head = int64_t(streams.size()) / shape_.kv_heads;
+  int64_t start = 0, offset = 0;
+  for (int64_t i = 0; i < per_head; ++i) {
+    const bool last = i + 1 == per_head;
+    const int64_t count = last ? tokens - start : std::min(tokens, shape_.sinks);
+    if (count > 0) {
+      const int64_t padded = round_up(count, kInputPad);
+      found.push_back({&streams[kv_head * per_head + i], start, count, padded, offset});
+      start += count;
+      offset += padded;
+    }
+  }
+  return found;
+}
+
+void Attention::attend_part(const std::vector<Stream>& streams, const float* q, int64_t first,
+                            const Part& part, Work& work, float* out) {
+  const int64_t rows = part.heads * part.tokens, dim = shape_.head_dim;
+  const auto found = regions(streams, part.kv_head, first + part.token + part.tokens);
+  const int64_t stride = found.back().offset + found.back().padded;
+  float* scores = sized(work.scores, rows * stride);
+  float* sums = sized(work.sums, rows);
+  for (const Region& region : found) {
+    const Matrix keys = region.stream->keys(region.count);
+    isa_.product(keys, query_inputs(q, part, region, work), scores + region.offset, stride, 0,
+                 keys.tile_rows());
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t visible = first + part.token + r / part.heads + 1 - region.start;
+      float* row = scores + r * stride + region.offset;
+      std::fill(row + std::clamp<int64_t>(visible, 0, region.count), row + region.padded,
+                -std::numeric_limits<float>::infinity());
+    }
+  }
+  const float factor = float(1.0 / std::sqrt(double(dim)));
+  for (int64_t r = 0; r < rows; ++r) sums[r] = isa_.softmax(scores + r * stride, factor, stride);
+  std::memset(sized(work.mixed, rows * dim), 0, rows * dim * sizeof(float));
+  for (const Region& region : found) mix(region, rows, stride, work);
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t token = part.token + r / part.heads, head = part.head + r % part.heads;
+    float* to = out + (token * shape_.heads + head) * dim;
+    for (int64_t d = 0; d < dim; ++d) to[d] = work.mixed[r * dim + d] / sums[r];
+  }
+}
+
+const Inputs& Attention::query_inputs(const float* q, const Part& part, const Region& region,
+                                      Work& work) {
+  const int64_t rows = part.heads * part.tokens, dim = shape_.head_dim;
+  float* queries = sized(work.queries, rows * dim);
+  for (int64_t t = 0; t < part.tokens; ++t)
+    std::memcpy(queries + t * part.heads * dim,
+                q + ((part.token + t) * shape_.heads + part.head) * dim,
+                part.heads * dim * sizeof(float));
+  const InputSpec spec = {dim, region.stream->group(), region.stream->groups(), 0,
+                          shape_.query_bits};
+  if (region.stream->bits() != kHalfBits || shape_.query_bits == kHalfBits)
+    return work.inputs.fill(isa_, nullptr, queries, rows, dim, spec);
+  // a float cache with quantized queries: their dequantized values
+  const auto codes = work.inputs.rows(1, dim);
+  const float offset = half_step(shape_.query_bits) ? 0.5f : 0.0f;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float scale = isa_.quantize(queries + r * dim, dim, shape_.query_bits,
+                                      activation_clip(shape_.query_bits), codes.codes);
+    for (int64_t d = 0; d < dim; ++d)
+      queries[r * dim + d] = (float(codes.codes[d]) + offset) * scale;
+  }
+  return work.inputs.floats(isa_, nullptr, queries, rows, dim, dim);
+}
+
+void Attention::mix(const Region& region, int64_t rows, int64_t stride, Work& work) {
+  if (region.stream->bits() != kHalfBits) {
+    for (int64_t g = 0; g < region.stream->groups(); ++g) mix_group(region, g, rows, stride, work);
+    return;
+  }
+  const Inputs& x = work.inputs.floats(isa_, nullptr, work.scores.data() + region.offset, rows,
+                                       stride, region.count);
+  for (int64_t g = 0; g < region.stream->groups(); ++g) {
+    const Matrix values = region.stream->values(region.count, g);
+    isa_.product(values, x, work.mixed.data() + g * region.stream->group(), shape_.head_dim, 0,
+                 values.tile_rows());
+  }
+}
+
+void Attention::mix_group(const Region& region, int64_t group, int64_t rows, int64_t stride,
+                          Work& work) {
+  const Matrix values = region.stream->values(region.count, group);
+  const auto bytes = work.inputs.rows(2 * rows, region.count);
+  for (int64_t r = 0; r < rows; ++r) {
+    int8_t* high = bytes.codes + 2 * r * bytes.stride;
+    const float step =
+        isa_.split(work.scores.data() + r * stride + region.offset,
+                   region.stream->value_scales(group), region.padded, high, high + bytes.stride);
+    bytes.scale[2 * r] = 128 * step;
+    bytes.scale[2 * r + 1] = step;
+  }
+  const InputSpec spec = {region.count, values.group_size, values.groups, 0, 8};
+  const Inputs& x = work.inputs.interleave(isa_, 2 * rows, spec);
+  float* sums = sized(work.queries, 2 * rows * values.rows);
+  isa_.product(values, x, sums, values.rows, 0, values.tile_rows());
+  for (int64_t r = 0; r < rows; ++r) {
+    float* to = work.mixed.data() + r * shape_.head_dim + group * region.stream->group();
+    const float* from = sums + 2 * r * values.rows;
+    for (int64_t d = 0; d < values.rows; ++d) to[d] += from[d] + from[values.rows + d];
+  }
+}
+
+}  // namespace edgeqat

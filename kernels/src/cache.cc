@@ -1,0 +1,90 @@
+#include "cache.h"
+
+#include <algorithm>
+
+#include "inputs.h"
+#include "tile.h"
+
+namespace edgeqat {
+namespace {
+
+constexpr int64_t kValueGroup = 16384;  // tokens whose int32 sum cannot overflow
+constexpr int64_t kWidestGroup = 128;
+
+}  // namespace
+
+int64_t StreamShape::key_row_bytes() const { return tiles_of(head_dim, bits) * tile_bytes(bits); }
+
+int64_t StreamShape::value_row_bytes() const { return tiles_of(capacity, bits) * tile_bytes(bits); }
+
+int64_t StreamShape::bytes() const {
+  return capacity / kRows * key_row_bytes() + value_rows() * value_row_bytes() +
+         2 * round_up(capacity * groups() * 2, 64);
+}
+
+Stream::Stream(const StreamShape& shape, uint8_t* memory) : shape_(shape) {
+  keys_ = memory;
+  values_ = keys_ + shape.capacity / kRows * shape.key_row_bytes();
+  uint8_t* scales = values_ + shape.value_rows() * shape.value_row_bytes();
+  key_scales_ = reinterpret_cast<uint16_t*>(scales);
+  value_scales_ =
+      reinterpret_cast<uint16_t*>(scales + round_up(shape.capacity * shape.groups() * 2, 64));
+}
+
+void Stream::append(const Isa& isa, const float* key, const float* value) {
+  if (shape_.bits == kHalfBits) return append_half(key, value);
+  const int64_t token = size_++, row = token % kRows, tile_row = token / kRows;
+  const int bits = shape_.bits;
+  const float clip = cache_clip(bits);
+  uint8_t* key_tiles = keys_ + tile_row * shape_.key_row_bytes();
+  int8_t codes[kWidestGroup];
+  for (int64_t g = 0; g < groups(); ++g) {
+    const int64_t first = g * group(), count = std::min(group(), shape_.head_dim - first);
+    const float key_scale = isa.quantize(key + first, count, bits, clip, codes);
+    key_scales_[(tile_row * groups() + g) * kRows + row] = to_half(key_scale);
+    for (int64_t d = 0; d < count; ++d) set_code(key_tiles, bits, row, first + d, codes[d]);
+    const float value_scale = isa.quantize(value + first, count, bits, clip, codes);
+    value_scales_[g * shape_.capacity + token] = to_half(value_scale);
+    for (int64_t d = 0; d < count; ++d)
+      set_code(values_ + (first + d) / kRows * shape_.value_row_bytes(), bits, (first + d) % kRows,
+               token, codes[d]);
+  }
+}
+
+void Stream::append_half(const float* key, const float* value) {
+  const int64_t token = size_++;
+  uint16_t* key_row = reinterpret_cast<uint16_t*>(keys_ + token / kRows * shape_.key_row_bytes());
+  for (int64_t d = 0; d < shape_.head_dim; ++d) {
+    key_row[d * kRows + token % kRows] = to_half(key[d]);
+    uint8_t* value_row = values_ + d / kRows * shape_.value_row_bytes();
+    reinterpret_cast<uint16_t*>(value_row)[token * kRows + d % kRows] = to_half(value[d]);
+  }
+}
+
+Matrix Stream::keys(int64_t tokens) const {
+  Matrix made;
+  made.tiles = keys_;
+  made.scales = shape_.bits == kHalfBits ? nullptr : key_scales_;
+  made.rows = tokens;
+  made.columns = shape_.head_dim;
+  made.group_size = group();
+  made.groups = groups();
+  made.tile_row_bytes = shape_.key_row_bytes();
+  made.bits = shape_.bits;
+  return made;
+}
+
+Matrix Stream::values(int64_t tokens, int64_t index) const {
+  Matrix made;
+  const int64_t first = index * group();
+  made.tiles = values_ + first / kRows * shape_.value_row_bytes();
+  made.rows = std::min(group(), shape_.head_dim - first);
+  made.columns = tokens;
+  made.group_size = kValueGroup;
+  made.groups = (tokens + kValueGroup - 1) / kValueGroup;
+  made.tile_row_bytes = shape_.value_row_bytes();
+  made.bits = shape_.bits;
+  return made;
+}
+
+}  // namespace edgeqat

@@ -1,0 +1,177 @@
+// The C ABI: exceptions become a status and a line of text.
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "edgeqat.h"
+#include "engine.h"
+#include "error.h"
+#include "registry.h"
+#include "sampler.h"
+#include "tile.h"
+
+struct edgeqat_engine {
+  edgeqat::Engine engine;
+};
+
+struct edgeqat_sampler {
+  edgeqat::Sampler sampler;
+};
+
+namespace {
+
+using namespace edgeqat;
+
+thread_local std::string last_error;
+thread_local int last_status = EDGEQAT_OK;
+
+int failed(int status, const std::string& message) {
+  last_error = message;
+  for (char& c : last_error)
+    if (static_cast<unsigned char>(c) < ' ') c = ' ';
+  return last_status = status;
+}
+
+template <class Work>
+int guarded(const Work& work) {
+  last_error.clear();
+  last_status = EDGEQAT_OK;
+  try {
+    work();
+    return EDGEQAT_OK;
+  } catch (const Unsupported& error) {
+    return failed(EDGEQAT_UNSUPPORTED, error.what());
+  } catch (const std::bad_alloc&) {
+    return failed(EDGEQAT_FAILED, "memory: not enough of it; choose a smaller context");
+  } catch (const std::exception& error) {
+    return failed(EDGEQAT_FAILED, error.what());
+  }
+}
+
+template <class Make>
+edgeqat_engine* opened(const Make& make, int threads, int64_t context) {
+  edgeqat_engine* engine = nullptr;
+  guarded([&] {
+    if (threads < 0 || threads > 1024)
+      throw Error("threads: " + std::to_string(threads) + " is not from 0 to 1024");
+    engine = new edgeqat_engine{{make(), threads, context}};
+  });
+  return engine;
+}
+
+void check_bits(int bits) {
+  if (bits < 1 || bits > 8 || !tile_inputs(bits))
+    throw Error("bits: " + std::to_string(bits) + " is not one of 1, 2, 3, 4, 6, 8");
+}
+
+}  // namespace
+
+const char* edgeqat_error(void) { return last_error.c_str(); }
+
+int edgeqat_last_status(void) { return last_status; }
+
+const char* edgeqat_isa(int index, int* available) {
+  if (index < 0 || index >= int(registry().size())) return nullptr;
+  if (available) *available = registry()[index]->available();
+  return registry()[index]->name;
+}
+
+const char* edgeqat_active_isa(void) {
+  const char* name = nullptr;
+  guarded([&] { name = active_isa().name; });
+  return name;
+}
+
+edgeqat_engine* edgeqat_open(const char* folder, int threads, int64_t context, int half) {
+  return opened([&] { return Model::open(folder, half); }, threads, context);
+}
+
+edgeqat_engine* edgeqat_open_random(const char* shape, int threads, int64_t context, int half) {
+  return opened([&] { return Model::random(shape, half); }, threads, context);
+}
+
+void edgeqat_close(edgeqat_engine* engine) { delete engine; }
+
+int edgeqat_get_info(const edgeqat_engine* engine, edgeqat_info* info) {
+  const Engine& e = engine->engine;
+  *info = {e.model().config.vocabulary, e.context(), e.position(), e.model().matrix_bytes(),
+           e.threads(), e.isa().name};
+  return EDGEQAT_OK;
+}
+
+int edgeqat_forward(edgeqat_engine* engine, const int32_t* ids, int64_t count, float* logits,
+                    int all) {
+  return guarded([&] { engine->engine.forward(ids, count, logits, all); });
+}
+
+int edgeqat_reset(edgeqat_engine* engine) {
+  return guarded([&] { engine->engine.reset(); });
+}
+
+edgeqat_sampler* edgeqat_sampler_new(float temperature, int64_t top_k, float top_p,
+                                     uint64_t seed) {
+  edgeqat_sampler* sampler = nullptr;
+  guarded([&] {
+    if (!(temperature >= 0) || top_k < 0 || !(top_p >= 0 && top_p <= 1))
+      throw Error("sampling: temperature and top_k are at least 0, top_p is from 0 to 1");
+    sampler = new edgeqat_sampler{Sampler({temperature, top_k, top_p, seed})};
+  });
+  return sampler;
+}
+
+int32_t edgeqat_sample(edgeqat_sampler* sampler, const float* logits, int64_t count) {
+  return sampler->sampler.next(logits, count);
+}
+
+void edgeqat_sampler_free(edgeqat_sampler* sampler) { delete sampler; }
+
+int edgeqat_unpack(const uint8_t* tiles, int bits, int64_t rows, int64_t columns, int8_t* codes) {
+  return guarded([&] {
+    check_bits(bits);
+    const int64_t row_bytes = tiles_of(columns, bits) * tile_bytes(bits);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t k = 0; k < columns; ++k)
+        codes[row * columns + k] =
+            int8_t(get_code(tiles + row / kRows * row_bytes, bits, row % kRows, k));
+  });
+}
+
+int edgeqat_quantize(const char* isa, const float* x, int64_t rows, int64_t columns, int bits,
+                     float clip, int8_t* codes, float* scale) {
+  return guarded([&] {
+    check_bits(bits);
+    const Isa& row_of = isa_named(isa);
+    for (int64_t row = 0; row < rows; ++row)
+      scale[row] =
+          row_of.quantize(x + row * columns, columns, bits, clip, codes + row * columns);
+  });
+}
+
+int edgeqat_product(const char* isa, const uint8_t* tiles, const uint16_t* scales, int bits,
+                    int64_t rows, int64_t columns, int64_t group_size, const int8_t* codes,
+                    const float* code_scale, int64_t tokens, float* out) {
+  return guarded([&] {
+    check_bits(bits);
+    const Isa& row_of = isa_named(isa);
+    Matrix m;
+    m.tiles = tiles;
+    m.scales = scales;
+    m.rows = rows;
+    m.columns = columns;
+    m.group_size = group_size && group_size < columns ? group_size : std::max<int64_t>(columns, 1);
+    m.groups = std::max<int64_t>(1, (columns + m.group_size - 1) / m.group_size);
+    m.tile_row_bytes = tiles_of(columns, bits) * tile_bytes(bits);
+    m.bits = bits;
+    InputBuffer buffer;
+    const auto given = buffer.rows(tokens, columns);
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::memset(given.codes + t * given.stride, 0, given.stride);
+      std::memcpy(given.codes + t * given.stride, codes + t * columns, columns);
+      given.scale[t] = code_scale[t];
+    }
+    const Inputs& x = buffer.interleave(row_of, tokens, {columns, m.group_size, m.groups, 0, 8});
+    row_of.product(m, x, out, rows, 0, m.tile_rows());
+  });
+}

@@ -1,0 +1,50 @@
+// config.json of a packed folder: the shape of the model and the record of every packed layer.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace edgeqat {
+
+struct LayerSpec {
+  int64_t rows = 0, columns = 0;
+  int bits = 0;
+  int64_t group_size = 0;  // `columns` where a row has one scale
+  int input_bits = 16;     // 16: float
+  int64_t rotation = 0;
+  bool bias = false;
+  std::string tied_to;
+
+  int64_t groups() const { return (columns + group_size - 1) / group_size; }
+};
+
+struct RopeSpec {
+  std::string type = "default";
+  double theta = 10000, factor = 1;
+  double low_frequency = 1, high_frequency = 4;  // llama3
+  double original_positions = 8192;              // llama3
+};
+
+struct Config {
+  std::string family;  // llama, mistral, qwen2, qwen3
+  int64_t hidden = 0, ffn = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0;
+  int64_t positions = 0;  // longest sequence, also bounded by a sliding window
+  float epsilon = 0;
+  bool tied = false, attention_bias = false, output_bias = false, mlp_bias = false;
+  bool head_norms = false;  // RMSNorm of q and k per head (Qwen3)
+  RopeSpec rope;
+  std::vector<int64_t> stop;  // ids that end a text
+
+  std::string scheme;
+  int activation_bits = 16, kv_bits = 16;
+  int64_t sinks = 4;
+  bool rotate_keys = false, key_offset = false;
+  std::map<std::string, LayerSpec> packed;  // by name; a layer that is absent is float
+
+  // Reads and checks config.json; an Unsupported says what the engine does not run.
+  static Config parse(const std::string& text);
+};
+
+}  // namespace edgeqat

@@ -1,0 +1,129 @@
+#include "inputs.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "hadamard.h"
+#include "tile.h"
+
+namespace edgeqat {
+namespace {
+
+template <class T>
+void grow(Buffer<T>& buffer, int64_t size) {
+  if (buffer.size() < size) buffer = Buffer<T>(size + size / 2);
+}
+
+// Calls work(first, tokens) for every block of `block` tokens.
+template <class Work>
+void each_block(Pool* pool, int64_t tokens, int64_t block, const Work& work) {
+  const auto some = [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) work(b * block, std::min(block, tokens - b * block));
+  };
+  const int64_t blocks = (tokens + block - 1) / block;
+  if (pool && blocks > 1) pool->split(blocks, some);
+  else some(0, blocks);
+}
+
+}  // namespace
+
+float activation_clip(int bits) {
+  return bits == 4 ? 0.75f : bits == 3 ? 0.55f : bits == 2 ? 0.5f : 1.0f;
+}
+
+float cache_clip(int bits) {
+  return bits == 4 ? 0.9f : bits == 3 ? 0.7f : bits == 2 ? 0.6f : 1.0f;
+}
+
+void InputBuffer::reserve(int64_t tokens, int64_t stride, int64_t groups) {
+  grow(rows_, tokens * stride);
+  grow(codes_, tokens * stride);
+  grow(scale_, tokens);
+  grow(sums_, tokens * groups);
+}
+
+const Inputs& InputBuffer::fill(const Isa& isa, Pool* pool, const float* x, int64_t tokens,
+                                int64_t stride, const InputSpec& spec) {
+  if (spec.rotation > 1) {
+    grow(rotated_, tokens * spec.columns);
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* row = rotated_.data() + t * spec.columns;
+      std::memcpy(row, x + t * stride, spec.columns * sizeof(float));
+      rotate(row, spec.columns, spec.rotation);
+    }
+    x = rotated_.data();
+    stride = spec.columns;
+  }
+  if (spec.bits == kHalfBits) return floats(isa, pool, x, tokens, stride, spec.columns);
+  const int64_t padded = round_up(spec.columns, kInputPad);
+  reserve(tokens, padded, spec.groups);
+  inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
+  each_block(pool, tokens, isa.block_tokens, [&](int64_t first, int64_t count) {
+    for (int64_t t = first; t < first + count; ++t) quantize_row(isa, x + t * stride, spec, t);
+    interleave_block(spec, first, count);
+  });
+  return inputs_;
+}
+
+void InputBuffer::quantize_row(const Isa& isa, const float* x, const InputSpec& spec, int64_t t) {
+  int8_t* codes = rows_.data() + t * inputs_.stride;
+  scale_[t] = isa.quantize(x, spec.columns, spec.bits, activation_clip(spec.bits), codes);
+  if (half_step(spec.bits)) {  // levels are half-integers: doubled they are odd integers
+    for (int64_t i = 0; i < spec.columns; ++i) codes[i] = int8_t(2 * codes[i] + 1);
+    scale_[t] /= 2;
+  }
+  std::memset(codes + spec.columns, 0, inputs_.stride - spec.columns);
+}
+
+void InputBuffer::interleave_block(const InputSpec& spec, int64_t first, int64_t tokens) {
+  const int64_t stride = inputs_.stride, words = stride / 4;
+  for (int64_t t = first; t < first + tokens; ++t) {
+    const int8_t* row = rows_.data() + t * stride;
+    for (int64_t g = 0, begin = 0; g < spec.groups; ++g, begin += spec.group_size) {
+      int32_t sum = 0;
+      const int64_t end = std::min(begin + spec.group_size, spec.columns);
+      for (int64_t i = begin; i < end; ++i) sum += row[i];
+      sums_[t * spec.groups + g] = sum;
+    }
+  }
+  const int32_t* from = reinterpret_cast<const int32_t*>(rows_.data() + first * stride);
+  int32_t* to = reinterpret_cast<int32_t*>(codes_.data() + first * stride);
+  if (tokens == 1) {
+    std::memcpy(to, from, stride);
+    return;
+  }
+  for (int64_t k = 0; k < words; ++k)
+    for (int64_t t = 0; t < tokens; ++t) to[k * tokens + t] = from[t * words + k];
+}
+
+InputBuffer::Rows InputBuffer::rows(int64_t tokens, int64_t columns) {
+  const int64_t padded = round_up(columns, kInputPad);
+  grow(rows_, tokens * padded);
+  grow(scale_, tokens);
+  return {rows_.data(), scale_.data(), padded};
+}
+
+const Inputs& InputBuffer::interleave(const Isa& isa, int64_t tokens, const InputSpec& spec) {
+  const int64_t padded = round_up(spec.columns, kInputPad);
+  grow(codes_, tokens * padded);
+  grow(sums_, tokens * spec.groups);
+  inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
+  each_block(nullptr, tokens, isa.block_tokens,
+             [&](int64_t first, int64_t count) { interleave_block(spec, first, count); });
+  return inputs_;
+}
+
+const Inputs& InputBuffer::floats(const Isa& isa, Pool* pool, const float* x, int64_t tokens,
+                                  int64_t stride, int64_t columns) {
+  const int64_t padded = round_up(columns, kInputPad);
+  grow(values_, tokens * padded);
+  inputs_ = {nullptr, values_.data(), nullptr, nullptr, tokens, padded};
+  each_block(pool, tokens, isa.block_tokens, [&](int64_t first, int64_t count) {
+    float* to = values_.data() + first * padded;
+    for (int64_t k = 0; k < columns; ++k)
+      for (int64_t t = 0; t < count; ++t) to[k * count + t] = x[(first + t) * stride + k];
+  });
+  return inputs_;
+}
+
+}  // namespace edgeqat

@@ -1,0 +1,68 @@
+// One row per instruction set: the operations that are compiled several times, and their operands.
+//
+//     y[t][o] = scale_x[t] * sum_g scale_w[o][g] * (int32 dot product of the codes of group g)
+//
+// Everything the engine computes on codes is this one product: linear layers (rows are outputs),
+// scores (rows are cached tokens, inputs are head dimensions) and the weighted sum of values (rows
+// are head dimensions, inputs are cached tokens). scalar.cc is the truth; every other row equals it
+// bit for bit, because the 16 lanes are rows and each lane adds in the same order.
+//
+// Legend: T tokens, O rows, I columns, G groups of a row.
+#pragma once
+
+#include <cstdint>
+
+namespace edgeqat {
+
+constexpr int64_t kRows = 16;        // rows of a tile
+constexpr int64_t kInputPad = 32;    // inputs are zero-padded to a multiple of the widest tile
+constexpr int kHalfBits = 16;        // "width" of matrices that hold fp16 values instead of codes
+
+// Rows in tiles of 16, as docs/format.md lays them out; at kHalfBits [O/16][I][16] fp16 values.
+struct Matrix {
+  const uint8_t* tiles = nullptr;
+  const uint16_t* scales = nullptr;  // fp16 [O/16][G][16]; null: every scale is 1
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t group_size = 0;            // a multiple of 32, or at least `columns`
+  int64_t groups = 1;
+  int64_t tile_row_bytes = 0;        // from one tile row to the next
+  int bits = 0;
+
+  int64_t tile_rows() const { return (rows + kRows - 1) / kRows; }
+};
+
+// Activations of T tokens, interleaved in blocks of Isa::block_tokens: a block of t tokens holds
+// [I/4][t][4] codes (or [I][t] values), so that the kernels read it front to back.
+struct Inputs {
+  const int8_t* codes = nullptr;
+  const float* values = nullptr;     // used instead of codes with matrices of kHalfBits
+  const int32_t* sums = nullptr;     // [T][G] sums of the codes of a group: removes the offset
+  const float* scale = nullptr;      // [T]
+  int64_t tokens = 0;
+  int64_t stride = 0;                // I rounded up to kInputPad
+};
+
+struct Isa {
+  const char* name;
+  bool (*available)();
+  int64_t block_tokens;
+
+  // out[t * stride + o] for the rows o of the tile rows [first, last).
+  void (*product)(const Matrix&, const Inputs&, float* out, int64_t stride, int64_t first,
+                  int64_t last);
+  // Codes of one row and its scale: clamp(round_half_even(x * (top / m) - z), qmin, qmax).
+  float (*quantize)(const float* x, int64_t count, int bits, float clip, int8_t* codes);
+  // out = x / rms(x) * weight.
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t count, float* out);
+  // x in place becomes exp(x * factor - maximum of x * factor); returns the sum.
+  float (*softmax)(float* x, float factor, int64_t count);
+  // out = silu(gate) * up.
+  void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
+  // Weights of at most 14 bits as two bytes: p * fp16 scale = step * (128 * high + low).
+  float (*split)(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low);
+};
+
+extern const Isa kScalar, kAvx2, kAvx512Vnni, kNeonDotprod, kNeonI8mm;
+
+}  // namespace edgeqat

@@ -1,0 +1,17 @@
+// The registry row of an instruction set S (internal linkage, as in vector.h).
+#pragma once
+
+#include "product.h"
+#include "vector.h"
+
+namespace edgeqat {
+namespace {
+
+template <class S>
+constexpr Isa row_of(const char* name, bool (*available)()) {
+  return {name,        available, S::kTokens, &product<S>, &quantize,
+          &rms_norm,   &softmax,  &swiglu,    &split<S>};
+}
+
+}  // namespace
+}  // namespace edgeqat

@@ -1,0 +1,54 @@
+// A model ready to run: every matrix bound to the mapped file (packed) or to memory (fp16).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "config.h"
+#include "inputs.h"
+#include "isa.h"
+#include "pool.h"
+#include "tensors.h"
+
+namespace edgeqat {
+
+struct Linear {
+  Matrix matrix;
+  InputSpec input;
+  const float* bias = nullptr;
+};
+
+struct Block {
+  const float* attention_norm = nullptr;
+  const float* mlp_norm = nullptr;
+  const float* query_norm = nullptr;  // null without norms per head
+  const float* key_norm = nullptr;
+  const float* key_offset = nullptr;  // [K][D], null without
+  Linear query, key, value, output, gate, up, down;
+};
+
+struct Model {
+  Config config;
+  Linear head;
+  Matrix embedding;                       // packed, or fp16
+  std::vector<Block> blocks;
+  const float* norm = nullptr;
+  std::unique_ptr<TensorFile> file;       // what packed matrices point into
+  std::vector<Buffer<uint8_t>> memory;    // what fp16 and random ones point into
+
+  int64_t matrix_bytes() const;           // read by one decoding step
+
+  // Maps a packed folder. `half`: expand every matrix to fp16 instead, with float activations and
+  // an fp16 cache: the baseline that packed weights are compared with.
+  static Model open(const std::string& folder, bool half);
+
+  // Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m), w4a8kv4 or fp16.
+  static Model random(const std::string& shape, bool half);
+};
+
+// The embedding of one token: out[columns].
+void embed(const Matrix& embedding, int64_t id, float* out);
+
+}  // namespace edgeqat

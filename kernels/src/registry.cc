@@ -1,0 +1,40 @@
+#include "registry.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "error.h"
+
+namespace edgeqat {
+
+const std::vector<const Isa*>& registry() {
+  static const std::vector<const Isa*> rows = {
+#if defined(__x86_64__)
+      &kAvx512Vnni, &kAvx2,
+#elif defined(__aarch64__) && defined(__linux__)
+      &kNeonI8mm, &kNeonDotprod,
+#endif
+      &kScalar};
+  return rows;
+}
+
+const Isa& isa_named(const char* name) {
+  std::string usable;
+  for (const Isa* isa : registry()) {
+    if (isa->available()) usable += std::string(usable.empty() ? "" : ", ") + isa->name;
+    if (std::strcmp(isa->name, name) == 0 && isa->available()) return *isa;
+  }
+  throw Error(std::string("EDGEQAT_ISA: '") + name + "' is not available here; choose from " +
+              usable);
+}
+
+const Isa& active_isa() {
+  const char* wanted = std::getenv("EDGEQAT_ISA");
+  if (wanted && *wanted) return isa_named(wanted);
+  for (const Isa* isa : registry())
+    if (isa->available()) return *isa;
+  return kScalar;
+}
+
+}  // namespace edgeqat

@@ -1,0 +1,96 @@
+#include "tile.h"
+
+#include <cstring>
+
+namespace edgeqat {
+namespace {
+
+// Byte of a row and an input inside a run of planes of `width` bits, and the bit it starts at.
+struct Place {
+  int64_t byte;
+  int shift;
+};
+
+Place place(int width, int64_t row, int64_t input) {
+  const int64_t inputs = 32 / width;  // of one 64-byte plane
+  const int64_t inside = input % inputs;
+  return {64 * (input / inputs) + 4 * row + inside % 4, int(width * (inside / 4))};
+}
+
+// Widths of the planes of a tile, low bits first; the second is 0 where there is one plane.
+struct Planes {
+  int low, high;
+};
+
+Planes planes(int bits) {
+  if (bits == 6) return {4, 2};
+  if (bits == 3) return {2, 1};
+  return {bits, 0};
+}
+
+void set_field(uint8_t* plane, int width, int64_t row, int64_t input, int value) {
+  const Place spot = place(width, row, input);
+  const int mask = ((1 << width) - 1) << spot.shift;
+  plane[spot.byte] = uint8_t((plane[spot.byte] & ~mask) | (value << spot.shift & mask));
+}
+
+int get_field(const uint8_t* plane, int width, int64_t row, int64_t input) {
+  const Place spot = place(width, row, input);
+  return plane[spot.byte] >> spot.shift & ((1 << width) - 1);
+}
+
+}  // namespace
+
+void set_code(uint8_t* tile_row, int bits, int64_t row, int64_t input, int code) {
+  uint8_t* tile = tile_row + input / tile_inputs(bits) * tile_bytes(bits);
+  const int64_t inside = input % tile_inputs(bits);
+  const Planes width = planes(bits);
+  const int stored = code + (1 << (bits - 1));
+  set_field(tile, width.low, row, inside, stored & ((1 << width.low) - 1));
+  if (width.high) set_field(tile + 128, width.high, row, inside, stored >> width.low);
+}
+
+int get_code(const uint8_t* tile_row, int bits, int64_t row, int64_t input) {
+  const uint8_t* tile = tile_row + input / tile_inputs(bits) * tile_bytes(bits);
+  const int64_t inside = input % tile_inputs(bits);
+  const Planes width = planes(bits);
+  int stored = get_field(tile, width.low, row, inside);
+  if (width.high) stored |= get_field(tile + 128, width.high, row, inside) << width.low;
+  return stored - (1 << (bits - 1));
+}
+
+float from_half(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000) << 16, exponent = half >> 10 & 31;
+  uint32_t mantissa = half & 1023, bits;
+  if (exponent == 31) {
+    bits = sign | 0x7f800000 | mantissa << 13;
+  } else if (exponent) {
+    bits = sign | (exponent + 112) << 23 | mantissa << 13;
+  } else {
+    const float value = float(mantissa) * 0x1p-24f;  // subnormal: exact in float32
+    return sign ? -value : value;
+  }
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+uint16_t to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return uint16_t(sign | 0x7e00);
+  if (bits >= 0x47800000) return uint16_t(sign | 0x7c00);  // 65536 and above: infinity
+  if (bits < 0x38800000) {                                 // below 2^-14: subnormal
+    float magnitude;
+    std::memcpy(&magnitude, &bits, sizeof magnitude);
+    magnitude += 0.5f;  // the float adder rounds to steps of 2^-24, half to even
+    std::memcpy(&bits, &magnitude, sizeof bits);
+    return uint16_t(sign | (bits - 0x3f000000));
+  }
+  const uint32_t odd = bits >> 13 & 1;  // may carry into the exponent, up to infinity: as it should
+  return uint16_t(sign | ((bits - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+}  // namespace edgeqat

@@ -1,0 +1,145 @@
+// Elementwise operations, written once and compiled for every instruction set.
+//
+// Plain loops that the compiler vectorizes. Reductions keep 16 partial results on every instruction
+// set, and nothing is contracted or reordered, so all of them give the same bits. Everything has
+// internal linkage: two copies compiled for different machines must never be merged by the linker.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "tile.h"
+
+namespace edgeqat {
+namespace {
+
+constexpr float kSmallestAbsmax = 0x1p-100f;  // keeps top / absmax finite where a row is zero
+constexpr int kLanes = 16;
+
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Round half to even for |x| < 2^22: the adder does it.
+inline float round_even(float x) { return (x + 12582912.0f) - 12582912.0f; }
+
+inline float clamped(float x, float low, float high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+// exp(x) for x in [-87, 88] to 2 units in the last place, 0 below.
+inline float exponential(float x) {
+  const float bounded = clamped(x, -87.0f, 88.0f);
+  const float n = round_even(bounded * 1.44269504f);
+  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float mantissa = p * r * r + r + 1.0f;
+  const float value = mantissa * float_of(uint32_t(int32_t(n) + 127) << 23);
+  return x < -87.0f ? 0.0f : value;
+}
+
+// Non-negative floats order like their bits, and integers may be compared in any order.
+inline float absmax(const float* x, int64_t count) {
+  uint32_t most = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t magnitude = bits_of(x[i]) & 0x7fffffff;
+    most = magnitude > most ? magnitude : most;
+  }
+  return float_of(most);
+}
+
+inline float sum_lanes(const float (&lanes)[kLanes]) {
+  float total = 0;
+  for (int j = 0; j < kLanes; ++j) total += lanes[j];
+  return total;
+}
+
+inline float quantize(const float* x, int64_t count, int bits, float clip, int8_t* codes) {
+  const float offset = half_step(bits) ? 0.5f : 0.0f;
+  const float least = float(-(1 << (bits - 1))), most = float((1 << (bits - 1)) - 1);
+  const float top = most + offset;
+  const float peak = absmax(x, count) * clip;
+  // torch computes top / m as (1 / m) * top: the same two roundings
+  const float ratio = 1.0f / (peak < kSmallestAbsmax ? kSmallestAbsmax : peak) * top;
+  for (int64_t i = 0; i < count; ++i)
+    codes[i] = int8_t(clamped(round_even(clamped(x[i] * ratio - offset, -512, 512)), least, most));
+  return peak / top;
+}
+
+inline void rms_norm(const float* x, const float* weight, float epsilon, int64_t count,
+                     float* out) {
+  float lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) lanes[j] += x[i + j] * x[i + j];
+  for (int j = 0; i + j < count; ++j) lanes[j] += x[i + j] * x[i + j];
+  const float factor = 1.0f / __builtin_sqrtf(sum_lanes(lanes) / float(count) + epsilon);
+  for (i = 0; i < count; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+inline float softmax(float* x, float factor, int64_t count) {
+  float most[kLanes], lanes[kLanes] = {};
+  for (int j = 0; j < kLanes; ++j) most[j] = x[0];
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+  for (int j = 0; i + j < count; ++j) most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+  float peak = most[0];
+  for (int j = 1; j < kLanes; ++j) peak = most[j] > peak ? most[j] : peak;
+  for (i = 0; i + kLanes <= count; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) {
+      x[i + j] = exponential((x[i + j] - peak) * factor);
+      lanes[j] += x[i + j];
+    }
+  for (int j = 0; i + j < count; ++j) {
+    x[i + j] = exponential((x[i + j] - peak) * factor);
+    lanes[j] += x[i + j];
+  }
+  return sum_lanes(lanes);
+}
+
+inline void swiglu(const float* gate, const float* up, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+}
+
+// `count` is a multiple of 16. 14 bits keep what an attention weight contributes to 3e-5 of the
+// largest one, and both bytes are non-negative and signed, as every integer kernel takes them.
+template <class S>
+float split(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low) {
+  constexpr float kLevels = 127 * 128 + 127;
+  float lanes[kLanes] = {}, products[kLanes];
+  for (int64_t i = 0; i < count; i += kLanes) {
+    S::store(products, S::multiply(S::load(p + i), S::half16(scale + i)));
+    for (int j = 0; j < kLanes; ++j) lanes[j] = products[j] > lanes[j] ? products[j] : lanes[j];
+  }
+  float peak = kSmallestAbsmax;
+  for (int j = 0; j < kLanes; ++j) peak = lanes[j] > peak ? lanes[j] : peak;
+  const float ratio = kLevels / peak;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    S::store(products, S::multiply(S::load(p + i), S::half16(scale + i)));
+    for (int j = 0; j < kLanes; ++j) {
+      const int32_t level = int32_t(products[j] * ratio + 0.5f);
+      high[i + j] = int8_t(level >> 7);
+      low[i + j] = int8_t(level & 127);
+    }
+  }
+  return peak / kLevels;
+}
+
+}  // namespace
+}  // namespace edgeqat

@@ -1,0 +1,167 @@
+// edgeqat-run: generates from token ids and measures, on a machine that has nothing else.
+//
+//   edgeqat-run FOLDER --ids 1,15,20 --tokens 32
+//   edgeqat-run FOLDER --bench            (or --shape tinyllama-1.1b --bench)
+
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "edgeqat.h"
+
+namespace {
+
+constexpr char kUsage[] =
+    "usage: edgeqat-run FOLDER | --shape NAME  [--ids 1,2,3] [--tokens N] [--temperature T]\n"
+    "                   [--top-k K] [--top-p P] [--seed S] [--threads N] [--context N] [--fp16]\n"
+    "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
+    "FOLDER is what `edgeqat quantize` wrote; NAME is tinyllama-1.1b, llama-58m or smollm-135m.\n";
+
+struct Options {
+  std::string folder, shape;
+  std::vector<int32_t> ids;
+  int64_t tokens = 64, context = 0, prompt = 128, depth = 0, repeat = 5, top_k = 0;
+  float temperature = 0, top_p = 1;
+  uint64_t seed = 0;
+  int threads = 0;
+  bool half = false, bench = false;
+};
+
+[[noreturn]] void stop(int code, const std::string& message) {
+  std::fprintf(stderr, "error: %s\n", message.c_str());
+  std::exit(code);
+}
+
+double number(const std::string& flag, const char* text) {
+  char* end = nullptr;
+  const double value = text ? std::strtod(text, &end) : 0;
+  if (!text || end == text || *end || !(value >= 0) || value > 1e15)
+    stop(2, flag + ": '" + (text ? text : "") + "' is not a number from 0");
+  return value;
+}
+
+std::vector<int32_t> list_of(const std::string& text) {
+  std::vector<int32_t> ids;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    ids.push_back(int32_t(number("--ids", text.substr(begin, end - begin).c_str())));
+    begin = end + 1;
+  }
+  return ids;
+}
+
+Options parse(int count, char** arguments) {
+  Options o;
+  for (int i = 1; i < count; ++i) {
+    const std::string flag = arguments[i];
+    const auto next = [&] { return i + 1 < count ? arguments[++i] : nullptr; };
+    const auto whole = [&] { return int64_t(number(flag, next())); };
+    if (flag == "--help") std::printf("%s", kUsage), std::exit(0);
+    else if (flag == "--shape" && i + 1 < count) o.shape = next();
+    else if (flag == "--ids" && i + 1 < count) o.ids = list_of(next());
+    else if (flag == "--tokens") o.tokens = whole();
+    else if (flag == "--temperature") o.temperature = float(number(flag, next()));
+    else if (flag == "--top-k") o.top_k = whole();
+    else if (flag == "--top-p") o.top_p = float(number(flag, next()));
+    else if (flag == "--seed") o.seed = uint64_t(whole());
+    else if (flag == "--threads") o.threads = int(whole());
+    else if (flag == "--context") o.context = whole();
+    else if (flag == "--prompt") o.prompt = whole();
+    else if (flag == "--depth") o.depth = whole();
+    else if (flag == "--repeat") o.repeat = whole();
+    else if (flag == "--fp16") o.half = true;
+    else if (flag == "--bench") o.bench = true;
+    else if (flag[0] != '-' && o.folder.empty()) o.folder = flag;
+    else stop(2, flag + ": unknown, or its value is missing; see --help");
+  }
+  if (o.folder.empty() == o.shape.empty()) stop(2, "folder: name a packed folder or --shape");
+  return o;
+}
+
+void check(int status) {
+  if (status != EDGEQAT_OK) stop(1, edgeqat_error());
+}
+
+double seconds() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration<double>(now).count();
+}
+
+void report(const std::string& test, const std::vector<double>& speeds) {
+  double mean = 0, square = 0;
+  for (double speed : speeds) mean += speed / double(speeds.size());
+  for (double speed : speeds) square += (speed - mean) * (speed - mean);
+  const double sd = speeds.size() > 1 ? std::sqrt(square / double(speeds.size() - 1)) : 0;
+  std::printf("%-12s %10.2f tokens/s  sd %8.2f\n", test.c_str(), mean, sd);
+}
+
+void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
+  if (o.ids.empty()) stop(2, "--ids: give the token ids of a prompt, or --bench");
+  edgeqat_sampler* sampler = edgeqat_sampler_new(o.temperature, o.top_k, o.top_p, o.seed);
+  if (!sampler) stop(2, edgeqat_error());
+  std::vector<float> logits(info.vocabulary);
+  check(edgeqat_forward(engine, o.ids.data(), int64_t(o.ids.size()), logits.data(), 0));
+  for (int64_t i = 0; i < o.tokens; ++i) {
+    const int32_t id = edgeqat_sample(sampler, logits.data(), info.vocabulary);
+    std::printf(i ? ",%d" : "%d", id);
+    std::fflush(stdout);
+    if (i + 1 < o.tokens) check(edgeqat_forward(engine, &id, 1, logits.data(), 0));
+  }
+  std::printf("\n");
+  edgeqat_sampler_free(sampler);
+}
+
+void bench(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
+  std::vector<float> logits(info.vocabulary);
+  std::vector<int32_t> prompt(std::max(o.prompt, o.depth));
+  for (std::size_t i = 0; i < prompt.size(); ++i)
+    prompt[i] = int32_t((i * 7919 + 13) % info.vocabulary);
+  std::vector<double> prefill, decode;
+  for (int64_t run = 0; run <= o.repeat; ++run) {  // the first warms up
+    double start = seconds();
+    if (o.prompt) {
+      check(edgeqat_reset(engine));
+      start = seconds();
+      check(edgeqat_forward(engine, prompt.data(), o.prompt, logits.data(), 0));
+      if (run) prefill.push_back(double(o.prompt) / (seconds() - start));
+    }
+    check(edgeqat_reset(engine));
+    if (o.depth) check(edgeqat_forward(engine, prompt.data(), o.depth, logits.data(), 0));
+    start = seconds();
+    for (int64_t i = 0; i < o.tokens; ++i) {
+      const int32_t id = prompt.empty() ? 1 : prompt[i % prompt.size()];
+      check(edgeqat_forward(engine, &id, 1, logits.data(), 0));
+    }
+    if (run) decode.push_back(double(o.tokens) / (seconds() - start));
+  }
+  std::printf("isa %s, threads %d, matrices %.1f MB\n", info.isa, info.threads,
+              double(info.matrix_bytes) / 1e6);
+  if (o.prompt) report("pp" + std::to_string(o.prompt), prefill);
+  const std::string depth = o.depth ? "@d" + std::to_string(o.depth) : "";
+  if (o.tokens) report("tg" + std::to_string(o.tokens) + depth, decode);
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  std::printf("peak RSS %.1f MB\n", double(usage.ru_maxrss) / 1e3);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const Options o = parse(count, arguments);
+  edgeqat_engine* engine =
+      o.shape.empty() ? edgeqat_open(o.folder.c_str(), o.threads, o.context, o.half)
+                      : edgeqat_open_random(o.shape.c_str(), o.threads, o.context, o.half);
+  if (!engine) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
+  edgeqat_info info;
+  check(edgeqat_get_info(engine, &info));
+  if (o.bench) bench(engine, o, info);
+  else generate(engine, o, info);
+  edgeqat_close(engine);
+  return 0;
+}
