@@ -109,7 +109,8 @@ def require() -> Any:
 
 def isas() -> dict[str, bool]:
     """Instruction sets of the build, best first, and whether this machine has them."""
-    loaded, found, available = require(), {}, c_int()
+    loaded, available = require(), c_int()
+    found: dict[str, bool] = {}
     while (name := loaded.edgeqat_isa(len(found), ctypes.byref(available))) is not None:
         found[name.decode()] = bool(available.value)
     return found
