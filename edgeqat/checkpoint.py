@@ -102,6 +102,10 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a packed folder, checked: ours, of a known version, unchanged."""
     path = folder / CONFIG
+    if not folder.is_dir():
+        raise FormatError(
+            f"folder: '{folder}' does not exist; name a folder `edgeqat quantize` wrote"
+        )
     if not path.is_file():
         raise FormatError(
             f"{CONFIG}: '{folder}' has none; name a folder that `edgeqat quantize` wrote"

@@ -21,7 +21,6 @@ from transformers import (
 )
 
 from edgeqat import checkpoint
-from edgeqat.errors import FormatError
 from edgeqat.hf.quantizer import quantization_config
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.recipe import QuantSection
@@ -84,10 +83,6 @@ def load(folder: str | Path, integer: bool = False, verify: bool = True) -> PreT
     import edgeqat.hf  # noqa: F401  (registers attention and quantizer)
 
     path = Path(folder)
-    if not path.is_dir():
-        raise FormatError(
-            f"folder: '{folder}' does not exist; name a folder `edgeqat quantize` wrote"
-        )
     checkpoint.verify(path) if verify else checkpoint.read_config(path)
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True).eval()
     for module in model.modules():

@@ -45,7 +45,7 @@ def generate(
     """Pieces of text that continue `prompt`; temperature 0 is greedy."""
     if engine not in ENGINES:
         raise UsageError(f"engine: '{engine}' is unknown; choose from {', '.join(ENGINES)}")
-    config = checkpoint.verify(_existing(folder))
+    config = checkpoint.verify(folder)
     tokenizer = packed_folder.load_tokenizer(folder)
     ids = tokenizer(prompt, return_token_type_ids=False)["input_ids"]
     longest = config["max_position_embeddings"]
@@ -63,14 +63,6 @@ def generate(
         return
     with opened:
         yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling))
-
-
-def _existing(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise UsageError(
-            f"folder: '{folder}' does not exist; name a folder `edgeqat quantize` wrote"
-        )
-    return folder
 
 
 def _open(folder: Path) -> Engine | None:
