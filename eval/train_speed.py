@@ -60,6 +60,9 @@ def _in_a_process(row: str) -> dict[str, float]:
 
 def measure(options: argparse.Namespace, row: str) -> dict[str, float]:
     """Tokens per second of the fastest step and the process's peak RSS."""
+    from edgeqat.runtime import native
+
+    native.keep_freed_memory()  # before torch
     import torch
 
     from edgeqat import recipe as recipes

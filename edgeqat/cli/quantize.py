@@ -51,7 +51,10 @@ def command(
     resolved = recipes.load(chosen, values)
     name = Path(resolved.model.name).name
     target = Path(f"{name}-{resolved.quant.scheme}" if output is None else output)
+    from edgeqat.runtime.native import keep_freed_memory
+
     log.setup()
+    keep_freed_memory()  # before torch is imported
     if dry_run:
         from edgeqat.pipeline.plan import plan
 

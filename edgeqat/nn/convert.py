@@ -21,7 +21,7 @@ from torch import nn
 
 from edgeqat.errors import ModelError
 from edgeqat.nn.attention import AttentionQuantizer
-from edgeqat.nn.linear import QuantEmbedding, QuantLinear
+from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size, rotate
@@ -104,6 +104,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
                 _replace(model, name, embedding)
         elif decision.bits < FLOAT_BITS or decision.input_bits < FLOAT_BITS:
             _replace(model, name, _quant_linear(layer, decision, quant, embeddings))
+    _share_inputs(model)
     add_attention_quantizers(model, quant)
     return model
 
@@ -300,6 +301,18 @@ def _quant_linear(
     if decision.bits < FLOAT_BITS:
         weights = _weight_quantizer(layer, decision, quant)
     return QuantLinear.wrap(layer, weights, inputs, decision.rotation)
+
+
+def _share_inputs(model: nn.Module) -> None:
+    """Let layers of one parent with the same quantization of their input share it."""
+    for parent in model.modules():
+        shared: dict[tuple[int, int, int], SharedInput] = {}
+        for layer in parent.children():
+            if isinstance(layer, QuantLinear) and isinstance(
+                layer.input_quantizer, DynamicQuantizer
+            ):
+                kind = (layer.in_features, layer.input_quantizer.grid.bits, layer.rotation)
+                layer.shared_input = shared.setdefault(kind, SharedInput())
 
 
 def _plain(layer: Any, weight: Any) -> nn.Module:

@@ -13,6 +13,7 @@ Legend: B batch, T tokens, I in_features, O out_features, V vocabulary, H hidden
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,12 +26,40 @@ from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.lsq import WeightQuantizer
 
 
+class SharedInput:
+    """The quantized input of layers that read the same tensor (q, k and v; gate and up), computed
+    by the first of them and kept until that tensor is gone.
+    """
+
+    def __init__(self) -> None:
+        self._source: weakref.ref[Tensor] | None = None
+        self._state: tuple[Any, ...] = ()
+        self._output: Tensor | None = None
+
+    def __call__(self, input: Tensor, quantizer: nn.Module, rotation: int) -> Tensor:
+        version = 0 if input.is_inference() else input._version
+        state = (version, torch.is_grad_enabled(), quantizer.enabled)
+        known = self._source is not None and self._source() is input and self._state == state
+        if known and self._output is not None:
+            return self._output
+        output = quantizer(rotate(input, rotation))
+        if output is not input:  # else it would keep its own source
+            self._source, self._state = weakref.ref(input, self._forget), state
+            self._output = output
+        return output
+
+    def _forget(self, source: weakref.ref[Tensor]) -> None:
+        if source is self._source:
+            self._source = self._output = None
+
+
 class QuantLinear(nn.Linear):
     """nn.Linear with a quantized weight (O, I) and a quantized input (..., I)."""
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
     rotation: int
+    shared_input: SharedInput | None = None
 
     @classmethod
     def wrap(
@@ -61,8 +90,12 @@ class QuantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight_quantizer(self.weight)
+        if self.shared_input is not None:
+            quantized = self.shared_input(input, self.input_quantizer, self.rotation)
+        else:
+            quantized = self.input_quantizer(rotate(input, self.rotation))
         with _recomputed(weight, self.weight_quantizer, self.weight):
-            return F.linear(self.input_quantizer(rotate(input, self.rotation)), weight, self.bias)
+            return F.linear(quantized, weight, self.bias)
 
 
 @contextmanager

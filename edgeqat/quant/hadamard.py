@@ -30,9 +30,8 @@ def rotate(values: Tensor, block: int) -> Tensor:
     """
     if block < 2:
         return values
-    rotation = _matrix(block, values.device)
-    rotated = values.float().unflatten(-1, (-1, block)) @ rotation
-    return rotated.flatten(-2).to(values.dtype)
+    rotated = values.float().reshape(-1, block) @ _matrix(block, values.device)
+    return rotated.view(values.shape).to(values.dtype)
 
 
 @lru_cache(maxsize=32)

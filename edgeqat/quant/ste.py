@@ -13,6 +13,8 @@ is stored.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,8 @@ from edgeqat.quant.functional import (
 )
 from edgeqat.scheme import Grid
 
+_PART = 2**18  # values quantized at a time: 1 MB
+
 
 class _LSQ(torch.autograd.Function):
     @staticmethod
@@ -34,31 +38,31 @@ class _LSQ(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, scale)
         ctx.grid, ctx.group_size, ctx.factor = grid, group_size, factor
-        steps = scale.unsqueeze(-1)
-        codes = quantize(to_groups(values, group_size), steps, grid)
-        if grid.half_step:
-            codes += grid.offset
-        return from_groups(codes.mul_(steps), values.shape[1])
+        output = torch.empty_like(values)
+        for part, steps, out in _in_cache(values, scale, output):
+            codes = quantize(to_groups(part, group_size), steps, grid)
+            if grid.half_step:
+                codes += grid.offset
+            out.copy_(from_groups(codes.mul_(steps), values.shape[1]))
+        return output
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         values, scale = ctx.saved_tensors
-        grid = ctx.grid
-        ratio = to_groups(values, ctx.group_size) / scale.unsqueeze(-1)
-        outside = (ratio < grid.qmin) | (ratio > grid.qmax + 2 * grid.offset)
-        grad_scale = None
-        if ctx.needs_input_grad[1]:
-            slope = ratio - grid.offset if grid.half_step else ratio.clone()
-            slope.round_().clamp_(grid.qmin, grid.qmax)
-            if grid.half_step:
-                slope += grid.offset
-            slope -= ratio.masked_fill_(outside, 0.0)
-            slope *= to_groups(grad, ctx.group_size)
-            grad_scale = slope.sum(dim=-1).sum_to_size(scale.shape).mul_(ctx.factor)
-        grad_values = None
-        if ctx.needs_input_grad[0]:
-            grad_values = grad.masked_fill(from_groups(outside, values.shape[1]), 0.0)
-        return grad_values, grad_scale, None, None, None
+        need_values, need_scale = ctx.needs_input_grad[:2]
+        grad_values = torch.empty_like(values) if need_values else values
+        grad_scale = torch.zeros_like(scale) if need_scale else scale
+        for part, steps, rows, into_values, into_scale in _in_cache(
+            values, scale, grad, grad_values, grad_scale
+        ):
+            slope, inside = _lsq_slope(to_groups(part, ctx.group_size) / steps, ctx.grid)
+            if need_scale:
+                slope *= to_groups(rows, ctx.group_size)
+                into_scale += slope.sum(dim=-1).sum_to_size(into_scale.shape).mul_(ctx.factor)
+            if need_values:
+                torch.mul(rows, from_groups(inside, values.shape[1]), out=into_values)
+        gradients = (grad_values if need_values else None, grad_scale if need_scale else None)
+        return *gradients, None, None, None
 
 
 class _LSQPlus(torch.autograd.Function):
@@ -110,6 +114,29 @@ class _RoundScale(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         return grad
+
+
+def _lsq_slope(ratio: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """dv_hat/ds and dv_hat/dv (1 or 0) at u = `ratio`, which is overwritten."""
+    slope = ratio - grid.offset if grid.half_step else ratio.clone()
+    slope.round_().clamp_(grid.qmin, grid.qmax)
+    if grid.half_step:
+        slope += grid.offset
+    inside = ratio.clamp(grid.qmin, grid.qmax + 2 * grid.offset).eq_(ratio)
+    slope -= ratio.mul_(inside)
+    return slope, inside
+
+
+def _in_cache(values: Tensor, scale: Tensor, *others: Tensor) -> Iterator[list[Tensor]]:
+    """Rows of `values` and `others` (O, I) a part at a time, small enough to stay in a core's
+    cache, with the steps (rows, G, 1) in second place; others of the scale's shape are cut like it.
+    """
+    rows, columns = values.shape
+    size = max(_PART // max(columns, 1), 1)
+    for start in range(0, rows, size):
+        part = slice(start, start + size)
+        cut = [t if t.shape[0] == 1 else t[part] for t in (scale, *others)]
+        yield [values[part], cut[0].unsqueeze(-1), *cut[1:]]
 
 
 def lsq(

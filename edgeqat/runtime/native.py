@@ -1,4 +1,5 @@
-"""The C++ library through ctypes: the one file that knows the C ABI (kernels/include/edgeqat.h).
+"""The C++ library through ctypes: the one file that knows the C ABI (kernels/include/edgeqat.h),
+and the C library's heap.
 
 The library is the one EDGEQAT_LIBRARY names, or the one built into the wheel; without it `library`
 gives None and says so once. Arrays are numpy arrays, C-contiguous and of exactly the C type.
@@ -20,6 +21,8 @@ import numpy as np
 
 from edgeqat.errors import EdgeQATError, FormatError, UsageError
 
+_HEAP_OPTIONS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}  # glibc's malloc.h
+_NEVER = 2**31 - 1
 UNSUPPORTED = 2  # EDGEQAT_UNSUPPORTED: a sound folder that only torch runs
 _logger = logging.getLogger("edgeqat")
 
@@ -75,6 +78,18 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         ],
     ),
 }
+
+
+def keep_freed_memory() -> None:
+    """For training on Linux: freed tensors stay with the process, in huge pages, instead of going
+    back to the kernel and being mapped again page by page (docs/log.md has the gain). Before the
+    first large tensor; elsewhere, and where the user set these variables, it does nothing.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    for name, option in _HEAP_OPTIONS.items():
+        if set_option is not None and name not in os.environ:
+            set_option(option, _NEVER)
 
 
 @lru_cache(maxsize=1)

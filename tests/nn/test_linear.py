@@ -1,9 +1,13 @@
 """Fake-quantized linear layers: gradients, and what they keep for backward."""
 
+import weakref
+
 import tiny
 import torch
 
 import edgeqat
+from edgeqat.nn.linear import SharedInput
+from edgeqat.quant.dynamic import DynamicQuantizer
 
 
 def kept_bytes(layer, input):
@@ -35,3 +39,35 @@ def test_gradients_are_those_of_the_kept_copy():
     assert torch.allclose(input.grad, upstream @ quantized, atol=1e-5)
     expected = torch.autograd.grad(quantized, layer.weight, upstream.T @ input)[0]
     assert torch.allclose(layer.weight.grad, expected, atol=1e-5)
+
+
+def test_layers_of_one_input_quantize_it_once(monkeypatch):
+    model = edgeqat.prepare(tiny.llama(), "w4a8")
+    attention = model.model.layers[0].self_attn
+    calls = []
+    quantize = DynamicQuantizer.forward
+    monkeypatch.setattr(
+        DynamicQuantizer, "forward", lambda self, x: calls.append(self) or quantize(self, x)
+    )
+    values = torch.randn(1, 3, model.config.hidden_size, requires_grad=True)
+    outputs = [layer(values) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    assert len(calls) == 1
+    gradient = torch.autograd.grad(sum(out.sum() for out in outputs), values)[0]
+    for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
+        layer.shared_input = None
+    alone = [layer(values) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    assert all(torch.equal(a, b) for a, b in zip(outputs, alone, strict=True))
+    expected = torch.autograd.grad(sum(out.sum() for out in alone), values)[0]
+    assert torch.allclose(gradient, expected, atol=1e-6)
+
+
+def test_a_shared_input_is_kept_no_longer_than_its_source_and_never_stale():
+    shared, quantizer = SharedInput(), DynamicQuantizer(8)
+    values = torch.randn(2, 8)
+    before = shared(values, quantizer, 0)
+    values.mul_(2)
+    assert torch.equal(shared(values, quantizer, 0), quantizer(values))
+    assert not torch.equal(before, quantizer(values))
+    kept = weakref.ref(shared(values, quantizer, 0))
+    del values
+    assert kept() is None
