@@ -7,7 +7,6 @@ result depends on nothing of the scheme, so it is kept in a cache (EDGEQAT_CACHE
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from edgeqat.data.text import Blocks
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.hf import source
+from edgeqat.nn.half import float_copy
 from edgeqat.pipeline.inputs import Inputs
 from edgeqat.pipeline.run import Run
 from edgeqat.recipe import Recipe
@@ -34,14 +34,14 @@ def float_same_steps(inputs: Inputs, recipe: Recipe, run: Run, listener: Listene
     known = processes.agreed(lambda: run.known(_ROW) or _read(file))
     if known is None:
         checkpoints = run.checkpoints("float")
-        model = copy.deepcopy(inputs.model)
+        model = float_copy(inputs.model)
         trainer = QATTrainer(
             model, recipe, inputs.train, Objective(recipe.distill, teacher=None), "float",
             listener=listener, checkpoints=checkpoints,
         )  # fmt: skip
         trainer.run()
         if sharding.is_sharded(model):
-            model = sharding.gathered(model, copy.deepcopy(inputs.model))
+            model = sharding.gathered(model, float_copy(inputs.model))
         known = run.result(_ROW, lambda: perplexity(model, inputs.valid))
         if processes.is_first():
             checkpoints.clear()

@@ -13,6 +13,7 @@ from edgeqat.data.text import DEMO, Blocks, BlockStream, load_blocks
 from edgeqat.errors import DataError, ModelError, UsageError
 from edgeqat.hf import source
 from edgeqat.hf.model import check_family
+from edgeqat.nn.half import keep_half
 from edgeqat.recipe import Recipe
 
 DATA_VARIABLE = "EDGEQAT_DATA"
@@ -45,7 +46,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
             "scheme: w16a16kv16 leaves everything in float; write for example --w4a8kv4"
         )
     data = recipe.data
-    model = source.load_model(recipe.model.name, recipe.model.weights)
+    model = keep_half(source.load_model(recipe.model.name, recipe.model.weights))
     check_family(model)
     longest = model.config.max_position_embeddings
     if data.context > longest:
@@ -62,7 +63,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
 
 def load_teacher(name: str, student: PreTrainedModel) -> PreTrainedModel:
     """Another model as teacher; its vocabulary must be the student's."""
-    teacher = source.load_model(name)
+    teacher = keep_half(source.load_model(name))
     if teacher.config.vocab_size != student.config.vocab_size:
         raise ModelError(
             f"distill.teacher: '{name}' has a vocabulary of {teacher.config.vocab_size}, the "

@@ -113,7 +113,7 @@ def _attention_line(recipe: Recipe, scheme: Scheme) -> str:
 
 def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
     """The time of one optimizer step, measured on one batch of the run's own data."""
-    teacher = inputs.teacher or copy.deepcopy(inputs.model) if recipe.distill.weight else None
+    teacher = inputs.teacher or inputs.model if recipe.distill.weight else None
     objective = Objective(recipe.distill, teacher)
     trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))

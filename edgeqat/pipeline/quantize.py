@@ -7,7 +7,6 @@ absent; until it is whole, the run folder beside it (pipeline/run) is where the 
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -26,6 +25,7 @@ from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import lowrank, source
 from edgeqat.hf.model import prepare
 from edgeqat.nn import convert
+from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
@@ -85,7 +85,7 @@ def quantize(
 def prepared(inputs: Inputs, recipe: Recipe, quant: QuantSection) -> PreTrainedModel:
     """A copy of the float model, fake-quantized and calibrated, not trained."""
     set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
-    model: Any = prepare(copy.deepcopy(inputs.model), quant=quant)
+    model: Any = prepare(float_copy(inputs.model), quant=quant)
     convert.calibrate(model, calibration_batches(inputs, recipe))
     return model
 

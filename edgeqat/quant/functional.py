@@ -20,6 +20,7 @@ from edgeqat.scheme import Grid, group_count
 FP16_MIN_SCALE = 2.0**-14  # the smallest normal fp16: stored scales never become subnormal
 SMALLEST_ABSMAX = 2.0**-100  # of a dynamic row: keeps top / absmax finite where the row is zero
 _MSE_RATIOS = 64
+_MSE_PART = 2**17  # values searched at a time: they stay in a core's cache
 
 
 def quantize(values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -77,6 +78,15 @@ def mse_scale(rows: Tensor, grid: Grid) -> Tensor:
     group) cost nothing on the integer grid and are left out on the half-step grid, which has no
     zero level.
     """
+    flat = rows.reshape(-1, rows.shape[-1])
+    best = torch.empty(flat.shape[0], 1, dtype=rows.dtype, device=rows.device)
+    size = max(_MSE_PART // max(flat.shape[1], 1), 1)
+    for part, into in zip(flat.split(size), best.split(size), strict=True):
+        into.copy_(_mse_scale(part, grid))
+    return best.reshape(*rows.shape[:-1], 1)
+
+
+def _mse_scale(rows: Tensor, grid: Grid) -> Tensor:
     full = rows.abs().amax(dim=-1, keepdim=True) / grid.top
     full = full.clamp(min=FP16_MIN_SCALE)
     present = (rows != 0).float() if grid.half_step else None

@@ -21,8 +21,11 @@ import numpy as np
 
 from edgeqat.errors import EdgeQATError, FormatError, UsageError
 
-_HEAP_OPTIONS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}  # glibc's malloc.h
-_NEVER = 2**31 - 1
+# glibc's malloc.h: number and value of what these variables set
+_HEAP_OPTIONS = {
+    "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1),
+    "MALLOC_MMAP_THRESHOLD_": (-3, 2**25),  # weights of large models do go back
+}
 UNSUPPORTED = 2  # EDGEQAT_UNSUPPORTED: a sound folder that only torch runs
 _logger = logging.getLogger("edgeqat")
 
@@ -87,9 +90,9 @@ def keep_freed_memory() -> None:
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    for name, option in _HEAP_OPTIONS.items():
+    for name, (option, value) in _HEAP_OPTIONS.items():
         if set_option is not None and name not in os.environ:
-            set_option(option, _NEVER)
+            set_option(option, value)
 
 
 @lru_cache(maxsize=1)
