@@ -1,0 +1,116 @@
+"""Importance scores of training samples, as pure functions: higher means more worth training on.
+
+    RES = KL(p_Q || p_F) = sum_c p_Q log(p_Q / p_F)                     relative entropy
+    EVS = || p_Q - onehot(y) ||_2,   DS = || p_Q - p_F ||_2             error vector, disagreement
+    ACS = a EVS + (1 - a) DS,   QuaRC = ACS + RES,   a(t) = cos(pi t / (2 T))
+
+A sample is an image, logits (N, C), or a block of tokens, logits (N, T, C); the score of a block is
+the mean over its tokens, those with label -100 left out. The float model's outputs come as
+log-probabilities, all classes or the k most probable ones with their class indices; what the k
+leave over counts as one class more.
+
+Legend: N samples, T tokens, C classes, K kept classes. Sources: QuaRC 2507.17768 (RES, eq. 2), ACS
+2306.07215 (EVS, DS, a(t)), EL2N 2107.07075, forgetting 1812.05159, Moderate coreset (Xia et al.,
+ICLR 2023).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+_SMALLEST = 1e-12
+
+
+def relative_entropy(
+    student: Tensor, teacher: Tensor, index: Tensor | None = None, labels: Tensor | None = None
+) -> Tensor:
+    """RES (N,): KL(p_Q || p_F) of student logits (N, [T,] C) to the float model's log-probabilities
+    (N, [T,] C), or (N, [T,] K) of the classes `index`.
+    """
+    own = student.float().log_softmax(-1)
+    teacher = teacher.float()
+    if index is not None:
+        own = _with_rest(own.gather(-1, index))
+        teacher = _with_rest(teacher)
+    return _per_sample((own.exp() * (own - teacher)).sum(-1), labels)
+
+
+def error_vector(student: Tensor, labels: Tensor) -> Tensor:
+    """EVS (N,): distance of the student's probabilities from the label; logits (N, [T,] C)."""
+    error = student.float().softmax(-1)
+    index = labels.clamp(min=0).unsqueeze(-1)
+    error.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=error.dtype))
+    return _per_sample(torch.linalg.vector_norm(error, dim=-1), labels)
+
+
+def disagreement(
+    student: Tensor, teacher: Tensor, index: Tensor | None = None, labels: Tensor | None = None
+) -> Tensor:
+    """DS (N,): distance of the student's probabilities from the float model's, given as for
+    `relative_entropy`.
+    """
+    own, target = student.float().log_softmax(-1), teacher.float()
+    if index is not None:
+        own, target = _with_rest(own.gather(-1, index)), _with_rest(target)
+    return _per_sample(torch.linalg.vector_norm(own.exp() - target.exp(), dim=-1), labels)
+
+
+def blend(progress: float) -> float:
+    """a(t) = cos(pi t / (2 T)) for progress t / T in [0, 1]: errors first, disagreement later."""
+    return math.cos(math.pi / 2 * min(max(progress, 0.0), 1.0))
+
+
+def adaptive(error: Tensor, disagreement: Tensor, progress: float) -> Tensor:
+    """ACS (N,) from EVS and DS."""
+    share = blend(progress)
+    return share * error + (1 - share) * disagreement
+
+
+def quarc(error: Tensor, disagreement: Tensor, entropy: Tensor, progress: float) -> Tensor:
+    """QuaRC's score (N,) from EVS, DS and RES."""
+    return adaptive(error, disagreement, progress) + entropy
+
+
+def el2n(logits: Tensor, labels: Tensor) -> Tensor:
+    """EL2N (N,): the error vector's norm, averaged over models: logits (M, N, C) or (N, C)."""
+    models = logits if logits.ndim == 3 else logits.unsqueeze(0)
+    return torch.stack([error_vector(one, labels) for one in models]).mean(0)
+
+
+def forgetting(correct: Tensor) -> Tensor:
+    """Forgetting events (N,): how often a sample went from right to wrong over epochs, `correct`
+    (E, N) bool; never right counts as E.
+    """
+    lost = (correct[:-1] & ~correct[1:]).sum(0)
+    return torch.where(correct.any(0), lost, correct.shape[0]).float()
+
+
+def moderate(features: Tensor, labels: Tensor) -> Tensor:
+    """Closeness (N,) of a sample's distance from its class centre to that class's median distance;
+    features (N, D).
+    """
+    score = torch.empty(features.shape[0])
+    for label in labels.unique():
+        own = labels == label
+        distance = torch.linalg.vector_norm(features[own] - features[own].mean(0), dim=-1)
+        score[own] = -(distance - distance.median()).abs()
+    return score
+
+
+def _with_rest(log_probabilities: Tensor) -> Tensor:
+    """Log-probabilities of some classes and, behind them, of all others together."""
+    rest = (1 - log_probabilities.exp().sum(-1, keepdim=True)).clamp(min=_SMALLEST)
+    return torch.cat([log_probabilities, rest.log()], dim=-1)
+
+
+def _per_sample(values: Tensor, labels: Tensor | None) -> Tensor:
+    if values.ndim == 1:
+        return values
+    if labels is None:
+        return values.mean(-1)
+    kept = (labels != IGNORE).to(values.dtype)
+    return (values * kept).sum(-1) / kept.sum(-1).clamp(min=1)

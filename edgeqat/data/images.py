@@ -1,0 +1,184 @@
+"""Labelled images: Hugging Face layouts (parquet files, image folders, hub names) decoded once to
+uint8 and kept beside the other caches; batches are normalised and augmented whole.
+
+Images are brought to one size: the shorter side resized, the middle cut out. Scores and evaluation
+read them clean; training crops and flips each at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from edgeqat.errors import DataError
+
+LABELS = ("fine_label", "label", "labels")
+MEAN, DEVIATION = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # CIFAR's
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HELD_OUT = ("test", "validation", "valid", "val")
+_PICTURES = ("png", "jpg", "jpeg", "webp", "bmp")
+
+
+class Images(Dataset):
+    """Decoded images (N, 3, S, S) uint8 and labels (N,) int64 (-1: unlabelled), with stable
+    indices; __getitems__ gives a whole batch {"pixels", "labels", "index"}.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor, names: list[str]) -> None:
+        self.pixels, self.labels, self.names = pixels, labels, names
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"pixels": self.pixels[index], "labels": self.labels[index]}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        index = torch.tensor(indices)
+        return {"pixels": self.pixels[index], "labels": self.labels[index], "index": index}
+
+    def subset(self, index: Tensor) -> Images:
+        """The images at `index` (M,), renumbered."""
+        return Images(self.pixels[index], self.labels[index], self.names)
+
+    def fingerprint(self) -> str:
+        """A hash of pixels and labels."""
+        digest = hashlib.sha256(self.pixels.flatten().numpy().data)
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
+
+
+class Normalizer:
+    """uint8 pixels (B, 3, S, S) to float: (x / 255 - mean) / deviation per channel."""
+
+    def __init__(self, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION):
+        self.scale = (1 / 255 / torch.tensor(deviation)).view(3, 1, 1)
+        self.offset = (-torch.tensor(mean) / torch.tensor(deviation)).view(3, 1, 1)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return pixels.float().mul_(self.scale.to(pixels.device)).add_(self.offset.to(pixels.device))
+
+
+def augment(pixels: Tensor, padding: int = 4) -> Tensor:
+    """Each image of (B, 3, S, S) shifted by up to `padding`, zeros coming in; half are flipped."""
+    count, _, height, width = pixels.shape
+    padded = torch.nn.functional.pad(pixels, (padding,) * 4)
+    down, right = torch.randint(2 * padding + 1, (2, count, 1))
+    rows = down + torch.arange(height)
+    columns = right + torch.arange(width)
+    columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
+    image = torch.arange(count)[:, None, None, None]
+    channel = torch.arange(3)[:, None, None]
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def load_images(source: str, split: str, size: int = 32, label: str | None = None) -> Images:
+    """The `train` or `test` images of a folder (parquet files or a folder a class) or a hub name.
+
+    The decoded pixels are kept in EDGEQAT_CACHE (default ~/.cache/edgeqat). Raises DataError in one
+    line.
+    """
+    rows = _rows(source, split)
+    image, target = _fields(rows, source, label)
+    file = _cache_file(source, rows, image, size)
+    pixels = _read(file, len(rows), size)
+    if pixels is None:
+        pixels = np.stack([_decoded(one, size) for one in rows[image]])
+        _write(file, pixels)
+    names = getattr(rows.features[target], "names", None) if target else None
+    labels = torch.tensor(rows[target]) if target else torch.full((len(rows),), -1)
+    names = names or [str(number) for number in range(int(labels.max()) + 1)]
+    if target and (labels.min() < 0 or labels.max() >= len(names)):
+        wrong = int(labels.min() if labels.min() < 0 else labels.max())
+        raise DataError(
+            f"data: label {wrong} of '{source}' is outside 0..{len(names) - 1}; correct '{target}'"
+        )
+    return Images(torch.from_numpy(pixels), labels, names)
+
+
+def _rows(source: str, split: str) -> Any:
+    from datasets import load_dataset
+
+    words = _HELD_OUT if split != "train" else ("train",)
+    folder = Path(source).expanduser()
+    try:
+        if folder.is_dir():
+            for word in words:
+                files = sorted(str(file) for file in folder.rglob(f"{word}*.parquet"))
+                if files:
+                    return load_dataset("parquet", data_files=files, split="train")
+                if (folder / word).is_dir():
+                    return load_dataset("imagefolder", data_dir=str(folder / word), split="train")
+            raise DataError(
+                f"data: '{source}' has no {words[0]} images (looked for {words[0]}*.parquet and "
+                f"a folder {words[0]}/ with a folder a class); name another --data"
+            )
+        return load_dataset(source, split="train" if split == "train" else "test")
+    except DataError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"data: '{source}' is no folder and no dataset that can be loaded here ({reason}); "
+            "give --data a folder of parquet files or image folders"
+        ) from error
+
+
+def _fields(rows: Any, source: str, label: str | None) -> tuple[str, str | None]:
+    """Names of the image column and the label column (None: unlabelled)."""
+    from datasets import Image
+
+    images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
+    if not images or not len(rows):
+        raise DataError(f"data: '{source}' holds no images; its columns are {rows.column_names}")
+    if label is not None and label not in rows.column_names:
+        raise DataError(f"data.label: '{label}' is no column of '{source}': {rows.column_names}")
+    found = [name for name in LABELS if name in rows.column_names]
+    return images[0], label or (found[0] if found else None)
+
+
+def _decoded(image: Any, size: int) -> np.ndarray:
+    """A PIL image as (3, size, size) uint8: the shorter side resized, the middle cut out."""
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        ratio = size / min(image.size)
+        image = image.resize([max(size, round(side * ratio)) for side in image.size])
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _cache_file(source: str, rows: Any, image: str, size: int) -> Path:
+    """Where the decoded pixels of exactly these rows are kept."""
+    files = [file["filename"] for file in rows.cache_files]
+    told = [source, image, size, len(rows), rows._fingerprint, *files]
+    for file in sorted(Path(source).rglob("*.parquet")) if Path(source).is_dir() else []:
+        told += [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+    name = hashlib.sha256(repr(told).encode()).hexdigest()
+    root = Path(os.environ.get("EDGEQAT_CACHE") or Path.home() / ".cache" / "edgeqat")
+    return root / "images" / f"{name}.npy"
+
+
+def _read(file: Path, count: int, size: int) -> np.ndarray | None:
+    try:
+        pixels = np.load(file, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return pixels if pixels.shape == (count, 3, size, size) else None
+
+
+def _write(file: Path, pixels: np.ndarray) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.npy")
+        np.save(temporary, pixels)
+        temporary.replace(file)
+    except OSError:  # a cache that cannot be written is only slower
+        pass

@@ -1,0 +1,112 @@
+"""Images from parquet files and image folders: decoded once, cut to size, augmented in one go."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as Picture
+
+from edgeqat.data.images import Normalizer, augment, load_images
+from edgeqat.errors import DataError
+
+LABEL = ClassLabel(names=["cat", "dog", "owl"])
+
+
+def picture(seed, width=8, height=8):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Picture.fromarray(pixels)
+
+
+def parquet(folder, split="train", count=5, labels=None, kind=LABEL, name="fine_label", **shape):
+    columns = {"img": [picture(seed, **shape) for seed in range(count)]}
+    features = {"img": Image()}
+    if labels is not False:
+        columns[name] = labels or [index % 3 for index in range(count)]
+        features[name] = kind
+    rows = Dataset.from_dict(columns, features=Features(features))
+    rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_parquet_files_are_read_without_loss(tmp_path, monkeypatch):
+    parquet(tmp_path), parquet(tmp_path, "test", count=2)
+    images = load_images(str(tmp_path), "train", size=8)
+    assert images.pixels.shape == (5, 3, 8, 8) and images.pixels.dtype == torch.uint8
+    assert images.labels.tolist() == [0, 1, 2, 0, 1] and images.names == LABEL.names
+    expected = np.asarray(picture(3)).transpose(2, 0, 1)
+    assert np.array_equal(images.pixels[3].numpy(), expected)
+    assert len(load_images(str(tmp_path), "test", size=8)) == 2
+    monkeypatch.setattr("edgeqat.data.images._decoded", None)  # the second time from the cache
+    again = load_images(str(tmp_path), "train", size=8)
+    assert again.fingerprint() == images.fingerprint()
+
+
+def test_changed_files_are_decoded_anew(tmp_path):
+    before = load_images(str(parquet(tmp_path)), "train", size=8).fingerprint()
+    assert load_images(str(parquet(tmp_path, count=6)), "train", size=8).fingerprint() != before
+
+
+def test_image_folders_name_their_classes(tmp_path):
+    for split, label in (("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "dog")):
+        (tmp_path / split / label).mkdir(parents=True)
+        picture(1).save(tmp_path / split / label / "one.png")
+    images = load_images(str(tmp_path), "test", size=8)
+    assert images.names == ["cat", "dog"] and images.labels.tolist() == [0, 1]
+
+
+def test_the_middle_of_other_sizes_is_cut_out(tmp_path):
+    images = load_images(str(parquet(tmp_path, width=16, height=8)), "train", size=8)
+    expected = np.asarray(picture(0, 16, 8))[:, 4:12].transpose(2, 0, 1)
+    assert np.array_equal(images.pixels[0].numpy(), expected)
+
+
+def test_a_batch_comes_whole_with_its_indices(tmp_path):
+    images = load_images(str(parquet(tmp_path)), "train", size=8)
+    batch = images.__getitems__([4, 1])
+    assert torch.equal(batch["pixels"], images.pixels[[4, 1]]) and batch["index"].tolist() == [4, 1]
+    part = images.subset(torch.tensor([1, 3]))
+    assert part.labels.tolist() == [1, 0] and len(part) == 2
+
+
+def test_normalised_pixels():
+    pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+    found = Normalizer((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(pixels)
+    assert torch.allclose(found[:, 1], (pixels[:, 1] / 255 - 0.4) / 0.3, atol=1e-5)
+
+
+def test_augmentation_shifts_and_flips_every_image_its_own_way():
+    torch.manual_seed(0)
+    pixels = torch.randint(1, 256, (64, 3, 8, 8), dtype=torch.uint8)
+    moved = augment(pixels, padding=2)
+    assert moved.shape == pixels.shape and moved.dtype == pixels.dtype
+    padded = torch.nn.functional.pad(pixels, (2,) * 4)
+    seen = set()
+    for image in range(64):
+        places = [
+            (y, x, flip) for y in range(5) for x in range(5) for flip in (False, True)
+            if torch.equal(moved[image], padded[image, :, y : y + 8, x : x + 8].flip(-1) if flip
+                           else padded[image, :, y : y + 8, x : x + 8])
+        ]  # fmt: skip
+        assert len(places) == 1
+        seen.add(places[0])
+    assert len(seen) > 20 and {flip for *_, flip in seen} == {False, True}
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda folder: folder, "has no train images"),
+        (lambda folder: folder / "missing", "is no folder and no dataset"),
+        (lambda folder: parquet(folder, kind=Value("int64"), labels=[0, 1, -1, 0, 2]), "label -1"),
+        (lambda folder: parquet(folder, count=0), "corresponds to no data"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path, make, words):
+    with pytest.raises(DataError, match=words) as error:
+        load_images(str(make(tmp_path)), "train", size=8)
+    assert "\n" not in str(error.value)
+
+
+def test_unlabelled_images_are_marked(tmp_path):
+    images = load_images(str(parquet(tmp_path, labels=False)), "train", size=8)
+    assert images.labels.tolist() == [-1] * 5
