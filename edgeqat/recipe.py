@@ -160,6 +160,30 @@ class DistillSection(Section):
     )
 
 
+class EntropySection(Section):
+    weight: float = Field(0.0, ge=0, description="weight of the term (0: not computed)")
+    form: Literal["gap", "paper"] = Field(
+        "gap", description="gap: what the teacher has more; paper: -log of the summed spread"
+    )
+    layers: list[int] | None = Field(None, description="layer numbers; absent: all")
+
+
+class DistributionSection(Section):
+    weight: float = Field(0.0, ge=0, description="weight of the term (0: not computed)")
+    form: Literal["cosine", "kl"] = Field(
+        "cosine", description="distance of attention rows: 1 - cosine, or KL from the teacher's"
+    )
+    rows: int = Field(64, ge=1, description="query rows compared per sequence and layer")
+    layers: list[int] | None = Field(None, description="layer numbers; absent: all")
+
+
+class GuideSection(Section):
+    """EdgeQAT's guidance on query and key (2402.10787)."""
+
+    entropy: EntropySection = EntropySection()
+    distribution: DistributionSection = DistributionSection()
+
+
 class ArchitectureSection(Section):
     """Shape of a float Llama that `edgeqat train` makes."""
 
@@ -189,6 +213,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
     distill: DistillSection = DistillSection()
+    guide: GuideSection = GuideSection()
     architecture: ArchitectureSection | None = Field(
         None, description="shape of the float model (only for `edgeqat train`)"
     )

@@ -9,16 +9,20 @@ Legend: B batch, N query heads, K key/value heads, T queries, S keys, D head_dim
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from edgeqat.nn import taps
 
 NAME = "edgeqat"
 
 
 def quantized_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -33,6 +37,8 @@ def quantized_attention(
         sliding = kwargs.get("sliding_window") is not None
         positions = kwargs.get("position_ids") if sliding else None
         query, key, value = quantizer(query, key, value, attention_mask, positions)
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    taps.record(module.layer_idx, taps.Tap(query, key, attention_mask, scale, quantizer))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

@@ -62,6 +62,15 @@ class AttentionQuantizer(nn.Module):
             key, value = self.key(key, sinks), self.value(value, sinks)
         return query, key, value
 
+    def basis(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Float q and k in the basis that forward() quantizes them in: rotated, k without its
+        offset.
+        """
+        query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        if self.key is not None and self.key.offset is not None:
+            key = key - self.key.offset[:, None].to(key.dtype)
+        return query, key
+
 
 def sink_tokens(
     key: Tensor, mask: Tensor | None, count: int, positions: Tensor | None = None

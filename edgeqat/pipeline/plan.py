@@ -21,7 +21,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
-from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
+from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
 from edgeqat.pipeline.quantize import prepared
 from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, Scheme
@@ -113,8 +113,8 @@ def _attention_line(recipe: Recipe, scheme: Scheme) -> str:
 
 def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
     """The time of one optimizer step, measured on one batch of the run's own data."""
-    teacher = inputs.teacher or inputs.model if recipe.distill.weight else None
-    objective = Objective(recipe.distill, teacher)
+    teacher = inputs.teacher or inputs.model if needs_teacher(recipe) else None
+    objective = Objective(recipe.distill, teacher, recipe.guide)
     trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))
     blocks = inputs.train if isinstance(inputs.train, Blocks) else inputs.valid

@@ -29,7 +29,7 @@ from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
-from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
+from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
 from edgeqat.quant.dynamic import HIGH_BITS
 from edgeqat.recipe import DataSection, QuantSection, Recipe
@@ -102,9 +102,9 @@ def train(
 ) -> dict[str, Any]:
     """QAT of a prepared model in place; returns the `train` metrics."""
     teacher = None
-    if recipe.distill.weight > 0 and recipe.train.steps > 0:
+    if needs_teacher(recipe):
         teacher = inputs.teacher or inputs.model  # the float model is not trained any more
-    objective = Objective(recipe.distill, teacher)
+    objective = Objective(recipe.distill, teacher, recipe.guide)
     trainer = QATTrainer(
         model, recipe, inputs.train, objective, "qat", run.records, listener, run.checkpoints("qat")
     )

@@ -136,7 +136,7 @@ class QATTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        terms = self.objective(model, inputs["input_ids"])
+        terms = self.objective(model, inputs["input_ids"], step=self.state.global_step)
         loss = terms["loss"]
         self._check_finite("loss", loss.item())
         for name, value in terms.items():
