@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, Scheme
@@ -68,11 +68,23 @@ class CacheSection(Section):
     )
 
 
+class AdaptiveSection(Section):
+    """Important tokens at 8 bit, the rest at the scheme's widths; a number stands for `share`."""
+
+    share: float | None = Field(
+        None, ge=0, le=1, description="share of tokens at 8 bit; absent: all tokens alike"
+    )
+    rule: Literal["importance", "random", "reversed", "layers"] = Field(
+        "importance", description="which tokens; all but `importance` are controls"
+    )
+
+
 class QuantSection(Section):
     scheme: str = Field("w4a8kv4", description="bits of weights, activations and KV cache")
     weight: WeightSection = WeightSection()
     activation: ActivationSection = ActivationSection()
     kv: CacheSection = CacheSection()
+    adaptive: AdaptiveSection = AdaptiveSection()
     embedding_bits: Literal[4, 6, 8, 16] = Field(
         8, description="bits per row of embeddings and lm_head (16: float)"
     )
@@ -82,6 +94,21 @@ class QuantSection(Section):
     @classmethod
     def _normalise(cls, value: str) -> str:
         return str(Scheme.parse(value))
+
+    @field_validator("adaptive", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        return {"share": value} if isinstance(value, int | float | str) else value
+
+    @model_validator(mode="after")
+    def _has_low_widths(self) -> QuantSection:
+        scheme = self.bits()
+        if self.adaptive.share is not None and not scheme.has_low_tokens:
+            raise ValueError(
+                f"adaptive.share: {self.adaptive.share} needs activations or a KV cache below 8 "
+                f"bit and the scheme is {self.scheme}; write for example --w4a4kv4"
+            )
+        return self
 
     def bits(self) -> Scheme:
         """The parsed scheme."""

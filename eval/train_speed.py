@@ -127,7 +127,8 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     objective = Objective(distill, teacher, recipe.guide)
     optimizer = make_optimizer(model.train(), with_rates(recipe.train, 0.01))
     if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        new = getattr(model, "activation_checkpointing_enable", None)  # renamed in 5.2x
+        (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def step(batch: Any) -> None:
         if row == "float_and_teacher":

@@ -32,12 +32,12 @@ def quantized_attention(
     """Attention of q (B, N, T, D) over k, v (B, K, S, D); the mask is (B, 1, T, S) bool or None
     (causal).
     """
+    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     quantizer = getattr(module, "attention_quantizer", None)
     if quantizer is not None:
         sliding = kwargs.get("sliding_window") is not None
         positions = kwargs.get("position_ids") if sliding else None
-        query, key, value = quantizer(query, key, value, attention_mask, positions)
-    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        query, key, value = quantizer(query, key, value, attention_mask, positions, scale)
     taps.record(module.layer_idx, taps.Tap(query, key, attention_mask, scale, quantizer))
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 

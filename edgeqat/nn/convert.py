@@ -20,9 +20,12 @@ import torch
 from torch import nn
 
 from edgeqat.errors import ModelError
-from edgeqat.nn.attention import AttentionQuantizer
+from edgeqat.nn import token_importance
+from edgeqat.nn.adaptive import AdaptiveQuantizer
+from edgeqat.nn.attention import AttentionQuantizer, adapted
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
+from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size, rotate
 from edgeqat.quant.lowrank import LowRankQuantizer
@@ -106,6 +109,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
             _replace(model, name, _quant_linear(layer, decision, quant, embeddings))
     _share_inputs(model)
     add_attention_quantizers(model, quant)
+    adapt(model, quant)
     return model
 
 
@@ -149,6 +153,7 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
         if isinstance(layer, nn.Linear) and decision.input_bits < FLOAT_BITS:
             _replace(model, name, _quant_linear(layer, decision, quant, {}))
     add_attention_quantizers(model, quant)
+    adapt(model, quant)
     return model
 
 
@@ -188,6 +193,25 @@ def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
         attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim, heads)
 
 
+def adapt(model: nn.Module, quant: QuantSection) -> None:
+    """Give the tokens of a model with quantizers two widths, where the recipe asks for it."""
+    if quant.adaptive.share is None:
+        return
+    found = list(attentions(model))
+    widths = token_importance.plan(len(found), quant.adaptive)
+    followers = token_importance.followers(model, widths)
+    for number, (name, attention) in enumerate(found):
+        block = model.get_submodule(name.rpartition(".")[0])
+        for layer in block.modules():
+            if isinstance(layer, (QuantLinear, PackedLinear)):
+                layer.input_quantizer = adapted(layer.input_quantizer, widths[number])
+        importance = None
+        if number in followers:
+            importance = TokenImportance(quant.adaptive, followers[number])
+            importance.to(next(block.parameters()).device)
+        attention.attention_quantizer.adapt(widths[number], importance)
+
+
 def packed_layer(spec: PackedSpec) -> Any:
     """An empty packed layer."""
     return PackedEmbedding(spec) if spec.kind == "embedding" else PackedLinear(spec)
@@ -199,7 +223,8 @@ def packed_spec(layer: Any, tied_to: str | None = None) -> PackedSpec:
     shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
     if isinstance(layer, QuantEmbedding):
         return PackedSpec("embedding", shape, quantizer.grid.bits, quantizer.group_size)
-    inputs = layer.input_quantizer
+    inputs: Any = layer.input_quantizer
+    inputs = inputs.low if isinstance(inputs, AdaptiveQuantizer) else inputs
     return PackedSpec(
         "linear",
         shape,
@@ -241,18 +266,20 @@ def quantizers_disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
-    """Initialise static activation quantizers and key offsets on batches of token ids (B, T); a
-    no-op without any.
+    """Initialise static activation quantizers, key offsets and importance thresholds on batches of
+    token ids (B, T); a no-op without any.
     """
     static = [module for module in model.modules() if _is_static(module)]
-    if not static:
+    if not static and not any(isinstance(module, TokenImportance) for module in model.modules()):
         return
     for module in static:
         module.observe()
-    for batch in batches:
-        model(batch)
+    with observing(model):
+        for batch in batches:
+            model(batch)
     for module in static:
         module.finish()
+    move_thresholds(model)
 
 
 def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:

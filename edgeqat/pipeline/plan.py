@@ -22,7 +22,7 @@ from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
 from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
-from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.quantize import adaptive_line, prepared
 from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, Scheme
 from edgeqat.train.objective import Objective
@@ -61,6 +61,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     scheme = recipe.quant.bits()
     lines = [
         _attention_line(recipe, scheme),
+        *_adaptive_lines(recipe),
         f"predicted size: {file} bytes in {WEIGHTS} (fp16: {sizes['fp16']} bytes)",
         f"predicted QAT time: {seconds:.0f} s for {recipe.train.steps} steps on this machine"
         + (", and about half as much for the float row" if recipe.train.compare_float else ""),
@@ -109,6 +110,11 @@ def _attention_line(recipe: Recipe, scheme: Scheme) -> str:
         f"attention: query {query}, keys and values {scheme.kv_bits} bit per token and head "
         f"({', '.join(extras)})"
     )
+
+
+def _adaptive_lines(recipe: Recipe) -> list[str]:
+    adaptive = recipe.quant.adaptive.share is not None
+    return [f"adaptive: {adaptive_line(recipe.quant)}"] if adaptive else []
 
 
 def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:

@@ -100,6 +100,11 @@ class StaticQuantizer(nn.Module):
         self.enabled = True
         self._sample: list[Tensor] | None = None
 
+    @property
+    def observing(self) -> bool:
+        """Whether values are collected."""
+        return self._sample is not None
+
     def observe(self) -> None:
         """Start collecting values: the next forwards pass their input through untouched."""
         self._sample = []

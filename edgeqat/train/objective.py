@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.losses.distill import IGNORE, distill
+from edgeqat.nn.token_importance import observing
 from edgeqat.recipe import DistillSection, GuideSection
 from edgeqat.train.guidance import Guidance
 
@@ -53,7 +54,7 @@ class Objective:
             inputs["attention_mask"] = attention_mask
             real = attention_mask.bool()
             labels[:, :-1].masked_fill_(~(real[:, :-1] & real[:, 1:]), IGNORE)
-        with self._capture(student) as own:
+        with self._capture(student) as own, observing(student):
             logits = student(**inputs).logits
         teacher, other = None, {}
         if self.teacher is not None:

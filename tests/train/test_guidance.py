@@ -228,9 +228,8 @@ def test_a_teacher_of_another_shape_is_refused():
 
 
 def saved_bytes(length):
-    """Bytes that autograd keeps of one guided forward pass with gradient checkpointing."""
+    """Bytes that autograd keeps of one guided forward pass."""
     student = edgeqat.prepare(tiny.llama(), "w4a4kv4").train()
-    student.gradient_checkpointing_enable({"use_reentrant": False})
     objective = Objective(DistillSection(), tiny.llama(), guide())
     seen = {}
 
