@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeqat.errors import RecipeError, nearest
-from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, Scheme
+from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 
 VERSION = 1
 
@@ -66,6 +66,9 @@ class CacheSection(Section):
     key_offset: bool = Field(
         True, description="subtract the mean of each key channel; attention does not see it"
     )
+    kivi: int | None = Field(
+        None, ge=32, multiple_of=32, description="window of the KIVI baseline; absent: our layout"
+    )
 
 
 class AdaptiveSection(Section):
@@ -74,8 +77,9 @@ class AdaptiveSection(Section):
     share: float | None = Field(
         None, ge=0, le=1, description="share of tokens at 8 bit; absent: all tokens alike"
     )
-    rule: Literal["importance", "random", "reversed", "layers"] = Field(
-        "importance", description="which tokens; all but `importance` are controls"
+    rule: Literal["importance", "random", "reversed", "layers", "zipcache"] = Field(
+        "importance",
+        description="which tokens; the others are controls, zipcache a baseline for K and V",
     )
 
 
@@ -103,9 +107,20 @@ class QuantSection(Section):
     @model_validator(mode="after")
     def _has_low_widths(self) -> QuantSection:
         scheme = self.bits()
-        if self.adaptive.share is not None and not scheme.has_low_tokens:
+        share, rule = self.adaptive.share, self.adaptive.rule
+        if share is not None and rule == "zipcache" and scheme.kv_bits >= HIGH_BITS:
             raise ValueError(
-                f"adaptive.share: {self.adaptive.share} needs activations or a KV cache below 8 "
+                f"adaptive.rule: zipcache chooses keys and values, which are not below 8 bit at "
+                f"{self.scheme}; write for example --w4a8kv4"
+            )
+        if self.kv.kivi is not None and (share is not None or scheme.kv_bits == FLOAT_BITS):
+            raise ValueError(
+                f"kv.kivi: {self.kv.kivi} needs a quantized KV cache and no adaptive widths; "
+                "write for example --w4a8kv4"
+            )
+        if share is not None and not scheme.has_low_tokens:
+            raise ValueError(
+                f"adaptive.share: {share} needs activations or a KV cache below 8 "
                 f"bit and the scheme is {self.scheme}; write for example --w4a4kv4"
             )
         return self

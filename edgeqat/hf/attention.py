@@ -39,6 +39,9 @@ def quantized_attention(
         positions = kwargs.get("position_ids") if sliding else None
         query, key, value = quantizer(query, key, value, attention_mask, positions, scale)
     taps.record(module.layer_idx, taps.Tap(query, key, attention_mask, scale, quantizer))
+    if quantizer is not None and quantizer.attends:
+        found = quantizer.attend(query, key, value, attention_mask, scale)
+        return found.transpose(1, 2).contiguous(), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

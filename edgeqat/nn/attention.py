@@ -5,9 +5,10 @@ width, k and v as the KV cache stores them (quant/dynamic.CacheQuantizer): fake-
 what makes the trained layout the served one. A token's K and V are 8 bit where it is a sink or
 important (nn/token_importance), and low otherwise.
 
-A packed cache hands over only the new keys and values; they are quantized once, stored, and what
-the cache holds comes back (nn/token_store). Not here: the attention product itself and how it
-reaches transformers (hf/attention), guidance.
+Two baselines whose caches revise what they stored live here too, in torch only (nn/kivi,
+nn/zipcache). A packed cache hands over only the new keys and values; they are quantized once,
+stored, and what the cache holds comes back (nn/token_store). Not here: the attention product itself
+and how it reaches transformers (hf/attention), guidance.
 
 Legend: B batch, N query heads, K key/value heads, T queries, S keys, D head_dim.
 """
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.errors import UsageError
+from edgeqat.nn import kivi, zipcache
 from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
 from edgeqat.nn.token_importance import TokenImportance
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
@@ -63,10 +65,13 @@ class AttentionQuantizer(nn.Module):
             heads = kv_heads if quant.kv.key_offset else None
             self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads)
             self.value = CacheQuantizer(scheme.kv_bits, head_dim)
+        self.kivi, self.kv_bits = quant.kv.kivi, scheme.kv_bits
+        self.salient_share: float | None = None  # of ZipCache's rule
         self.importance = None
         self.widths: TokenWidths | None = None
         self.waiting: Waiting | None = None
         self.newest = None
+        self.position: Tensor | None = None
 
     def adapt(self, widths: TokenWidths, importance: TokenImportance | None) -> None:
         """Give tokens the widths of this layer, and let it decide on those of others."""
@@ -90,20 +95,43 @@ class AttentionQuantizer(nn.Module):
         """
         waiting, self.waiting = self.waiting, None
         count = key.shape[2] + (waiting.stored if waiting else 0)
+        tokens, scale = query.shape[2], scale or query.shape[-1] ** -0.5
         position = token_positions(count, query, mask, positions)
         query, key = rotate(query, self.rotation), rotate(key, self.rotation)
         query = self.query(query)
-        newest = position[:, -query.shape[2] :].expand(len(query), -1)
-        self.newest = (newest, self.high_tokens(newest))
-        if self.key is not None and self.value is not None:
-            high = self.high_tokens(position[:, -key.shape[2] :])
+        written = key.shape[2] if self.key is not None else tokens
+        high = self.high_tokens(position[:, -written:])
+        if self.salient_share is not None:
+            high = high | self._salient(query, key, position, scale)
+        newest = position[:, -tokens:].expand(len(query), -1)
+        self.position, self.newest = position, (newest, high[:, -tokens:].expand_as(newest))
+        if self.key is not None and self.value is not None and self.kivi is None:
             if waiting is None:
                 key, value = self.key(key, high), self.value(value, high)
             else:
                 key, value = waiting.append(key, value, high)
         if self.importance is not None:
-            self.importance(query, key, mask, position, scale or query.shape[-1] ** -0.5)
+            self.importance(query, key, mask, position, scale)
         return query, key, value
+
+    @property
+    def revises(self) -> bool:
+        """Whether it stands for a baseline whose cache changes what it has stored."""
+        return self.kivi is not None or self.salient_share is not None
+
+    @property
+    def attends(self) -> bool:
+        """Whether the attention product is this baseline's own (attend)."""
+        return self.kivi is not None and self.key is not None and self.key.enabled
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        """Attention (B, N, T, D) over what forward() gave, where each query sees its own version of
+        k and v.
+        """
+        assert self.kivi is not None and self.position is not None
+        return kivi.attend(query, key, value, self.position, mask, self.kv_bits, self.kivi, scale)
 
     def high_tokens(self, position: Tensor) -> Tensor:
         """Which tokens (B or 1, T) at those positions are kept at 8 bit: sinks, important ones."""
@@ -118,6 +146,14 @@ class AttentionQuantizer(nn.Module):
                 "this cache does not hold; use generate() or edgeqat.KVCache(model)"
             )
         return sinks | self.widths.high
+
+    def _salient(self, query: Tensor, key: Tensor, position: Tensor, scale: float) -> Tensor:
+        if key.shape[2] != query.shape[2]:
+            raise UsageError(
+                "adaptive.rule: zipcache looks at a whole sequence at once and cannot decode; "
+                "evaluate it in one pass"
+            )
+        return zipcache.salient(query, key, position, self.salient_share or 0.0, scale)
 
     def basis(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Float q and k in the basis that forward() quantizes them in: rotated, k without its

@@ -198,6 +198,10 @@ def adapt(model: nn.Module, quant: QuantSection) -> None:
     if quant.adaptive.share is None:
         return
     found = list(attentions(model))
+    if quant.adaptive.rule == "zipcache":
+        for _, attention in found:
+            attention.attention_quantizer.salient_share = quant.adaptive.share
+        return
     widths = token_importance.plan(len(found), quant.adaptive)
     followers = token_importance.followers(model, widths)
     for number, (name, attention) in enumerate(found):

@@ -25,7 +25,7 @@ from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import lowrank, source
 from edgeqat.hf.model import prepare
-from edgeqat.nn import convert
+from edgeqat.nn import convert, kivi
 from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
@@ -152,7 +152,9 @@ def average_bits(recipe: Recipe) -> dict[str, float]:
     """Average widths of activations and of cached keys and values over one block, sinks counted."""
     scheme, context = recipe.quant.bits(), recipe.data.context
     kv = float(scheme.kv_bits)
-    if kv < HIGH_BITS:
+    if recipe.quant.kv.kivi is not None:
+        kv = kivi.average_bits(scheme.kv_bits, recipe.quant.kv.kivi, context)
+    elif kv < HIGH_BITS:
         sinks = min(recipe.quant.kv.sink_tokens, context)
         kv += (HIGH_BITS - kv) * sinks / context
     activations = scheme.activation_bits
