@@ -9,6 +9,8 @@ Legend: L layers, B batch, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ class WidthMeter:
         self.scheme = scheme
         self._layers = list(enumerate(modules))
         self._handles: list[Any] = []
+        self._counting = True
         self._counts: dict[tuple[str, int], Tensor] = {}
 
     def __enter__(self) -> WidthMeter:
@@ -40,6 +43,15 @@ class WidthMeter:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    @contextmanager
+    def paused(self, pause: bool = True) -> Iterator[None]:
+        """Count nothing in the block, if `pause`."""
+        before, self._counting = self._counting, self._counting and not pause
+        try:
+            yield
+        finally:
+            self._counting = before
 
     def average_bits(self) -> dict[str, float]:
         """{"activations", "kv"}: mean over tokens and layers; 16 is float."""
@@ -61,6 +73,8 @@ class WidthMeter:
 
     def _counter(self, layer: int) -> Any:
         def count(module: AttentionQuantizer, *_: Any) -> None:
+            if not self._counting:
+                return
             assert module.newest is not None
             position, kept = module.newest
             important = torch.full_like(kept, module.widths is not None)

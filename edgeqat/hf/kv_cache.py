@@ -172,6 +172,11 @@ class KVCache(Cache):
         return sum(layer.store.nbytes for layer in self.layers)
 
 
+def new_cache(model: PreTrainedModel) -> Cache:
+    """The cache that generate() would use: packed where keys and values are."""
+    return KVCache(model) if is_packable(model) else DynamicCache(config=model.config)
+
+
 def is_packable(model: nn.Module) -> bool:
     """Whether a model's keys and values are quantized token by token."""
     found = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]

@@ -268,6 +268,31 @@ GENERATE = {
 }
 
 
+EVALUATE = {
+    "a mode": (["--mode", "twice"], ["mode", "'twice'", "one-pass"]),
+    "no float model": (["--against", "./nowhere"], ["model", "'./nowhere'"]),
+    "no text": (["--data", "nowhere.txt"], ["data", "nowhere.txt"]),
+    "no place": (["--output", "no/where.json"], ["output", "no/where.json"]),
+    "blocks": (["--blocks", "-1"], ["--blocks", "-1"]),
+}
+
+
+@pytest.mark.parametrize("case", EVALUATE)
+def test_wrong_evaluation_options_are_refused(refused, packed_folder, case):
+    arguments, words = EVALUATE[case]
+    refused(2, words, "eval", packed_folder, *arguments)
+
+
+def test_a_float_model_of_another_vocabulary_is_refused(refused, packed_folder, tmp_path):
+    tiny.llama(vocab_size=400).save_pretrained(tmp_path / "other")
+    words = ["against", "400", "320"]
+    refused(2, words, "eval", packed_folder, "--against", tmp_path / "other")
+
+
+def test_a_float_folder_cannot_be_evaluated(refused, model_folder):
+    refused(1, ["quantization_config", "edgeqat quantize"], "eval", model_folder)
+
+
 @pytest.mark.parametrize("case", GENERATE)
 def test_wrong_generation_options_are_refused(refused, packed_folder, case):
     arguments, words = GENERATE[case]
