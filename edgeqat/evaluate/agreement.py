@@ -3,7 +3,7 @@ cache, and both against the float model.
 
     perplexity       exp of the mean negative log-likelihood, of one pass and of decoding
     same_top         share of positions, each from the same prefix (teacher-forced), whose most
-                     likely token is the same in both; `ties`: whose best two logits differ by < 1e-3
+                     likely token is the same in both; `ties`: the best two logits differ by < 1e-3
     kl               KL(float || quantized) per predicted token in nats: mean and 99th percentile
     same_top_float   share of positions whose most likely token is the float model's
 
