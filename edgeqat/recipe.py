@@ -38,6 +38,9 @@ class WeightSection(Section):
         "per_group", description="how many weights share a scale"
     )
     group_size: int = Field(128, description="weights per scale along in_features (multiple of 32)")
+    scale: Literal["learned", "minmax"] = Field(
+        "learned", description="learned: LSQ; minmax: from the largest weight (RTN, LLM-QAT)"
+    )
     init: Literal["mse", "lsq"] = Field("mse", description="initial scale: least squares or LSQ's")
 
     @field_validator("group_size")
@@ -49,8 +52,10 @@ class WeightSection(Section):
 
 
 class ActivationSection(Section):
-    mode: Literal["dynamic", "static"] = Field(
-        "dynamic", description="dynamic: absmax per token; static: learned per tensor (LSQ+)"
+    mode: Literal["dynamic", "minmax", "static", "pact"] = Field(
+        "dynamic",
+        description="dynamic: clipped absmax per token; static: learned per tensor (LSQ+); "
+        "minmax: absmax per token and pact: learned clipping, as baselines",
     )
     calibration_batches: int = Field(
         8, ge=1, description="batches that initialise static scales and key offsets"
@@ -66,6 +71,7 @@ class CacheSection(Section):
     key_offset: bool = Field(
         True, description="subtract the mean of each key channel; attention does not see it"
     )
+    minmax: bool = Field(False, description="absmax scales at few bits too, as a baseline")
     kivi: int | None = Field(
         None, ge=32, multiple_of=32, description="window of the KIVI baseline; absent: our layout"
     )
@@ -134,11 +140,12 @@ class QuantSection(Section):
         return any(fnmatch(name, pattern) for pattern in self.activation.rotate)
 
     def plain(self) -> QuantSection:
-        """The same scheme without rotations and key offsets: the PTQ row of the table."""
+        """The same scheme without rotations and key offsets, MSE-optimal: the table's PTQ row."""
         return self.model_copy(
             update={
                 "kv": self.kv.model_copy(update={"rotate_keys": False, "key_offset": False}),
                 "activation": self.activation.model_copy(update={"rotate": []}),
+                "weight": self.weight.model_copy(update={"scale": "learned"}),
             }
         )
 

@@ -24,9 +24,9 @@ from edgeqat.errors import UsageError
 from edgeqat.nn import kivi, zipcache
 from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
 from edgeqat.nn.token_importance import TokenImportance
-from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
+from edgeqat.quant.dynamic import CacheQuantizer
 from edgeqat.quant.hadamard import HEAD_BLOCK, block_size, rotate
-from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.quant.inputs import input_quantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 
@@ -56,15 +56,14 @@ class AttentionQuantizer(nn.Module):
         self.sink_tokens = quant.kv.sink_tokens
         self.query: nn.Module = nn.Identity()
         if scheme.activation_bits < FLOAT_BITS:
-            static = quant.activation.mode == "static"
-            kind = StaticQuantizer if static else DynamicQuantizer
-            self.query = kind(scheme.activation_bits)
+            self.query = input_quantizer(quant.activation.mode, scheme.activation_bits)
         self.key: CacheQuantizer | None = None
         self.value: CacheQuantizer | None = None
         if cached:
             heads = kv_heads if quant.kv.key_offset else None
-            self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads)
-            self.value = CacheQuantizer(scheme.kv_bits, head_dim)
+            minmax = quant.kv.minmax
+            self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads, minmax)
+            self.value = CacheQuantizer(scheme.kv_bits, head_dim, minmax=minmax)
         self.kivi, self.kv_bits = quant.kv.kivi, scheme.kv_bits
         self.salient_share: float | None = None  # of ZipCache's rule
         self.importance = None

@@ -28,8 +28,10 @@ from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size, rotate
+from edgeqat.quant.inputs import input_quantizer, mode_of
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
+from edgeqat.quant.minmax import MinMaxWeightQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
@@ -235,7 +237,7 @@ def packed_spec(layer: Any, tied_to: str | None = None) -> PackedSpec:
         quantizer.grid.bits,
         quantizer.group_size,
         FLOAT_BITS if isinstance(inputs, nn.Identity) else inputs.grid.bits,
-        "static" if isinstance(inputs, StaticQuantizer) else "dynamic",
+        mode_of(inputs),
         layer.bias is not None,
         layer.rotation,
         tied_to,
@@ -304,7 +306,8 @@ def _rotate_weight(layer: nn.Linear, rotation: int) -> None:
 
 def _weight_quantizer(layer: Any, decision: Decision, quant: QuantSection) -> WeightQuantizer:
     shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
-    quantizer = WeightQuantizer(shape, decision.bits, decision.granularity, decision.group_size)
+    kind = MinMaxWeightQuantizer if quant.weight.scale == "minmax" else WeightQuantizer
+    quantizer = kind(shape, decision.bits, decision.granularity, decision.group_size)
     quantizer.to(layer.weight.device)
     if not layer.weight.is_meta:
         quantizer.initialize(layer.weight, quant.weight.init)
@@ -319,8 +322,7 @@ def _quant_linear(
 ) -> QuantLinear:
     inputs: nn.Module = nn.Identity()
     if decision.input_bits < FLOAT_BITS:
-        kind = StaticQuantizer if decision.input_mode == "static" else DynamicQuantizer
-        inputs = kind(decision.input_bits)
+        inputs = input_quantizer(decision.input_mode, decision.input_bits)
         inputs.to(layer.weight.device)
     embedding = embeddings.get(id(layer.weight))
     if embedding is not None:

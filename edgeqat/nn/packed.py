@@ -25,7 +25,7 @@ from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.hadamard import rotate
-from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.quant.inputs import input_quantizer
 from edgeqat.scheme import FLOAT_BITS, grid_of, group_count
 
 
@@ -121,8 +121,7 @@ class PackedLinear(_PackedWeight):
         self.bias = nn.Parameter(torch.zeros(spec.shape[0])) if spec.bias else None
         self.input_quantizer = nn.Identity()
         if spec.input_bits < FLOAT_BITS:
-            kind = StaticQuantizer if spec.input_mode == "static" else DynamicQuantizer
-            self.input_quantizer = kind(spec.input_bits)
+            self.input_quantizer = input_quantizer(spec.input_mode, spec.input_bits)
 
     def tie(self, embedding: PackedEmbedding) -> None:
         """Use the codes and scales of a packed embedding; only the shared `weight` stays

@@ -46,22 +46,33 @@ class DynamicQuantizer(nn.Module):
         return f"bits={self.grid.bits}, dynamic per_token{'' if self.enabled else ', disabled'}"
 
 
+class MinMaxQuantizer(DynamicQuantizer):
+    """The same without clipping at any width, as LLM-QAT (2305.17888) has it."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.clip = 1.0
+
+
 class CacheQuantizer(nn.Module):
     """Keys or values (B, K, T, D) as the KV cache stores them: sinks and important tokens at 8 bit,
     the rest at the low width.
 
-    `heads` gives it an `offset` (K, D), for keys only: what comes out lacks it.
+    `heads` gives it an `offset` (K, D), for keys only: what comes out lacks it. `minmax` clips
+    nothing.
     """
 
     offset: Tensor | None
 
-    def __init__(self, bits: int, head_dim: int, heads: int | None = None) -> None:
+    def __init__(
+        self, bits: int, head_dim: int, heads: int | None = None, minmax: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("offset", None if heads is None else torch.zeros(heads, head_dim))
         self._sums: list[Tensor] | None = None
         self.low = grid_of(bits)
         self.high = grid_of(HIGH_BITS)
-        self.clip = CACHE_CLIP.get(bits, 1.0)
+        self.clip = 1.0 if minmax else CACHE_CLIP.get(bits, 1.0)
         self.group_size = head_dim if head_dim <= _WIDEST_GROUP else _SPLIT_GROUP
         self.enabled = True
 
