@@ -23,6 +23,12 @@ def command(
     blocks: Annotated[
         int | None, typer.Option("--blocks", min=0, help="Held-out blocks, evenly spaced; 0: all.")
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact/--float32", help="Multiply in float64, so that rounding adds nothing."
+        ),
+    ] = True,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write.")] = None,
 ) -> None:
     """Perplexity in one pass and token by token through the KV cache; KL and top token against a
@@ -32,7 +38,7 @@ def command(
     from edgeqat.pipeline.evaluate import evaluate
 
     with log.console().status("evaluating"):
-        found = evaluate(folder, data, against, output, mode, blocks)
+        found = evaluate(folder, data, against, output, mode, blocks, exact)
     for line in _lines(found):
         print(line)
     if output is not None:

@@ -7,6 +7,10 @@ cache, and both against the float model.
     kl               KL(float || quantized) per predicted token in nats: mean and 99th percentile
     same_top_float   share of positions whose most likely token is the float model's
 
+Products are exact by default (quant/exact): then what is left is what the cache and the decisions
+on tokens do. In float32 rounding adds its own noise, which is the same for any two ways of
+computing.
+
 Legend: B batch, T tokens of a block, V vocabulary.
 """
 
@@ -24,6 +28,7 @@ from edgeqat.errors import UsageError
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.convert import attentions
+from edgeqat.quant.exact import exact_products
 from edgeqat.scheme import Scheme
 
 MODES = ("both", "one-pass", "decode")
@@ -39,6 +44,7 @@ def agreement(
     scheme: Scheme,
     floating: Any | None = None,
     mode: str = "both",
+    exact: bool = True,
 ) -> dict[str, Any]:
     """What the module's docstring lists, of a packed model on blocks (N, T); what `mode` or a
     missing float model leaves out is None. `average_bits` are those of one pass, else of decoding.
@@ -49,7 +55,7 @@ def agreement(
     decodes = decodes and can_decode(model)
     total = _Totals()
     batch = max(1, _LOGITS_AT_ONCE // (blocks.ids.shape[1] * model.config.vocab_size))
-    with WidthMeter(model.eval(), scheme) as meter:
+    with exact_products(exact), WidthMeter(model.eval(), scheme) as meter:
         for ids in blocks.ids.split(batch):
             ids = ids.to(model.device)
             whole = model(input_ids=ids, use_cache=False).logits if one_pass else None

@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from edgeqat.nn import taps
+from edgeqat.quant.exact import is_exact
 
 NAME = "edgeqat"
 
@@ -42,6 +43,10 @@ def quantized_attention(
     if quantizer is not None and quantizer.attends:
         found = quantizer.attend(query, key, value, attention_mask, scale)
         return found.transpose(1, 2).contiguous(), None
+    if is_exact():
+        wide = query.double(), key.double(), value.double()
+        output: Any = sdpa_attention_forward(module, *wide, attention_mask, **kwargs)[0]
+        return output.to(value.dtype), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

@@ -36,6 +36,11 @@ class AdaptiveQuantizer(nn.Module):
         self.low, self.high = low, high
         self.__dict__["widths"] = widths
 
+    @property
+    def enabled(self) -> bool:
+        """Whether it quantizes (nn/convert.quantizers_disabled)."""
+        return bool(self.low.enabled)
+
     def forward(self, values: Tensor) -> Tensor:
         """Fake-quantized values (B, T, I) or (B, N, T, D)."""
         if getattr(self.low, "observing", False):  # both learn their range from all tokens

@@ -10,7 +10,7 @@ Not here: attention's entry into transformers (hf/attention), files (checkpoint)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -39,6 +39,7 @@ ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
 HEAD = "lm_head"
 HEAD_INPUT_BITS = 8
+_THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 
 @dataclass(frozen=True)
@@ -271,21 +272,26 @@ def quantizers_disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
+def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Initialise static activation quantizers, key offsets and importance thresholds on batches of
     token ids (B, T); a no-op without any.
     """
     static = [module for module in model.modules() if _is_static(module)]
-    if not static and not any(isinstance(module, TokenImportance) for module in model.modules()):
+    adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
+    if not static and not adaptive:
         return
     for module in static:
         module.observe()
-    with observing(model):
-        for batch in batches:
-            model(batch)
+    batches = list(batches) if adaptive else batches
+    for batch in batches:
+        model(batch)
     for module in static:
         module.finish()
-    move_thresholds(model)
+    for _ in range(_THRESHOLD_PASSES if adaptive else 0):
+        with observing(model):
+            for batch in batches:
+                model(batch)
+        move_thresholds(model, rate=1.0)
 
 
 def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:

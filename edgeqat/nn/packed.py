@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import DynamicQuantizer
+from edgeqat.quant.exact import linear
 from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.inputs import input_quantizer
 from edgeqat.scheme import FLOAT_BITS, grid_of, group_count
@@ -139,7 +140,7 @@ class PackedLinear(_PackedWeight):
                 return inputs.select(input, lambda own: self._integer_forward(input, own))
             return self._integer_forward(input, inputs)
         input = self.input_quantizer(rotate(input, self.spec.rotation))
-        return F.linear(input, self.dequantized(), self.bias)
+        return linear(input, self.dequantized(), self.bias)
 
     def _integer_forward(self, input: Tensor, inputs: Any) -> Tensor:
         flat = rotate(input.flatten(0, -2).float(), self.spec.rotation)

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import TokenWidths
+from edgeqat.quant.exact import is_exact
 from edgeqat.recipe import AdaptiveSection
 
 MEASURED = ("importance", "reversed")  # rules with thresholds
@@ -85,10 +86,10 @@ class TokenImportance(nn.Module):
         level = 1 - self.share if self.rule == "importance" else self.share
         return torch.cat(measures).quantile(level).reshape(1)
 
-    def move(self, quantile: Tensor) -> None:
+    def move(self, quantile: Tensor, rate: float) -> None:
         """Move the threshold towards a quantile; the first one becomes the threshold."""
         assert self.threshold is not None
-        moved = self.threshold.lerp(quantile, _RATE)
+        moved = self.threshold.lerp(quantile, rate)
         self.threshold.copy_(torch.where(self.threshold.isfinite(), moved, quantile))
 
     def extra_repr(self) -> str:
@@ -102,18 +103,19 @@ def attention_to_first(
     without a matrix of T x S: it is the attention over values that are 1 there and 0 elsewhere.
     """
     batch, heads, tokens, _ = query.shape
-    value = torch.zeros(batch, 1, *key.shape[2:], device=key.device)
+    kind = torch.float64 if is_exact() else torch.float32
+    value = torch.zeros(batch, 1, *key.shape[2:], device=key.device, dtype=kind)
     value[torch.arange(batch), 0, first.expand(batch), 0] = 1
     with torch.autocast(query.device.type, enabled=False):
         found = F.scaled_dot_product_attention(
-            query.float(),
-            key.float().repeat_interleave(heads // key.shape[1], dim=1),
+            query.to(kind),
+            key.to(kind).repeat_interleave(heads // key.shape[1], dim=1),
             value.expand(-1, heads, -1, -1),
             attn_mask=mask,
             is_causal=mask is None and tokens > 1,
             scale=scale,
         )
-    return found[..., 0].mean(dim=1)
+    return found[..., 0].mean(dim=1).float()
 
 
 def scattered(position: Tensor, layer: int, share: float) -> Tensor:
@@ -170,9 +172,11 @@ def observing(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def move_thresholds(model: nn.Module, mean: Callable[[Tensor], Tensor] = lambda own: own) -> None:
-    """Move every threshold to what its layer gathered since the last time; `mean` averages over
-    processes.
+def move_thresholds(
+    model: nn.Module, mean: Callable[[Tensor], Tensor] = lambda own: own, rate: float = _RATE
+) -> None:
+    """Move every threshold towards what its layer gathered since the last time; `mean` averages
+    over processes.
     """
     found = [module for module in model.modules() if isinstance(module, TokenImportance)]
     moves = [(module, module.quantile()) for module in found]
@@ -180,7 +184,7 @@ def move_thresholds(model: nn.Module, mean: Callable[[Tensor], Tensor] = lambda 
     if moving:
         values = mean(torch.cat([value for _, value in moving]))
         for (module, _), value in zip(moving, values, strict=True):
-            module.move(value.reshape(1))
+            module.move(value.reshape(1), rate)
 
 
 def _is_sliding(model: Any, layer: int) -> bool:

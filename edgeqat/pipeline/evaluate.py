@@ -30,11 +30,13 @@ def evaluate(
     output: Path | None = None,
     mode: str = "both",
     blocks: int | None = None,
+    exact: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a packed folder on the held-out text of its recipe (or of `data`), and write the
     result to `output` where one is named.
 
-    `blocks` limits how many are evaluated (0: all). Raises an EdgeQATError in one line.
+    `blocks` limits how many are evaluated (0: all); `exact` multiplies in float64. Raises an
+    EdgeQATError in one line.
     """
     if mode not in MODES:
         raise UsageError(f"mode: '{mode}' is unknown; choose from {', '.join(MODES)}")
@@ -49,9 +51,9 @@ def evaluate(
         "model": str(folder),
         "scheme": recipe.quant.scheme,
         "data": data_name(recipe.data),
-        **agreement(model, held, scheme, floating, mode),
+        **agreement(model, held, scheme, floating, mode, exact),
         "against": None,
-        "evaluation": {**conditions(recipe.data, held), "mode": mode},
+        "evaluation": {**conditions(recipe.data, held), "mode": mode, "exact": exact},
     }
     if floating is not None:
         found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
