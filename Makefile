@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check -q
 
-.PHONY: demo test lint types clean
+MODEL ?= llama-8m-novels
+
+.PHONY: demo test lint types clean experiments
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/edgeqat quantize --model demo --w4a8kv4 --output demo-w4a8kv4 --overwrite
@@ -12,6 +14,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/pytest
+
+# The ablation of recipes/README.md, hours: EDGEQAT_DATA=FOLDER make experiments MODEL=FOLDER; may be stopped and started.
+experiments: $(VENV)/.installed
+	$(VENV)/bin/python eval/experiments.py $(MODEL)
+	$(VENV)/bin/python eval/experiments.py --table
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

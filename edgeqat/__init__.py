@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "EdgeQATError": "edgeqat.errors",
     "Engine": "edgeqat.runtime.engine",
+    "KVCache": "edgeqat.hf.kv_cache",
     "Objective": "edgeqat.train.objective",
     "QATTrainer": "edgeqat.train.trainer",
     "QuantSection": "edgeqat.recipe",

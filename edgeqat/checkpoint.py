@@ -26,6 +26,7 @@ from torch import Tensor
 from edgeqat.errors import EdgeQATError, FormatError, OutputError, StorageError
 
 FORMAT_VERSION = 1
+ADAPTIVE_VERSION = 2  # as 1, and tokens have two widths
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 METHOD = "edgeqat"
@@ -135,10 +136,10 @@ def check_config(quantization: dict[str, Any] | None, where: str) -> None:
             f"quant_method: '{found}' of '{where}' is not '{METHOD}'; load it elsewhere"
         )
     version = quantization.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, ADAPTIVE_VERSION):
         raise FormatError(
-            f"format_version: {version} of '{where}' is unknown (this is {FORMAT_VERSION}); "
-            "update edgeqat"
+            f"format_version: {version} of '{where}' is unknown (known: {FORMAT_VERSION}, "
+            f"{ADAPTIVE_VERSION}); update edgeqat"
         )
 
 

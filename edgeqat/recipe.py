@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgeqat.errors import RecipeError, nearest
-from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, Scheme
+from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 
 VERSION = 1
 
@@ -38,6 +38,9 @@ class WeightSection(Section):
         "per_group", description="how many weights share a scale"
     )
     group_size: int = Field(128, description="weights per scale along in_features (multiple of 32)")
+    scale: Literal["learned", "minmax"] = Field(
+        "learned", description="learned: LSQ; minmax: from the largest weight (RTN, LLM-QAT)"
+    )
     init: Literal["mse", "lsq"] = Field("mse", description="initial scale: least squares or LSQ's")
 
     @field_validator("group_size")
@@ -49,8 +52,10 @@ class WeightSection(Section):
 
 
 class ActivationSection(Section):
-    mode: Literal["dynamic", "static"] = Field(
-        "dynamic", description="dynamic: absmax per token; static: learned per tensor (LSQ+)"
+    mode: Literal["dynamic", "minmax", "static", "pact"] = Field(
+        "dynamic",
+        description="dynamic: clipped absmax per token; static: learned per tensor (LSQ+); "
+        "minmax: absmax per token and pact: learned clipping, as baselines",
     )
     calibration_batches: int = Field(
         8, ge=1, description="batches that initialise static scales and key offsets"
@@ -66,6 +71,22 @@ class CacheSection(Section):
     key_offset: bool = Field(
         True, description="subtract the mean of each key channel; attention does not see it"
     )
+    minmax: bool = Field(False, description="absmax scales at few bits too, as a baseline")
+    kivi: int | None = Field(
+        None, ge=32, multiple_of=32, description="window of the KIVI baseline; absent: our layout"
+    )
+
+
+class AdaptiveSection(Section):
+    """Important tokens at 8 bit, the rest at the scheme's widths; a number stands for `share`."""
+
+    share: float | None = Field(
+        None, ge=0, le=1, description="share of tokens at 8 bit; absent: all tokens alike"
+    )
+    rule: Literal["importance", "random", "reversed", "layers", "zipcache"] = Field(
+        "importance",
+        description="which tokens; the others are controls, zipcache a baseline for K and V",
+    )
 
 
 class QuantSection(Section):
@@ -73,6 +94,7 @@ class QuantSection(Section):
     weight: WeightSection = WeightSection()
     activation: ActivationSection = ActivationSection()
     kv: CacheSection = CacheSection()
+    adaptive: AdaptiveSection = AdaptiveSection()
     embedding_bits: Literal[4, 6, 8, 16] = Field(
         8, description="bits per row of embeddings and lm_head (16: float)"
     )
@@ -83,6 +105,32 @@ class QuantSection(Section):
     def _normalise(cls, value: str) -> str:
         return str(Scheme.parse(value))
 
+    @field_validator("adaptive", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        return {"share": value} if isinstance(value, int | float | str) else value
+
+    @model_validator(mode="after")
+    def _has_low_widths(self) -> QuantSection:
+        scheme = self.bits()
+        share, rule = self.adaptive.share, self.adaptive.rule
+        if share is not None and rule == "zipcache" and scheme.kv_bits >= HIGH_BITS:
+            raise ValueError(
+                f"adaptive.rule: zipcache chooses keys and values, which are not below 8 bit at "
+                f"{self.scheme}; write for example --w4a8kv4"
+            )
+        if self.kv.kivi is not None and (share is not None or scheme.kv_bits == FLOAT_BITS):
+            raise ValueError(
+                f"kv.kivi: {self.kv.kivi} needs a quantized KV cache and no adaptive widths; "
+                "write for example --w4a8kv4"
+            )
+        if share is not None and not scheme.has_low_tokens:
+            raise ValueError(
+                f"adaptive.share: {share} needs activations or a KV cache below 8 "
+                f"bit and the scheme is {self.scheme}; write for example --w4a4kv4"
+            )
+        return self
+
     def bits(self) -> Scheme:
         """The parsed scheme."""
         return Scheme.parse(self.scheme)
@@ -92,11 +140,12 @@ class QuantSection(Section):
         return any(fnmatch(name, pattern) for pattern in self.activation.rotate)
 
     def plain(self) -> QuantSection:
-        """The same scheme without rotations and key offsets: the PTQ row of the table."""
+        """The same scheme without rotations and key offsets, MSE-optimal: the table's PTQ row."""
         return self.model_copy(
             update={
                 "kv": self.kv.model_copy(update={"rotate_keys": False, "key_offset": False}),
                 "activation": self.activation.model_copy(update={"rotate": []}),
+                "weight": self.weight.model_copy(update={"scale": "learned"}),
             }
         )
 
@@ -160,6 +209,30 @@ class DistillSection(Section):
     )
 
 
+class EntropySection(Section):
+    weight: float = Field(0.0, ge=0, description="weight of the term (0: not computed)")
+    form: Literal["gap", "paper"] = Field(
+        "gap", description="gap: what the teacher has more; paper: -log of the summed spread"
+    )
+    layers: list[int] | None = Field(None, description="layer numbers; absent: all")
+
+
+class DistributionSection(Section):
+    weight: float = Field(0.0, ge=0, description="weight of the term (0: not computed)")
+    form: Literal["cosine", "kl"] = Field(
+        "cosine", description="distance of attention rows: 1 - cosine, or KL from the teacher's"
+    )
+    rows: int = Field(64, ge=1, description="query rows compared per sequence and layer")
+    layers: list[int] | None = Field(None, description="layer numbers; absent: all")
+
+
+class GuideSection(Section):
+    """EdgeQAT's guidance on query and key (2402.10787)."""
+
+    entropy: EntropySection = EntropySection()
+    distribution: DistributionSection = DistributionSection()
+
+
 class ArchitectureSection(Section):
     """Shape of a float Llama that `edgeqat train` makes."""
 
@@ -189,6 +262,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
     distill: DistillSection = DistillSection()
+    guide: GuideSection = GuideSection()
     architecture: ArchitectureSection | None = Field(
         None, description="shape of the float model (only for `edgeqat train`)"
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from edgeqat.errors import SchemeError
 
 FLOAT_BITS = 16
+HIGH_BITS = 8  # width of sinks and of important tokens
 WIDTHS = {
     "w": ("weights", (1, 2, 3, 4, 6, 8, 16, 32)),
     "a": ("activations", (2, 3, 4, 6, 8, 16, 32)),
@@ -54,6 +55,11 @@ class Scheme:
     def is_float(self) -> bool:
         """Whether nothing is quantized."""
         return min(self.weight_bits, self.activation_bits, self.kv_bits) == FLOAT_BITS
+
+    @property
+    def has_low_tokens(self) -> bool:
+        """Whether activations or the KV cache have fewer bits than important tokens get."""
+        return min(self.activation_bits, self.kv_bits) < HIGH_BITS
 
     def __str__(self) -> str:
         return f"w{self.weight_bits}a{self.activation_bits}kv{self.kv_bits}"

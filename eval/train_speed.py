@@ -1,6 +1,10 @@
 """Speed and memory of a training step with random weights: float, float + teacher forward, QAT.
 
-usage: python eval/train_speed.py --shape llama-58m|tinyllama-1.1b [--scheme w4a8kv4] [--json FILE]
+usage: python eval/train_speed.py --shape llama-8m|llama-58m|tinyllama-1.1b [--scheme w4a8kv4]
+                                  [--guided] [--json FILE]
+
+--guided: QAT with distillation alone against QAT with guidance too, in one process and in turns
+(weights 0.5 and 1.0 unless --set guide... says otherwise).
 
 Each row runs in a process of its own, so that its peak RSS is its own. The recipe's defaults apply;
 --set changes them (--set train.bf16_states=true).
@@ -14,8 +18,12 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 ROWS = ("float", "float_and_teacher", "qat")
+GUIDED_ROWS = ("qat", "guided")
+GUIDE = {"guide.entropy.weight": 0.5, "guide.distribution.weight": 1.0}
 
 
 def main() -> None:
@@ -30,13 +38,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--set", action="append", default=[], help="recipe field, a.b=c")
+    parser.add_argument("--guided", action="store_true", help="what guidance costs")
     parser.add_argument("--json", help="file for the result")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure(options, options.child)))
+        print(json.dumps(measure(options, options.child.split("+"))))
         return
-    rows = {row: _in_a_process(row) for row in options.rows}
+    if options.guided:
+        rows = _in_a_process("+".join(GUIDED_ROWS))
+    else:
+        rows = {row: _in_a_process(row)[row] for row in options.rows}
     for name, row in rows.items():
         print(
             f"{name:18} {row['tokens_per_second']:8.0f} tokens/s"
@@ -45,59 +57,88 @@ def main() -> None:
     if {"float_and_teacher", "qat"} <= rows.keys():
         ratio = rows["float_and_teacher"]["tokens_per_second"] / rows["qat"]["tokens_per_second"]
         print(f"QAT takes {ratio:.2f}x the time of float training + teacher forward")
+    if options.guided:
+        ratio = rows["qat"]["tokens_per_second"] / rows["guided"]["tokens_per_second"]
+        print(f"guided QAT takes {ratio:.2f}x the time of QAT with distillation alone")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=2)
 
 
-def _in_a_process(row: str) -> dict[str, float]:
-    command = [sys.executable, *sys.argv, "--child", row]
+def _in_a_process(rows: str) -> dict[str, dict[str, float]]:
+    command = [sys.executable, *sys.argv, "--child", rows]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(options: argparse.Namespace, row: str) -> dict[str, float]:
-    """Tokens per second of the fastest step and the process's peak RSS."""
+def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str, float]]:
+    """Tokens per second of the fastest step of each row, taken in turns, and the process's peak
+    RSS.
+    """
     from edgeqat.runtime import native
 
     native.keep_freed_memory()  # before torch
     import torch
 
+    from edgeqat.hf.shapes import random_model
+    from edgeqat.pipeline.quantize import peak_rss_bytes
+
+    torch.set_num_threads(options.threads)
+    steps = {row: stepper(options, row) for row in rows}
+    vocabulary = random_model(options.shape).config.vocab_size
+    fastest = dict.fromkeys(rows, float("inf"))
+    for _ in range(options.steps + 1):
+        batch = torch.randint(0, vocabulary, (options.batch, options.context))
+        for row, step in steps.items():
+            start = time.perf_counter()
+            step(batch)
+            fastest[row] = min(fastest[row], time.perf_counter() - start)
+    return {
+        row: {
+            "tokens_per_second": options.batch * options.context / seconds,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+        for row, seconds in fastest.items()
+    }
+
+
+def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
+    """One training step of a row, as a function of a batch of token ids."""
+    import torch
+
     from edgeqat import recipe as recipes
     from edgeqat.hf.model import prepare
     from edgeqat.hf.shapes import random_model
-    from edgeqat.pipeline.quantize import peak_rss_bytes
     from edgeqat.train.objective import Objective
     from edgeqat.train.optim import make_optimizer, with_rates
 
-    torch.set_num_threads(options.threads)
-    values = dict(recipes.parse_set(entry) for entry in options.set)
+    chosen = dict(recipes.parse_set(entry) for entry in options.set)
+    values = {**(GUIDE if row == "guided" else {}), **chosen}
+    if row != "guided":
+        values = {key: value for key, value in values.items() if not key.startswith("guide.")}
     recipe = recipes.load(None, {**values, "quant.scheme": options.scheme})
     model = random_model(options.shape)
     teacher = None if row == "float" else copy.deepcopy(model)
-    if row == "qat":
+    if row in GUIDED_ROWS:
         prepare(model, quant=recipe.quant)
-    distill = recipe.distill.model_copy(update={"weight": 1.0 if row == "qat" else 0.0})
-    objective = Objective(distill, teacher)
+    distill = recipe.distill.model_copy(update={"weight": float(row in GUIDED_ROWS)})
+    objective = Objective(distill, teacher, recipe.guide)
     optimizer = make_optimizer(model.train(), with_rates(recipe.train, 0.01))
-    shape = (options.steps + 1, options.batch, options.context)
-    ids = torch.randint(0, model.config.vocab_size, shape)
-    fastest = float("inf")
-    for batch in ids:
-        start = time.perf_counter()
+    if recipe.train.gradient_checkpointing:
+        new = getattr(model, "activation_checkpointing_enable", None)  # renamed in 5.2x
+        (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    def step(batch: Any) -> None:
         if row == "float_and_teacher":
             with torch.no_grad():
                 teacher(input_ids=batch, use_cache=False)
         objective(model, batch)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-        fastest = min(fastest, time.perf_counter() - start)
-    return {
-        "tokens_per_second": options.batch * options.context / fastest,
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
+
+    return step
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from typer import exceptions
 
-from edgeqat.cli import generate, inspect, quantize, recipes, train
+from edgeqat.cli import evaluate, generate, inspect, quantize, recipes, train
 from edgeqat.errors import EdgeQATError
 
 INTERRUPTED = 130  # what typer, and shells, return after Ctrl-C
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command("quantize")(quantize.command)
 app.command("train")(train.command)
+app.command("eval")(evaluate.command)
 app.command("generate")(generate.command)
 app.command("inspect")(inspect.command)
 app.command("recipes")(recipes.command)

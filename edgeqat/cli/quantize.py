@@ -26,6 +26,10 @@ def command(
     weights: Annotated[
         str | None, typer.Option("--weights", help="safetensors file that replaces the weights.")
     ] = None,
+    adaptive: Annotated[
+        float | None,
+        typer.Option("--adaptive", help="Share of important tokens at 8 bit, e.g. 0.5. [none]"),
+    ] = None,
     data: options.DataOption = None,
     steps: options.StepsOption = None,
     seed: options.SeedOption = None,
@@ -46,11 +50,13 @@ def command(
     chosen = recipe or _recipe_of(model)
     values = options.overrides(
         settings, model__name=model, quant__scheme=scheme, model__weights=weights,
-        data__root=data, train__steps=steps, seed=seed,
+        data__root=data, train__steps=steps, seed=seed, quant__adaptive__share=adaptive,
     )  # fmt: skip
     resolved = recipes.load(chosen, values)
-    name = Path(resolved.model.name).name
-    target = Path(f"{name}-{resolved.quant.scheme}" if output is None else output)
+    name = f"{Path(resolved.model.name).name}-{resolved.quant.scheme}"
+    if resolved.quant.adaptive.share is not None:
+        name += f"-adaptive{resolved.quant.adaptive.share}"
+    target = Path(name if output is None else output)
     from edgeqat.runtime.native import keep_freed_memory
 
     log.setup()
@@ -96,6 +102,8 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
         f"{kind} {sizes[kind] / 1e6:.2f}" for kind in ("weights", "scales", "embeddings", "other")
     )
     print(f"size {sizes['total'] / 1e6:.2f} MB ({kinds}); fp16 {sizes['fp16'] / 1e6:.2f} MB")
+    bits = metrics["average_bits"]
+    print(f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}")
     print(
         f"QAT {trained['steps']} steps in {trained['seconds']:.0f} s, "
         f"{trained['tokens_per_second']:.0f} tokens/s, peak "

@@ -100,6 +100,16 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
     return Blocks(blocks.ids[:-held]), Blocks(blocks.ids[-held:]).evenly(data.valid_blocks)
 
 
+def held_out_blocks(data: DataSection, tokenizer: Tokenizer) -> Blocks:
+    """The held-out blocks of load_blocks() alone: training text that has a held-out part is not
+    read.
+    """
+    _, valid = _sources(data)
+    if valid is None:
+        return load_blocks(data, tokenizer)[1]
+    return _pack(valid, tokenizer, data).evenly(data.valid_blocks)
+
+
 def training_source(data: DataSection) -> str:
     """Where the training text is: what documents() reads."""
     return _sources(data)[0]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 import edgeqat.hf.attention as attention
 from edgeqat.errors import ModelError
-from edgeqat.hf import conv1d
+from edgeqat.hf import conv1d, kv_cache
 from edgeqat.nn import convert
 from edgeqat.recipe import QuantSection
 
@@ -42,7 +42,10 @@ def prepare(
         conv1d.to_linear(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
-    return convert.prepare(model, quant)
+    prepared = convert.prepare(model, quant)
+    if isinstance(model, PreTrainedModel):
+        kv_cache.make_default(model)
+    return prepared
 
 
 def restore(model: nn.Module) -> nn.Module:
@@ -51,6 +54,7 @@ def restore(model: nn.Module) -> nn.Module:
     """
     restored: Any = convert.restore(model)
     if isinstance(model, PreTrainedModel):
+        kv_cache.unmake_default(model)
         if model.config.model_type == CONV1D_FAMILY:
             conv1d.to_conv1d(restored)
         restored.set_attn_implementation("sdpa")

@@ -23,9 +23,10 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgeqat import checkpoint
 from edgeqat.errors import FormatError
-from edgeqat.hf import attention, conv1d
+from edgeqat.hf import attention, conv1d, kv_cache
 from edgeqat.nn import convert
 from edgeqat.nn.packed import PackedSpec
+from edgeqat.nn.token_importance import TokenImportance
 from edgeqat.recipe import QuantSection
 
 
@@ -60,6 +61,8 @@ class EdgeQATQuantizer(HfQuantizer):
         conv1d.to_linear(model)
         model.set_attn_implementation(attention.NAME)
         convert.install(model, specs, QuantSection.model_validate(config["quant"]))
+        kv_cache.make_default(model)
+        _check_thresholds(model, kwargs.get("checkpoint_files") or [])
         return model
 
     @property
@@ -73,13 +76,28 @@ class EdgeQATQuantizer(HfQuantizer):
 def quantization_config(model: nn.Module, quant: QuantSection) -> dict[str, Any]:
     """The quantization_config of a converted model, without the hashes."""
     layers = {name: spec.to_json() for name, spec in convert.packed_specs(model).items()}
+    adaptive = quant.adaptive.share is not None
+    newer: dict[str, Any] = {} if adaptive else {"adaptive": True}  # unknown to older readers
+    if quant.kv.kivi is None:
+        newer["kv"] = {"kivi"}
     return {
         "quant_method": checkpoint.METHOD,
-        "format_version": checkpoint.FORMAT_VERSION,
+        "format_version": checkpoint.ADAPTIVE_VERSION if adaptive else checkpoint.FORMAT_VERSION,
         "scheme": quant.scheme,
-        "quant": quant.model_dump(),
+        "quant": quant.model_dump(exclude=newer),
         "layers": layers,
     }
+
+
+def _check_thresholds(model: nn.Module, files: list[str]) -> None:
+    """Refuse weights without the thresholds of an adaptive model: transformers only warns."""
+    stored = {name for file in files for name in checkpoint.read_header(Path(file))}
+    for name, module in model.named_modules():
+        needed = isinstance(module, TokenImportance) and module.threshold is not None
+        if needed and f"{name}.threshold" not in stored:
+            raise FormatError(
+                f"thresholds: {name}.threshold is missing from the weights; copy the folder again"
+            )
 
 
 def register() -> None:

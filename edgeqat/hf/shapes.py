@@ -10,6 +10,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from edgeqat.errors import UsageError, nearest
 
 SHAPES: dict[str, dict[str, Any]] = {
+    # the 8M model of recipes/README.md
+    "llama-8m": {
+        "vocab_size": 8192, "hidden_size": 256, "num_hidden_layers": 8,
+        "intermediate_size": 688, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 2048, "tie_word_embeddings": True,
+    },
     # EdgeQAT 2402.10787, section 4.1
     "llama-58m": {
         "vocab_size": 16000, "hidden_size": 512, "num_hidden_layers": 16,

@@ -2,26 +2,51 @@
 
 q and k are rotated (quant/hadamard), then q is quantized per token and head at the activation
 width, k and v as the KV cache stores them (quant/dynamic.CacheQuantizer): fake-quantizing here is
-what makes the trained layout the served one. Not here: the attention product itself and how it
-reaches transformers (hf/attention), guidance, the packed cache.
+what makes the trained layout the served one. A token's K and V are 8 bit where it is a sink or
+important (nn/token_importance), and low otherwise.
 
-Legend: B batch, N query heads, K key/value heads, T tokens, D head_dim.
+Two baselines whose caches revise what they stored live here too, in torch only (nn/kivi,
+nn/zipcache). A packed cache hands over only the new keys and values; they are quantized once,
+stored, and what the cache holds comes back (nn/token_store). Not here: the attention product itself
+and how it reaches transformers (hf/attention), guidance.
+
+Legend: B batch, N query heads, K key/value heads, T queries, S keys, D head_dim.
 """
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 
-from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
+from edgeqat.errors import UsageError
+from edgeqat.nn import kivi, zipcache
+from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
+from edgeqat.nn.token_importance import TokenImportance
+from edgeqat.quant.dynamic import CacheQuantizer
 from edgeqat.quant.hadamard import HEAD_BLOCK, block_size, rotate
-from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.quant.inputs import input_quantizer
 from edgeqat.recipe import QuantSection
-from edgeqat.scheme import FLOAT_BITS
+from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
+
+
+class Waiting(Protocol):
+    """A packed cache that has handed over new keys and values and waits for their widths."""
+
+    @property
+    def stored(self) -> int:
+        """Tokens that it holds and gives to attention."""
+
+    def append(self, key: Tensor, value: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new k, v (B, K, T, D), those `high` (B, T) at 8 bit; all of them come back."""
 
 
 class AttentionQuantizer(nn.Module):
     """Quantizers of q (B, N, T, D), k and v (B, K, S, D) of one attention layer."""
+
+    importance: TokenImportance | None
+    newest: tuple[Tensor, Tensor] | None  # positions (B, T) of the last call, what is kept high
 
     def __init__(self, quant: QuantSection, head_dim: int, kv_heads: int) -> None:
         super().__init__()
@@ -31,15 +56,26 @@ class AttentionQuantizer(nn.Module):
         self.sink_tokens = quant.kv.sink_tokens
         self.query: nn.Module = nn.Identity()
         if scheme.activation_bits < FLOAT_BITS:
-            static = quant.activation.mode == "static"
-            kind = StaticQuantizer if static else DynamicQuantizer
-            self.query = kind(scheme.activation_bits)
+            self.query = input_quantizer(quant.activation.mode, scheme.activation_bits)
         self.key: CacheQuantizer | None = None
         self.value: CacheQuantizer | None = None
         if cached:
             heads = kv_heads if quant.kv.key_offset else None
-            self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads)
-            self.value = CacheQuantizer(scheme.kv_bits, head_dim)
+            minmax = quant.kv.minmax
+            self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads, minmax)
+            self.value = CacheQuantizer(scheme.kv_bits, head_dim, minmax=minmax)
+        self.kivi, self.kv_bits = quant.kv.kivi, scheme.kv_bits
+        self.salient_share: float | None = None  # of ZipCache's rule
+        self.importance = None
+        self.widths: TokenWidths | None = None
+        self.waiting: Waiting | None = None
+        self.newest = None
+        self.position: Tensor | None = None
+
+    def adapt(self, widths: TokenWidths, importance: TokenImportance | None) -> None:
+        """Give tokens the widths of this layer, and let it decide on those of others."""
+        self.query = adapted(self.query, widths)
+        self.widths, self.importance = widths, importance
 
     def forward(
         self,
@@ -48,35 +84,111 @@ class AttentionQuantizer(nn.Module):
         value: Tensor,
         mask: Tensor | None,
         positions: Tensor | None = None,
+        scale: float | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Fake-quantized q, k, v; q and k in the rotated basis and k without its offset, which
         changes no attention weight.
 
         `mask` (B, 1, T, S) bool says which keys a query sees (None: causal); `positions` (B, T) of
-        the queries is given for sliding-window layers.
+        the queries is given for sliding-window layers; `scale` multiplies the logits.
         """
+        waiting, self.waiting = self.waiting, None
+        count = key.shape[2] + (waiting.stored if waiting else 0)
+        tokens, scale = query.shape[2], scale or query.shape[-1] ** -0.5
+        position = token_positions(count, query, mask, positions)
         query, key = rotate(query, self.rotation), rotate(key, self.rotation)
         query = self.query(query)
-        if self.key is not None and self.value is not None:
-            sinks = sink_tokens(key, mask, self.sink_tokens, positions)
-            key, value = self.key(key, sinks), self.value(value, sinks)
+        written = key.shape[2] if self.key is not None else tokens
+        high = self.high_tokens(position[:, -written:])
+        if self.salient_share is not None:
+            high = high | self._salient(query, key, position, scale)
+        newest = position[:, -tokens:].expand(len(query), -1)
+        self.position, self.newest = position, (newest, high[:, -tokens:].expand_as(newest))
+        if self.key is not None and self.value is not None and self.kivi is None:
+            if waiting is None:
+                key, value = self.key(key, high), self.value(value, high)
+            else:
+                key, value = waiting.append(key, value, high)
+        if self.importance is not None:
+            self.importance(query, key, mask, position, scale)
         return query, key, value
 
+    @property
+    def revises(self) -> bool:
+        """Whether it stands for a baseline whose cache changes what it has stored."""
+        return self.kivi is not None or self.salient_share is not None
 
-def sink_tokens(
-    key: Tensor, mask: Tensor | None, count: int, positions: Tensor | None = None
+    @property
+    def attends(self) -> bool:
+        """Whether the attention product is this baseline's own (attend)."""
+        return self.kivi is not None and self.key is not None and self.key.enabled
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        """Attention (B, N, T, D) over what forward() gave, where each query sees its own version of
+        k and v.
+        """
+        assert self.kivi is not None and self.position is not None
+        return kivi.attend(query, key, value, self.position, mask, self.kv_bits, self.kivi, scale)
+
+    def high_tokens(self, position: Tensor) -> Tensor:
+        """Which tokens (B or 1, T) at those positions are kept at 8 bit: sinks, important ones."""
+        sinks = (position >= 0) & (position < self.sink_tokens)
+        if self.widths is None:
+            return sinks
+        if self.widths.high is None:
+            return torch.ones_like(sinks)
+        if position.shape[1] != self.widths.high.shape[1]:
+            raise UsageError(
+                "cache: an adaptive model's tokens keep the width they were written with, which "
+                "this cache does not hold; use generate() or edgeqat.KVCache(model)"
+            )
+        return sinks | self.widths.high
+
+    def _salient(self, query: Tensor, key: Tensor, position: Tensor, scale: float) -> Tensor:
+        if key.shape[2] != query.shape[2]:
+            raise UsageError(
+                "adaptive.rule: zipcache looks at a whole sequence at once and cannot decode; "
+                "evaluate it in one pass"
+            )
+        return zipcache.salient(query, key, position, self.salient_share or 0.0, scale)
+
+    def basis(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Float q and k in the basis that forward() quantizes them in: rotated, k without its
+        offset.
+        """
+        query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        if self.key is not None and self.key.offset is not None:
+            key = key - self.key.offset[:, None].to(key.dtype)
+        return query, key
+
+
+def adapted(quantizer: Any, widths: TokenWidths) -> nn.Module:
+    """An input quantizer with a second one at 8 bit beside it, where it has fewer bits."""
+    if isinstance(quantizer, nn.Identity) or quantizer.grid.bits >= HIGH_BITS:
+        return quantizer
+    kind: type = type(quantizer)
+    return AdaptiveQuantizer(quantizer, kind(HIGH_BITS).to(_device(quantizer)), widths)
+
+
+def token_positions(
+    count: int, query: Tensor, mask: Tensor | None, positions: Tensor | None = None
 ) -> Tensor:
-    """Which of the S keys are among the first `count` real tokens of their sequence: (B or 1, S)
-    bool.
+    """Positions (B or 1, S) of the `count` keys, 0 at the first real token of their sequence.
 
     Under left padding the first real token is the first key that the last query sees. A sliding
     window has dropped that key in the end: there `positions` (B, T), those of the queries, tell.
     """
-    position = torch.arange(key.shape[2], device=key.device)[None]
+    position = torch.arange(count, device=query.device)[None]
     if positions is not None:
-        position = position + positions[:, -1:] - (key.shape[2] - 1)
-    elif mask is not None:
+        return position + positions[:, -1:] - (count - 1)
+    if mask is not None:
         last = mask[:, 0, -1]
         seen = last if last.dtype == torch.bool else last >= 0
         position = position - seen.int().argmax(dim=-1, keepdim=True)
-    return (position >= 0) & (position < count)
+    return position
+
+
+def _device(module: nn.Module) -> torch.device | None:
+    return next((parameter.device for parameter in module.parameters()), None)

@@ -10,7 +10,7 @@ Not here: attention's entry into transformers (hf/attention), files (checkpoint)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -20,13 +20,18 @@ import torch
 from torch import nn
 
 from edgeqat.errors import ModelError
-from edgeqat.nn.attention import AttentionQuantizer
+from edgeqat.nn import token_importance
+from edgeqat.nn.adaptive import AdaptiveQuantizer
+from edgeqat.nn.attention import AttentionQuantizer, adapted
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
+from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size, rotate
+from edgeqat.quant.inputs import input_quantizer, mode_of
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
+from edgeqat.quant.minmax import MinMaxWeightQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
@@ -34,6 +39,7 @@ ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
 HEAD = "lm_head"
 HEAD_INPUT_BITS = 8
+_THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
             _replace(model, name, _quant_linear(layer, decision, quant, embeddings))
     _share_inputs(model)
     add_attention_quantizers(model, quant)
+    adapt(model, quant)
     return model
 
 
@@ -149,6 +156,7 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
         if isinstance(layer, nn.Linear) and decision.input_bits < FLOAT_BITS:
             _replace(model, name, _quant_linear(layer, decision, quant, {}))
     add_attention_quantizers(model, quant)
+    adapt(model, quant)
     return model
 
 
@@ -188,6 +196,29 @@ def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
         attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim, heads)
 
 
+def adapt(model: nn.Module, quant: QuantSection) -> None:
+    """Give the tokens of a model with quantizers two widths, where the recipe asks for it."""
+    if quant.adaptive.share is None:
+        return
+    found = list(attentions(model))
+    if quant.adaptive.rule == "zipcache":
+        for _, attention in found:
+            attention.attention_quantizer.salient_share = quant.adaptive.share
+        return
+    widths = token_importance.plan(len(found), quant.adaptive)
+    followers = token_importance.followers(model, widths)
+    for number, (name, attention) in enumerate(found):
+        block = model.get_submodule(name.rpartition(".")[0])
+        for layer in block.modules():
+            if isinstance(layer, (QuantLinear, PackedLinear)):
+                layer.input_quantizer = adapted(layer.input_quantizer, widths[number])
+        importance = None
+        if number in followers:
+            importance = TokenImportance(quant.adaptive, followers[number])
+            importance.to(next(block.parameters()).device)
+        attention.attention_quantizer.adapt(widths[number], importance)
+
+
 def packed_layer(spec: PackedSpec) -> Any:
     """An empty packed layer."""
     return PackedEmbedding(spec) if spec.kind == "embedding" else PackedLinear(spec)
@@ -199,14 +230,15 @@ def packed_spec(layer: Any, tied_to: str | None = None) -> PackedSpec:
     shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
     if isinstance(layer, QuantEmbedding):
         return PackedSpec("embedding", shape, quantizer.grid.bits, quantizer.group_size)
-    inputs = layer.input_quantizer
+    inputs: Any = layer.input_quantizer
+    inputs = inputs.low if isinstance(inputs, AdaptiveQuantizer) else inputs
     return PackedSpec(
         "linear",
         shape,
         quantizer.grid.bits,
         quantizer.group_size,
         FLOAT_BITS if isinstance(inputs, nn.Identity) else inputs.grid.bits,
-        "static" if isinstance(inputs, StaticQuantizer) else "dynamic",
+        mode_of(inputs),
         layer.bias is not None,
         layer.rotation,
         tied_to,
@@ -240,19 +272,26 @@ def quantizers_disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterator[torch.Tensor]) -> None:
-    """Initialise static activation quantizers and key offsets on batches of token ids (B, T); a
-    no-op without any.
+def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Initialise static activation quantizers, key offsets and importance thresholds on batches of
+    token ids (B, T); a no-op without any.
     """
     static = [module for module in model.modules() if _is_static(module)]
-    if not static:
+    adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
+    if not static and not adaptive:
         return
     for module in static:
         module.observe()
+    batches = list(batches) if adaptive else batches
     for batch in batches:
         model(batch)
     for module in static:
         module.finish()
+    for _ in range(_THRESHOLD_PASSES if adaptive else 0):
+        with observing(model):
+            for batch in batches:
+                model(batch)
+        move_thresholds(model, rate=1.0)
 
 
 def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:
@@ -273,7 +312,8 @@ def _rotate_weight(layer: nn.Linear, rotation: int) -> None:
 
 def _weight_quantizer(layer: Any, decision: Decision, quant: QuantSection) -> WeightQuantizer:
     shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
-    quantizer = WeightQuantizer(shape, decision.bits, decision.granularity, decision.group_size)
+    kind = MinMaxWeightQuantizer if quant.weight.scale == "minmax" else WeightQuantizer
+    quantizer = kind(shape, decision.bits, decision.granularity, decision.group_size)
     quantizer.to(layer.weight.device)
     if not layer.weight.is_meta:
         quantizer.initialize(layer.weight, quant.weight.init)
@@ -288,8 +328,7 @@ def _quant_linear(
 ) -> QuantLinear:
     inputs: nn.Module = nn.Identity()
     if decision.input_bits < FLOAT_BITS:
-        kind = StaticQuantizer if decision.input_mode == "static" else DynamicQuantizer
-        inputs = kind(decision.input_bits)
+        inputs = input_quantizer(decision.input_mode, decision.input_bits)
         inputs.to(layer.weight.device)
     embedding = embeddings.get(id(layer.weight))
     if embedding is not None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeqat.quant.exact import linear
 from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.lsq import WeightQuantizer
 
@@ -95,7 +96,7 @@ class QuantLinear(nn.Linear):
         else:
             quantized = self.input_quantizer(rotate(input, self.rotation))
         with _recomputed(weight, self.weight_quantizer, self.weight):
-            return F.linear(quantized, weight, self.bias)
+            return linear(quantized, weight, self.bias)
 
 
 @contextmanager

@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import DynamicQuantizer
+from edgeqat.quant.exact import linear
 from edgeqat.quant.hadamard import rotate
-from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.quant.inputs import input_quantizer
 from edgeqat.scheme import FLOAT_BITS, grid_of, group_count
 
 
@@ -120,8 +122,7 @@ class PackedLinear(_PackedWeight):
         self.bias = nn.Parameter(torch.zeros(spec.shape[0])) if spec.bias else None
         self.input_quantizer = nn.Identity()
         if spec.input_bits < FLOAT_BITS:
-            kind = StaticQuantizer if spec.input_mode == "static" else DynamicQuantizer
-            self.input_quantizer = kind(spec.input_bits)
+            self.input_quantizer = input_quantizer(spec.input_mode, spec.input_bits)
 
     def tie(self, embedding: PackedEmbedding) -> None:
         """Use the codes and scales of a packed embedding; only the shared `weight` stays
@@ -132,15 +133,19 @@ class PackedLinear(_PackedWeight):
         self.__dict__["source"] = embedding
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.integer and isinstance(self.input_quantizer, DynamicQuantizer):
-            return self._integer_forward(input)
+        inputs = self.input_quantizer
+        adaptive = isinstance(inputs, AdaptiveQuantizer)
+        if self.integer and isinstance(inputs.low if adaptive else inputs, DynamicQuantizer):
+            if adaptive:
+                return inputs.select(input, lambda own: self._integer_forward(input, own))
+            return self._integer_forward(input, inputs)
         input = self.input_quantizer(rotate(input, self.spec.rotation))
-        return F.linear(input, self.dequantized(), self.bias)
+        return linear(input, self.dequantized(), self.bias)
 
-    def _integer_forward(self, input: Tensor) -> Tensor:
+    def _integer_forward(self, input: Tensor, inputs: Any) -> Tensor:
         flat = rotate(input.flatten(0, -2).float(), self.spec.rotation)
-        grid = self.input_quantizer.grid
-        codes, input_scale = functional.quantize_dynamic(flat, grid, self.input_quantizer.clip)
+        grid = inputs.grid
+        codes, input_scale = functional.quantize_dynamic(flat, grid, inputs.clip)
         weight, scale = self.codes(), self.scale()
         if grid.half_step:  # levels are half-integers: doubled they are odd integers
             codes, input_scale = 2 * codes + 1, input_scale / 2

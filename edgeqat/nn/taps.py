@@ -1,72 +1,54 @@
-"""Taps: the outputs of a model's blocks, read through forward hooks.
+"""Taps: queries and keys of attention layers, handed out of a forward pass.
 
-The blocks are found by a rule: `auto` takes the outermost modules of a class that occurs at least
-twice and holds at least two matrices (decoder layers, inverted residuals, residual blocks), any
-other word is a glob pattern of module names.
+    with taps.capture() as taken:
+        model(...)
+    taken[3].query
+
+Attention (hf/attention) records into whatever captures at that moment. The recomputation of
+gradient checkpointing runs in backward, outside the block, and is never recorded; what was recorded
+keeps its place in the autograd graph. Tensors are the quantized ones, after RoPE.
+
+Legend: B batch, N query heads, K key heads, T tokens, D head_dim.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
-from torch import Tensor, nn
-
-from edgeqat.errors import RecipeError
-
-AUTO = "auto"
-_MATRICES = (nn.Linear, nn.Conv2d)
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+from torch import Tensor
 
 
-def block_names(model: nn.Module, rule: str = AUTO) -> list[str]:
-    """Names of the blocks that a rule finds, in the model's order."""
-    if rule != AUTO:
-        found = [name for name, _ in model.named_modules() if name and fnmatch(name, rule)]
-    else:
-        holders = {
-            name: type(module)
-            for name, module in model.named_modules()
-            if name and not isinstance(module, _CONTAINERS) and _matrices(module) >= 2
-        }
-        often = Counter(holders.values())
-        repeated = [name for name, kind in holders.items() if often[kind] >= 2]
-        found = [name for name in repeated if not _inside(name, repeated)]
-    if not found:
-        raise RecipeError(
-            f"correct.blocks: '{rule}' matches no block of this model; give a glob pattern of "
-            "module names, for example 'model.layers.*'"
-        )
-    return found
+class Tap(NamedTuple):
+    """What one attention layer computed with: q (B, N, T, D), k (B, K, T, D), the mask (B or 1, 1,
+    T, T) bool or None, the factor of the logits, and the layer's quantizer (None: float).
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scale: float
+    quantizer: Any
+
+
+_captured: ContextVar[dict[int, Tap] | None] = ContextVar("edgeqat_taps", default=None)
 
 
 @contextmanager
-def tapped(model: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
-    """A list that holds, after each forward pass inside, the outputs of the named blocks in the
-    order they ran; a tuple's first item counts.
-    """
-    outputs: list[Tensor] = []
-
-    def start(*_) -> None:
-        outputs.clear()
-
-    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    handles = [model.register_forward_pre_hook(start)]
-    handles += [model.get_submodule(name).register_forward_hook(keep) for name in names]
+def capture() -> Iterator[dict[int, Tap]]:
+    """Taps by layer number of the forward passes in the block; the last one of a layer stays."""
+    taken: dict[int, Tap] = {}
+    token = _captured.set(taken)
     try:
-        yield outputs
+        yield taken
     finally:
-        for handle in handles:
-            handle.remove()
+        _captured.reset(token)
 
 
-def _matrices(module: nn.Module) -> int:
-    return sum(isinstance(child, _MATRICES) for child in module.modules())
-
-
-def _inside(name: str, others: list[str]) -> bool:
-    return any(name.startswith(f"{other}.") for other in others)
+def record(layer: int, tap: Tap) -> None:
+    """Keep a tap where something captures."""
+    taken = _captured.get()
+    if taken is not None:
+        taken[layer] = tap

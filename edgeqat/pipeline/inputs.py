@@ -15,6 +15,7 @@ from edgeqat.hf import source
 from edgeqat.hf.model import check_family
 from edgeqat.nn.half import keep_half
 from edgeqat.recipe import Recipe
+from edgeqat.train.guidance import Guidance
 
 DATA_VARIABLE = "EDGEQAT_DATA"
 
@@ -56,9 +57,15 @@ def load_inputs(recipe: Recipe) -> Inputs:
     tokenizer = source.load_tokenizer(recipe.model.name)
     train, valid = load_blocks(data, tokenizer)
     check_vocabulary(tokenizer, model)
-    name = recipe.distill.teacher if recipe.distill.weight > 0 else None
+    name = recipe.distill.teacher if needs_teacher(recipe) else None
     teacher = load_teacher(name, model) if name else None
+    Guidance(recipe.guide).check(model, teacher or model)
     return Inputs(model, teacher, tokenizer, train, valid)
+
+
+def needs_teacher(recipe: Recipe) -> bool:
+    """Whether the run trains against the float model, or another teacher."""
+    return recipe.distill.weight > 0 or Guidance(recipe.guide).needs_teacher
 
 
 def load_teacher(name: str, student: PreTrainedModel) -> PreTrainedModel:

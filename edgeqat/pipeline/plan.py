@@ -21,8 +21,8 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
-from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
-from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
+from edgeqat.pipeline.quantize import adaptive_line, prepared
 from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, Scheme
 from edgeqat.train.objective import Objective
@@ -61,6 +61,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     scheme = recipe.quant.bits()
     lines = [
         _attention_line(recipe, scheme),
+        *_adaptive_lines(recipe),
         f"predicted size: {file} bytes in {WEIGHTS} (fp16: {sizes['fp16']} bytes)",
         f"predicted QAT time: {seconds:.0f} s for {recipe.train.steps} steps on this machine"
         + (", and about half as much for the float row" if recipe.train.compare_float else ""),
@@ -111,10 +112,15 @@ def _attention_line(recipe: Recipe, scheme: Scheme) -> str:
     )
 
 
+def _adaptive_lines(recipe: Recipe) -> list[str]:
+    adaptive = recipe.quant.adaptive.share is not None
+    return [f"adaptive: {adaptive_line(recipe.quant)}"] if adaptive else []
+
+
 def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
     """The time of one optimizer step, measured on one batch of the run's own data."""
-    teacher = inputs.teacher or inputs.model if recipe.distill.weight else None
-    objective = Objective(recipe.distill, teacher)
+    teacher = inputs.teacher or inputs.model if needs_teacher(recipe) else None
+    objective = Objective(recipe.distill, teacher, recipe.guide)
     trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))
     blocks = inputs.train if isinstance(inputs.train, Blocks) else inputs.valid

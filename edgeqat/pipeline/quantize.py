@@ -21,19 +21,19 @@ from transformers import PreTrainedModel, set_seed
 from edgeqat import recipe as recipes
 from edgeqat.data.text import Blocks
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
+from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import lowrank, source
 from edgeqat.hf.model import prepare
-from edgeqat.nn import convert
+from edgeqat.nn import convert, kivi
 from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
-from edgeqat.pipeline.inputs import Inputs, load_inputs, with_data_root
+from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
-from edgeqat.quant.dynamic import HIGH_BITS
 from edgeqat.recipe import DataSection, QuantSection, Recipe
-from edgeqat.scheme import FLOAT_BITS
+from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
@@ -59,6 +59,8 @@ def quantize(
     check_start(output, overwrite)
     inputs = load_inputs(recipe)
     logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
+    if recipe.quant.adaptive.share is not None:
+        logger.info("adaptive: %s", adaptive_line(recipe.quant))
     model_hash = source.fingerprint(recipe.model.name, recipe.model.weights)
     wanted = identity("quantize", recipe, model_hash, inputs.train, inputs.valid)
     with open_run(output, overwrite, wanted) as run:
@@ -102,9 +104,9 @@ def train(
 ) -> dict[str, Any]:
     """QAT of a prepared model in place; returns the `train` metrics."""
     teacher = None
-    if recipe.distill.weight > 0 and recipe.train.steps > 0:
+    if needs_teacher(recipe):
         teacher = inputs.teacher or inputs.model  # the float model is not trained any more
-    objective = Objective(recipe.distill, teacher)
+    objective = Objective(recipe.distill, teacher, recipe.guide)
     trainer = QATTrainer(
         model, recipe, inputs.train, objective, "qat", run.records, listener, run.checkpoints("qat")
     )
@@ -150,11 +152,24 @@ def average_bits(recipe: Recipe) -> dict[str, float]:
     """Average widths of activations and of cached keys and values over one block, sinks counted."""
     scheme, context = recipe.quant.bits(), recipe.data.context
     kv = float(scheme.kv_bits)
-    if kv < HIGH_BITS:
+    if recipe.quant.kv.kivi is not None:
+        kv = kivi.average_bits(scheme.kv_bits, recipe.quant.kv.kivi, context)
+    elif kv < HIGH_BITS:
         sinks = min(recipe.quant.kv.sink_tokens, context)
         kv += (HIGH_BITS - kv) * sinks / context
     activations = scheme.activation_bits
     return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
+
+
+def adaptive_line(quant: QuantSection) -> str:
+    """Which tokens of an adaptive scheme take which widths, in words."""
+    scheme, adaptive = quant.bits(), quant.adaptive
+    parts = {"activations": scheme.activation_bits, "keys and values": scheme.kv_bits}
+    moved = [
+        f"{name} at {HIGH_BITS} or {bits} bit" for name, bits in parts.items() if bits < HIGH_BITS
+    ]
+    kept = [f"{name} stay as they are" for name, bits in parts.items() if bits >= HIGH_BITS]
+    return f"{', '.join(moved + kept)}; rule {adaptive.rule}, share {adaptive.share}"
 
 
 def _write_output(
@@ -172,8 +187,12 @@ def _write_output(
         packed_folder.write(folder, model, recipe.quant, inputs.tokenizer)
         packed: nn.Module = packed_folder.load(folder)
         packed.to(model.device)
-        qat = perplexity(packed, inputs.valid)
+        with WidthMeter(packed, recipe.quant.bits()) as meter:
+            qat = perplexity(packed, inputs.valid)
         metrics["qat"] = {"perplexity": qat}
+        if recipe.quant.adaptive.share is not None:
+            metrics["average_bits"] = meter.average_bits()
+            metrics["adaptive"] = {**recipe.quant.adaptive.model_dump(), **meter.shares()}
         metrics["recovered"] = recovered(
             metrics["float"]["perplexity"], metrics["ptq"]["perplexity"], qat
         )

@@ -19,10 +19,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeqat.quant import ste
-from edgeqat.scheme import grid_of
+from edgeqat.quant import rows, ste
+from edgeqat.quant.functional import dequantize, quantize_dynamic
+from edgeqat.scheme import HIGH_BITS, grid_of
 
-HIGH_BITS = 8  # width of sinks
 ACTIVATION_CLIP = {4: 0.75, 3: 0.55, 2: 0.5}  # rows of hidden size; other widths 1
 CACHE_CLIP = {4: 0.9, 3: 0.7, 2: 0.6}  # rows of head_dim; other widths 1
 _WIDEST_GROUP = 128
@@ -46,43 +46,74 @@ class DynamicQuantizer(nn.Module):
         return f"bits={self.grid.bits}, dynamic per_token{'' if self.enabled else ', disabled'}"
 
 
-class CacheQuantizer(nn.Module):
-    """Keys or values (B, K, T, D) as the KV cache stores them: sinks at 8 bit, the rest at the low
-    width.
+class MinMaxQuantizer(DynamicQuantizer):
+    """The same without clipping at any width, as LLM-QAT (2305.17888) has it."""
 
-    `heads` gives it an `offset` (K, D), for keys only: what comes out lacks it.
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.clip = 1.0
+
+
+class CacheQuantizer(nn.Module):
+    """Keys or values (B, K, T, D) as the KV cache stores them: sinks and important tokens at 8 bit,
+    the rest at the low width.
+
+    `heads` gives it an `offset` (K, D), for keys only: what comes out lacks it. `minmax` clips
+    nothing.
     """
 
     offset: Tensor | None
 
-    def __init__(self, bits: int, head_dim: int, heads: int | None = None) -> None:
+    def __init__(
+        self, bits: int, head_dim: int, heads: int | None = None, minmax: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("offset", None if heads is None else torch.zeros(heads, head_dim))
         self._sums: list[Tensor] | None = None
         self.low = grid_of(bits)
         self.high = grid_of(HIGH_BITS)
-        self.clip = CACHE_CLIP.get(bits, 1.0)
+        self.clip = 1.0 if minmax else CACHE_CLIP.get(bits, 1.0)
         self.group_size = head_dim if head_dim <= _WIDEST_GROUP else _SPLIT_GROUP
         self.enabled = True
 
-    def forward(self, values: Tensor, sinks: Tensor) -> Tensor:
-        """Fake-quantized values; `sinks` (B or 1, T) bool marks the tokens kept at 8 bit."""
+    def forward(self, values: Tensor, high: Tensor) -> Tensor:
+        """Fake-quantized values; `high` (B or 1, T) bool marks the tokens kept at 8 bit."""
         if self._sums is not None and self.offset is not None:
             self._sums.append(values.detach().float().mean(dim=(0, 2)))
             return values
         if not self.enabled:
             return values
-        if self.offset is not None:
-            values = values - self.offset[:, None].to(values.dtype)
-        shape = values.shape
-        short = shape[-1] % self.group_size
-        grouped = values if not short else nn.functional.pad(values, (0, self.group_size - short))
-        grouped = grouped.unflatten(-1, (-1, self.group_size))
+        grouped = self._grouped(values)
         quantized = ste.dynamic(grouped, self.low, self.clip, fp16_scale=True)
         if self.low.bits < self.high.bits:
-            high = ste.dynamic(grouped, self.high, fp16_scale=True)
-            quantized = torch.where(sinks[:, None, :, None, None], high, quantized)
-        return quantized.flatten(-2)[..., : shape[-1]]
+            wide = ste.dynamic(grouped, self.high, fp16_scale=True)
+            quantized = torch.where(high[:, None, :, None, None], wide, quantized)
+        return quantized.flatten(-2)[..., : values.shape[-1]]
+
+    @torch.no_grad()
+    def encode(self, values: Tensor, high: bool) -> tuple[Tensor, Tensor]:
+        """Packed rows (B, K, T, bytes) uint8 and scales (B, K, T, G) fp16 of all tokens at one
+        width: the numbers of forward().
+        """
+        grid, clip = (self.high, 1.0) if high else (self.low, self.clip)
+        codes, scale = quantize_dynamic(self._grouped(values).float(), grid, clip)
+        return rows.pack(codes.flatten(-2), grid.bits), scale.squeeze(-1).half()
+
+    def decode(self, packed: Tensor, scale: Tensor, high: bool, head_dim: int) -> Tensor:
+        """Values (B, K, T, D) float32 of packed rows and scales."""
+        grid = self.high if high else self.low
+        codes = rows.unpack(packed, grid.bits, scale.shape[-1] * self.group_size)
+        values = dequantize(codes.unflatten(-1, (-1, self.group_size)), scale[..., None], grid)
+        return values.flatten(-2)[..., :head_dim]
+
+    def _grouped(self, values: Tensor) -> Tensor:
+        """(B, K, T, D) without the offset -> (B, K, T, G, group_size), zero-padded."""
+        if self.offset is not None:
+            values = values - self.offset[:, None].to(values.dtype)
+        short = values.shape[-1] % self.group_size
+        if short:
+            values = nn.functional.pad(values, (0, self.group_size - short))
+        return values.unflatten(-1, (-1, self.group_size))
 
     def observe(self) -> None:
         """Pass values through and gather their mean until `finish`."""

@@ -15,6 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from edgeqat.quant.exact import is_exact
+
 INPUT_BLOCK = 32
 HEAD_BLOCK = 128
 
@@ -30,7 +32,9 @@ def rotate(values: Tensor, block: int) -> Tensor:
     """
     if block < 2:
         return values
-    rotated = values.float().reshape(-1, block) @ _matrix(block, values.device)
+    kind = torch.float64 if is_exact() else torch.float32
+    rotation = _matrix(block, values.device).to(kind)
+    rotated = values.to(kind).reshape(-1, block) @ rotation
     return rotated.view(values.shape).to(values.dtype)
 
 

@@ -100,15 +100,24 @@ class StaticQuantizer(nn.Module):
         self.enabled = True
         self._sample: list[Tensor] | None = None
 
+    @property
+    def observing(self) -> bool:
+        """Whether values are collected."""
+        return self._sample is not None
+
     def observe(self) -> None:
         """Start collecting values: the next forwards pass their input through untouched."""
         self._sample = []
 
+    def sample(self) -> Tensor:
+        """What was observed, some of it."""
+        assert self._sample, "finish() before any batch was observed"
+        return torch.cat(self._sample)[:_SAMPLE_LIMIT]
+
     @torch.no_grad()
     def finish(self) -> None:
         """Set scale and beta from what was observed."""
-        assert self._sample, "StaticQuantizer.finish() before any batch was observed"
-        scale, beta = functional.mse_range(torch.cat(self._sample)[:_SAMPLE_LIMIT], self.grid)
+        scale, beta = functional.mse_range(self.sample(), self.grid)
         self.scale.copy_(scale)
         self.beta.copy_(beta)
         self.initialized.fill_(True)
@@ -123,6 +132,9 @@ class StaticQuantizer(nn.Module):
             pick = torch.randint(flat.numel(), (_SAMPLE_PER_BATCH,), device=flat.device)
             self._sample.append(flat[pick])
             return values
+        return self._quantize(values)
+
+    def _quantize(self, values: Tensor) -> Tensor:
         scale = self.scale.clamp(min=functional.FP16_MIN_SCALE)
         return ste.lsq_plus(values, scale, self.beta, self.grid)
 

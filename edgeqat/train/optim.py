@@ -15,6 +15,7 @@ from torch import nn
 
 from edgeqat.nn.lowrank import adapters
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
+from edgeqat.quant.pact import PactQuantizer
 from edgeqat.recipe import TrainSection
 from edgeqat.train.adamw import AdamWBF16
 
@@ -36,7 +37,7 @@ def with_rates(train: TrainSection, gap: float) -> TrainSection:
 
 
 def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
-    """AdamW groups `weights`, `vectors`, `adapters`, `scales` of a model, empty ones left out."""
+    """AdamW groups `weights`, `vectors`, `adapters`, `scales`, `clips`, empty ones left out."""
     adapted = {id(p) for _, quantizer in adapters(model) for p in quantizer.adapter()}
     scales = {
         id(parameter)
@@ -44,6 +45,7 @@ def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
         if isinstance(module, (WeightQuantizer, StaticQuantizer))
         for parameter in module.parameters(recurse=False)
     } - adapted
+    clips = {id(m.alpha) for m in model.modules() if isinstance(m, PactQuantizer)}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rest = [parameter for parameter in trained if id(parameter) not in scales | adapted]
     groups: list[dict[str, Any]] = [
@@ -67,9 +69,15 @@ def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
         },
         {
             "name": "scales",
-            "params": [p for p in trained if id(p) in scales],
+            "params": [p for p in trained if id(p) in scales - clips],
             "lr": train.scale_learning_rate,
             "weight_decay": 0.0,
+        },
+        {
+            "name": "clips",
+            "params": [p for p in trained if id(p) in clips],
+            "lr": train.scale_learning_rate,
+            "weight_decay": train.weight_decay,
         },
     ]
     return [group for group in groups if group["params"]]

@@ -37,6 +37,7 @@ from edgeqat.train.checkpoints import Checkpoints
 from edgeqat.train.interruption import Interruption
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
+from edgeqat.train.thresholds import Thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class QATTrainer(Trainer):
         self.recorder = Recorder(stage, per_step, metrics_path, listener)
         self.add_callback(self.recorder)
         self.add_callback(self.interruption)
+        self.add_callback(Thresholds())
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -136,7 +138,7 @@ class QATTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        terms = self.objective(model, inputs["input_ids"])
+        terms = self.objective(model, inputs["input_ids"], step=self.state.global_step)
         loss = terms["loss"]
         self._check_finite("loss", loss.item())
         for name, value in terms.items():

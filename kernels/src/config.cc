@@ -136,6 +136,8 @@ void read_quantization(const Json& json, Config& out) {
   if (!found) throw Error("quantization_config: there is none; run `edgeqat quantize` first");
   if (found->at("quant_method").string() != "edgeqat")
     throw Error("quant_method: it is not 'edgeqat'; load the folder elsewhere");
+  if (found->at("quant").find("adaptive"))
+    throw Unsupported("quant.adaptive: tokens of two widths run in torch only");
   if (found->at("format_version").number() != kVersion)
     throw Error("format_version: it is unknown (this is 1); update edgeqat");
   out.scheme = found->at("scheme").string();

@@ -57,6 +57,19 @@ SETTINGS = {
     "a section": (["--set", "trian.steps=1"], ["trian", "did you mean 'train'"]),
     "a setting": (["--set", "train.steps"], ["--set", "train.steps", "a.b=value"]),
     "steps": (["--steps", "-1"], ["train.steps", "-1"]),
+    "a share above 1": (["--adaptive", "1.5"], ["quant.adaptive.share", "1.5", "less than or eq"]),
+    "a share below 0": (["--adaptive", "-0.1"], ["quant.adaptive.share", "-0.1", "greater than"]),
+    "a share of nothing": (
+        ["--w4a16kv16", "--adaptive", "0.5"],
+        ["quant", "adaptive.share: 0.5", "w4a16kv16", "--w4a4kv4"],
+    ),
+    "a share that is no number": (["--set", "quant.adaptive=half"], ["adaptive.share", "half"]),
+    "a rule": (["--set", "quant.adaptive.rule=best"], ["quant.adaptive.rule", "best"]),
+    "a guide's layer": (
+        ["--set", "guide.entropy.weight=1", "--set", "guide.entropy.layers=[7]"],
+        ["guide.entropy.layers", "7", "2 (0 to 1)"],
+    ),
+    "a guide's form": (["--set", "guide.entropy.form=wide"], ["guide.entropy.form", "wide"]),
     "no number": (["--steps", "few"], ["--steps", "'few'", "integer"]),
     "no whole number": (["--seed", "1.5"], ["--seed", "'1.5'", "integer"]),
     "a checkpoint interval": (["--set", "train.save_steps=-1"], ["train.save_steps", "-1"]),
@@ -253,6 +266,31 @@ GENERATE = {
     "a negative temperature": (["--prompt", "x", "--temperature", "-1"], ["--temperature", "'-1'"]),
     "a share above one": (["--prompt", "x", "--top-p", "1.5"], ["--top-p", "'1.5'"]),
 }
+
+
+EVALUATE = {
+    "a mode": (["--mode", "twice"], ["mode", "'twice'", "one-pass"]),
+    "no float model": (["--against", "./nowhere"], ["model", "'./nowhere'"]),
+    "no text": (["--data", "nowhere.txt"], ["data", "nowhere.txt"]),
+    "no place": (["--output", "no/where.json"], ["output", "no/where.json"]),
+    "blocks": (["--blocks", "-1"], ["--blocks", "-1"]),
+}
+
+
+@pytest.mark.parametrize("case", EVALUATE)
+def test_wrong_evaluation_options_are_refused(refused, packed_folder, case):
+    arguments, words = EVALUATE[case]
+    refused(2, words, "eval", packed_folder, *arguments)
+
+
+def test_a_float_model_of_another_vocabulary_is_refused(refused, packed_folder, tmp_path):
+    tiny.llama(vocab_size=400).save_pretrained(tmp_path / "other")
+    words = ["against", "400", "320"]
+    refused(2, words, "eval", packed_folder, "--against", tmp_path / "other")
+
+
+def test_a_float_folder_cannot_be_evaluated(refused, model_folder):
+    refused(1, ["quantization_config", "edgeqat quantize"], "eval", model_folder)
 
 
 @pytest.mark.parametrize("case", GENERATE)

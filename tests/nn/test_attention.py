@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from edgeqat.nn.attention import AttentionQuantizer, sink_tokens
+from edgeqat.nn.attention import AttentionQuantizer, token_positions
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import grid_of
 
 KEY = torch.zeros(2, 1, 6, 8)
+
+
+def sink_tokens(key, mask, count):
+    """Which keys are among the first `count` real tokens."""
+    position = token_positions(key.shape[2], key, mask)
+    return (position >= 0) & (position < count)
 
 
 def causal(padding):

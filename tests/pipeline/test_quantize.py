@@ -196,6 +196,37 @@ def test_average_bits_count_the_sinks(recipe):
     assert average_bits(none)["kv"] == 2.0
 
 
+def test_an_adaptive_run_measures_its_bits(recipe, tmp_path, caplog):
+    chosen = recipe(quant={"scheme": "w4a4kv4", "adaptive": {"share": 0.5}})
+    with caplog.at_level("INFO", "edgeqat"):
+        metrics = quantize(chosen, tmp_path / "out")
+    assert "activations at 8 or 4 bit, keys and values at 8 or 4 bit" in caplog.text
+    bits, adaptive = metrics["average_bits"], metrics["adaptive"]
+    assert adaptive["by_layer"][0] == 1
+    assert 0 < adaptive["by_layer"][1] < 1
+    assert adaptive["measured"] == pytest.approx(sum(adaptive["by_layer"]) / 2, abs=1e-3)
+    assert bits["activations"] == pytest.approx(4 + 4 * adaptive["measured"], abs=1e-3)
+    assert bits["kv"] > bits["activations"]  # sinks
+    assert len(adaptive["by_position"]) == 8
+    packed = edgeqat.load(tmp_path / "out")
+    found = perplexity(packed, held_out(chosen))
+    assert metrics["qat"]["perplexity"] == pytest.approx(found, rel=1e-9)
+
+
+def test_the_run_says_what_adaptive_widths_leave_alone(recipe, tmp_path, caplog):
+    with caplog.at_level("INFO", "edgeqat"):
+        quantize(recipe(quant={"adaptive": {"share": 0.5}}, train={"steps": 0}), tmp_path / "out")
+    assert "keys and values at 8 or 4 bit, activations stay as they are" in caplog.text
+
+
+def test_a_guided_run_records_its_terms(recipe, tmp_path):
+    weights = {"entropy": {"weight": 0.5}, "distribution": {"weight": 1.0}}
+    chosen = recipe(quant={"scheme": "w4a4kv4"}, guide=weights, distill={"weight": 0.0})
+    quantize(chosen, tmp_path / "out")
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert set(json.loads(lines[0])["terms"]) == {"loss", "ce", "entropy", "distribution"}
+
+
 def test_the_plan_predicts_the_file_it_would_write(recipe, tmp_path):
     chosen = recipe()
     found = plan(chosen, tmp_path / "out")

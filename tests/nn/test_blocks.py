@@ -6,7 +6,7 @@ import torch
 
 import edgeqat
 from edgeqat.errors import RecipeError
-from edgeqat.nn.taps import block_names, tapped
+from edgeqat.nn.blocks import block_names, tapped
 from edgeqat.vision.zoo import build
 
 

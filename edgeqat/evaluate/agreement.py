@@ -1,0 +1,137 @@
+"""Served = trained: one pass with fake-quantization against decoding token by token through the
+cache, and both against the float model.
+
+    perplexity       exp of the mean negative log-likelihood, of one pass and of decoding
+    same_top         share of positions, each from the same prefix (teacher-forced), whose most
+                     likely token is the same in both; `ties`: the best two logits differ by < 1e-3
+    kl               KL(float || quantized) per predicted token in nats: mean and 99th percentile
+    same_top_float   share of positions whose most likely token is the float model's
+
+Products are exact by default (quant/exact): then what is left is what the cache and the decisions
+on tokens do. In float32 rounding adds its own noise, which is the same for any two ways of
+computing.
+
+Legend: B batch, T tokens of a block, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgeqat.data.text import Blocks
+from edgeqat.errors import UsageError
+from edgeqat.evaluate.widths import WidthMeter
+from edgeqat.hf.kv_cache import new_cache
+from edgeqat.nn.convert import attentions
+from edgeqat.quant.exact import exact_products
+from edgeqat.scheme import Scheme
+
+MODES = ("both", "one-pass", "decode")
+_LOGITS_AT_ONCE = 1 << 26
+_TIE = 1e-3
+_MAX_NATS = 700.0  # exp of more overflows a float
+
+
+@torch.no_grad()
+def agreement(
+    model: Any,
+    blocks: Blocks,
+    scheme: Scheme,
+    floating: Any | None = None,
+    mode: str = "both",
+    exact: bool = True,
+) -> dict[str, Any]:
+    """What the module's docstring lists, of a packed model on blocks (N, T); what `mode` or a
+    missing float model leaves out is None. `average_bits` are those of one pass, else of decoding.
+    """
+    one_pass, decodes = mode != "decode", mode != "one-pass"
+    if mode == "decode" and not can_decode(model):
+        raise UsageError("mode: the scheme's rule zipcache cannot decode; evaluate one-pass")
+    decodes = decodes and can_decode(model)
+    total = _Totals()
+    batch = max(1, _LOGITS_AT_ONCE // (blocks.ids.shape[1] * model.config.vocab_size))
+    with exact_products(exact), WidthMeter(model.eval(), scheme) as meter:
+        for ids in blocks.ids.split(batch):
+            ids = ids.to(model.device)
+            whole = model(input_ids=ids, use_cache=False).logits if one_pass else None
+            with meter.paused(one_pass):
+                steps = decoded(model, ids) if decodes else None
+            target = None
+            if floating is not None:
+                target = floating(input_ids=ids, use_cache=False).logits[:, :-1].float()
+            total.add(ids, whole, steps, target)
+    return {**total.result(), "average_bits": meter.average_bits()}
+
+
+def decoded(model: Any, ids: Tensor) -> Tensor:
+    """Logits (B, T, V) of token ids (B, T), one token at a time through the model's own cache."""
+    cache = new_cache(model)
+    found = [
+        model(input_ids=token, past_key_values=cache, use_cache=True).logits
+        for token in ids.split(1, dim=1)
+    ]
+    return torch.cat(found, dim=1)
+
+
+def can_decode(model: Any) -> bool:
+    """Whether tokens can be computed one by one."""
+    found = [attention.attention_quantizer for _, attention in attentions(model)]
+    return all(own.salient_share is None for own in found)
+
+
+class _Totals:
+    """Sums over batches."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[str, float] = {}
+        self.divergences: list[Tensor] = []
+
+    def add(
+        self, ids: Tensor, whole: Tensor | None, steps: Tensor | None, target: Tensor | None
+    ) -> None:
+        """Count a batch of token ids (B, T): logits of one pass and of decoding (B, T, V), and of
+        the float model (B, T - 1, V).
+        """
+        labels = ids[:, 1:]
+        self.count += labels.numel()
+        logits = {
+            name: found[:, :-1].float()
+            for name, found in (("one_pass", whole), ("decode", steps))
+            if found is not None
+        }
+        for name, found in logits.items():
+            loss = F.cross_entropy(found.flatten(0, 1), labels.flatten(), reduction="sum")
+            self._add(name, loss.item())
+        own = next(iter(logits.values()))
+        top = own.topk(2, dim=-1)
+        if len(logits) == 2:
+            self._add("same_top", (top.indices[..., 0] == logits["decode"].argmax(-1)).sum().item())
+            close = top.values[..., 0] - top.values[..., 1] < _TIE
+            self._add("ties", close.sum().item())
+        if target is not None:
+            self._add("same_top_float", (top.indices[..., 0] == target.argmax(-1)).sum().item())
+            log_p, log_q = target.log_softmax(-1), own.log_softmax(-1)
+            self.divergences.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q).flatten().cpu())
+
+    def result(self) -> dict[str, Any]:
+        """Means; None for what was not computed."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        perplexity = {
+            name: math.exp(min(means[name], _MAX_NATS)) if name in means else None
+            for name in ("one_pass", "decode")
+        }
+        divergence = None
+        if self.divergences:
+            values = torch.cat(self.divergences).double()
+            divergence = {"mean": values.mean().item(), "p99": values.quantile(0.99).item()}
+        shares = {name: means.get(name) for name in ("same_top", "ties", "same_top_float")}
+        return {"perplexity": perplexity, "kl": divergence, **shares}
+
+    def _add(self, name: str, value: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value

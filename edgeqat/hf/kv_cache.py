@@ -1,0 +1,208 @@
+"""The KV cache that holds packed codes: per layer int2..int8 rows and fp16 scales (nn/token_store).
+
+    cache = KVCache(model)
+    model.generate(ids, past_key_values=cache)      # generate() makes one by itself
+
+A layer of transformers' cache is given new keys and values before attention knows which tokens are
+sinks or important. So it stores nothing yet: it hands them to the layer's AttentionQuantizer, which
+quantizes them once and gets back all that is stored, dequantized for the product at hand. Numbers
+are those of fake-quantization in one pass.
+
+Legend: B batch, K key/value heads, T new tokens, S stored tokens, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
+
+from edgeqat.errors import UsageError
+from edgeqat.nn.attention import AttentionQuantizer
+from edgeqat.nn.convert import attentions
+from edgeqat.nn.token_store import TokenStore
+
+_PREPARE = "_prepare_cache_for_generation"
+
+
+class PackedLayer(CacheLayerMixin):
+    """The cache of one attention layer, bound to that layer's quantizers."""
+
+    is_croppable = True
+    is_sliding = False
+
+    def __init__(self, quantizer: AttentionQuantizer, positions: int) -> None:
+        super().__init__()
+        assert quantizer.key is not None and quantizer.value is not None
+        self.quantizer, self.positions = quantizer, positions
+        self.store = TokenStore(quantizer.key, quantizer.value)
+        self.seen = 0
+
+    @property
+    def stored(self) -> int:
+        """Tokens per sequence that attention will get besides the new ones."""
+        return self.store.length
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Hand new k, v (B, K, T, D) to the layer's quantizer, which calls append()."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        batch, tokens = key_states.shape[0], key_states.shape[2]
+        if self.store.batch not in (0, batch):
+            raise UsageError(
+                f"cache: it holds a batch of {self.store.batch} and is given {batch} sequences; "
+                "make a new one for them"
+            )
+        if self.seen + tokens > self.positions:
+            raise UsageError(
+                f"cache: position {self.seen + tokens} is beyond the model's {self.positions} "
+                "positions; give a shorter prompt or fewer new tokens"
+            )
+        if self.quantizer.waiting is not None:
+            raise UsageError(
+                "attention: the model's attention implementation was changed and does not fill the "
+                "packed cache; call set_attn_implementation('edgeqat')"
+            )
+        self.quantizer.waiting = self
+        return key_states, value_states
+
+    def append(self, key: Tensor, value: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new k, v, those `high` (B or 1, T) at 8 bit; all stored ones (B, K, S, D) come
+        back.
+        """
+        self.store.append(key, value, high)
+        self.seen += key.shape[2]
+        keys, values = self.store.read()
+        return keys.to(key.dtype), values.to(value.dtype)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def get_max_length(self) -> int:
+        return self.positions
+
+    def reset(self) -> None:
+        self.store.clear()
+        self.seen, self.is_initialized = 0, False
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the newest tokens; as in transformers their number is given negative."""
+        self.store.keep(0, self.store.length - abs(tokens_to_remove))
+        self.seen -= abs(tokens_to_remove)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._map(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._map(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._map(lambda tensor: tensor[indices])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.store.map_batch(change)
+
+
+class PackedSlidingLayer(PackedLayer):
+    """The cache of a sliding-window layer: what is behind the window is forgotten."""
+
+    is_croppable = False
+    is_sliding = True
+
+    def __init__(self, quantizer: AttentionQuantizer, positions: int, sliding_window: int) -> None:
+        super().__init__(quantizer, positions)
+        self.sliding_window = sliding_window
+
+    def append(self, key: Tensor, value: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        found = super().append(key, value, high)
+        length = self.store.length
+        self.store.keep(max(length - self.sliding_window + 1, 0), length)
+        return found
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.stored + query_length, max(self.seen - self.sliding_window + 1, 0)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove and self.seen >= self.sliding_window:
+            raise UsageError(
+                "cache: a sliding window keeps nothing to go back to; make a new cache"
+            )
+        super().crop(tokens_to_remove)
+
+
+class KVCache(Cache):
+    """A packed cache for one prepared or packed model; its sequences may be continued."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        if not is_packable(model):
+            raise UsageError(
+                "cache: the model's keys and values are float, or of a baseline that revises them; "
+                "use transformers' DynamicCache"
+            )
+        config = model.config.get_text_config(decoder=True)
+        window = getattr(config, "sliding_window", None)
+        types = getattr(config, "layer_types", None)
+        layers: list[Any] = []
+        positions = config.max_position_embeddings
+        for number, (_, attention) in enumerate(attentions(model)):
+            own = attention.attention_quantizer
+            own.waiting = None  # of a forward pass that was cut off
+            if window is None or (types is not None and types[number] != "sliding_attention"):
+                layers.append(PackedLayer(own, positions))
+            else:
+                layers.append(PackedSlidingLayer(own, positions, window))
+        super().__init__(layers=layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, capacity that is not filled yet included."""
+        return sum(layer.store.nbytes for layer in self.layers)
+
+
+def new_cache(model: PreTrainedModel) -> Cache:
+    """The cache that generate() would use: packed where keys and values are."""
+    return KVCache(model) if is_packable(model) else DynamicCache(config=model.config)
+
+
+def is_packable(model: nn.Module) -> bool:
+    """Whether a model's keys and values are quantized token by token."""
+    found = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
+    keys = [own.key if own is not None else None for own in found]
+    by_token = not any(own.revises for own in found if own is not None)
+    return bool(keys) and by_token and all(key is not None and key.enabled for key in keys)
+
+
+def make_default(model: PreTrainedModel) -> None:
+    """Let generate() use a packed cache unless it is told otherwise."""
+    model.__dict__[_PREPARE] = MethodType(_prepare_cache, model)
+
+
+def unmake_default(model: PreTrainedModel) -> None:
+    """Undo make_default."""
+    model.__dict__.pop(_PREPARE, None)
+
+
+def _prepare_cache(
+    model: Any, generation_config: Any, model_kwargs: dict[str, Any], *rest: Any, **named: Any
+) -> Any:
+    """In the place of the model's own _prepare_cache_for_generation."""
+    given = model_kwargs.get("past_key_values")
+    result = getattr(type(model), _PREPARE)(model, generation_config, model_kwargs, *rest, **named)
+    made = model_kwargs.get("past_key_values")
+    plain = type(made) is DynamicCache and not made.offloading
+    if given is None and plain and not generation_config.is_assistant and is_packable(model):
+        model_kwargs["past_key_values"] = KVCache(model)
+    return result

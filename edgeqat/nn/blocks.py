@@ -1,0 +1,72 @@
+"""Blocks of a model and their outputs, read through forward hooks.
+
+The blocks are found by a rule: `auto` takes the outermost modules of a class that occurs at least
+twice and holds at least two matrices (decoder layers, inverted residuals, residual blocks), any
+other word is a glob pattern of module names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+
+from torch import Tensor, nn
+
+from edgeqat.errors import RecipeError
+
+AUTO = "auto"
+_MATRICES = (nn.Linear, nn.Conv2d)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def block_names(model: nn.Module, rule: str = AUTO) -> list[str]:
+    """Names of the blocks that a rule finds, in the model's order."""
+    if rule != AUTO:
+        found = [name for name, _ in model.named_modules() if name and fnmatch(name, rule)]
+    else:
+        holders = {
+            name: type(module)
+            for name, module in model.named_modules()
+            if name and not isinstance(module, _CONTAINERS) and _matrices(module) >= 2
+        }
+        often = Counter(holders.values())
+        repeated = [name for name, kind in holders.items() if often[kind] >= 2]
+        found = [name for name in repeated if not _inside(name, repeated)]
+    if not found:
+        raise RecipeError(
+            f"correct.blocks: '{rule}' matches no block of this model; give a glob pattern of "
+            "module names, for example 'model.layers.*'"
+        )
+    return found
+
+
+@contextmanager
+def tapped(model: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
+    """A list that holds, after each forward pass inside, the outputs of the named blocks in the
+    order they ran; a tuple's first item counts.
+    """
+    outputs: list[Tensor] = []
+
+    def start(*_) -> None:
+        outputs.clear()
+
+    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [model.register_forward_pre_hook(start)]
+    handles += [model.get_submodule(name).register_forward_hook(keep) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _matrices(module: nn.Module) -> int:
+    return sum(isinstance(child, _MATRICES) for child in module.modules())
+
+
+def _inside(name: str, others: list[str]) -> bool:
+    return any(name.startswith(f"{other}.") for other in others)

@@ -1,0 +1,26 @@
+"""Which quantizer an activation mode of the recipe stands for."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from edgeqat.quant.dynamic import DynamicQuantizer, MinMaxQuantizer
+from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.quant.pact import PactQuantizer
+
+_KINDS: dict[str, type[nn.Module]] = {
+    "dynamic": DynamicQuantizer,
+    "minmax": MinMaxQuantizer,
+    "static": StaticQuantizer,
+    "pact": PactQuantizer,
+}
+
+
+def input_quantizer(mode: str, bits: int) -> nn.Module:
+    """A new quantizer of activations."""
+    return _KINDS[mode](bits)
+
+
+def mode_of(quantizer: nn.Module) -> str:
+    """The mode of a quantizer of activations; `dynamic` for float ones."""
+    return next((name for name, kind in _KINDS.items() if type(quantizer) is kind), "dynamic")

@@ -1,0 +1,48 @@
+"""PACT (1805.06085) for activations of both signs: a learned clipping level per tensor.
+
+    y = clamp(x, -alpha, alpha),  y_hat = s round(y / s),  s = alpha / qmax
+    dy_hat/dx = 1 inside, 0 outside;  dy_hat/dalpha = 0 inside, sign(x) outside        (eq. 3)
+
+alpha starts at the squared-error optimum of a few batches and is decayed like weights (the paper's
+L2 term). The gradient must reach alpha through the clamp alone, not through s.
+
+Legend: B batch, T tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat.quant import functional
+from edgeqat.quant.lsq import StaticQuantizer
+
+
+class PactQuantizer(StaticQuantizer):
+    """PACT for an activation tensor: alpha (1,)."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        del self.scale, self.beta
+        self.alpha = nn.Parameter(torch.ones(1))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Set alpha from what was observed."""
+        sample = self.sample()
+        scale = functional.mse_scale(sample[None], self.grid)
+        self.alpha.copy_(scale.reshape(1) * self.grid.top)
+        self.initialized.fill_(True)
+        self._sample = None
+
+    def _quantize(self, values: Tensor) -> Tensor:
+        alpha = self.alpha.clamp(min=functional.FP16_MIN_SCALE)
+        clipped = torch.minimum(torch.maximum(values.float(), -alpha), alpha)
+        with torch.no_grad():
+            scale = alpha / self.grid.top
+            codes = functional.quantize(clipped, scale, self.grid)
+            found = functional.dequantize(codes, scale, self.grid)
+        return (clipped + (found - clipped).detach()).to(values.dtype)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.grid.bits}, pact per_tensor{'' if self.enabled else ', disabled'}"

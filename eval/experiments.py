@@ -1,0 +1,173 @@
+"""The experiment queue: every run of a list, one after the other, each with `edgeqat quantize`.
+
+usage: EDGEQAT_DATA=FOLDER python eval/experiments.py MODEL_FOLDER [--list FILE] [--only PATTERN]
+                              [--out FOLDER] [--threads N] [--dry-run] [--table]
+
+A finished run is skipped, one that was killed continues where it stopped; so the queue may be
+stopped and started at will. --table prints what is finished as Markdown: perplexity and log-gap to
+the float model (mean and sd over seeds), and how much smaller the gap is than that of the group's
+row `against`, paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+LIST = Path(__file__).with_name("experiments.yaml")
+RECIPE = "llama-8m-novels"
+HEAD = (
+    "| run | seeds | perplexity | sd | over float | log-gap | start | bits a / kv | smaller gap |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+
+
+class Run(NamedTuple):
+    """One run of the queue."""
+
+    group: str
+    scheme: str
+    row: str
+    seed: int
+    against: str
+    settings: dict[str, Any]
+
+    @property
+    def family(self) -> str:
+        """Its name without the seed."""
+        return f"{self.group}-{self.scheme}-{self.row}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-s{self.seed}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("model", nargs="?", help="float model folder (not for --table)")
+    parser.add_argument("--list", type=Path, default=LIST, help="YAML list of runs")
+    parser.add_argument("--only", default="*", help="pattern of run names, e.g. 'b-*-s0'")
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dry-run", action="store_true", help="print what would run")
+    parser.add_argument("--table", action="store_true", help="print the table of what is done")
+    options = parser.parse_args()
+    runs = [run for run in queue(options.list) if fnmatch.fnmatch(run.name, options.only)]
+    if options.table:
+        print(table(runs, options.out))
+        return 0
+    if options.model is None:
+        parser.error("name the float model's folder")
+    failed = []
+    for number, run in enumerate(runs, 1):
+        state = "done" if (options.out / run.name / "metrics.json").is_file() else "to do"
+        print(f"[{number}/{len(runs)}] {run.name}: {state}", flush=True)
+        if state == "to do" and not options.dry_run and not execute(run, options):
+            failed.append(run.name)
+    if failed:
+        print(f"failed: {' '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def queue(path: Path) -> Iterator[Run]:
+    """All runs of a list, seed by seed, so that a queue that is stopped has whole comparisons."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    seeds = sorted({seed for group in values["groups"] for seed in group["seeds"]})
+    for seed in seeds:
+        for group in values["groups"]:
+            if seed not in group["seeds"]:
+                continue
+            for scheme in group["schemes"]:
+                for row, own in group["rows"].items():
+                    settings = {**values.get("common", {}), **group.get("set", {}), **own}
+                    chosen = settings.pop("quant.scheme", scheme)
+                    settings["quant.scheme"] = chosen if isinstance(chosen, str) else chosen[scheme]
+                    yield Run(group["name"], scheme, row, seed, group["against"], settings)
+
+
+def command(run: Run, model: str, out: Path) -> list[str]:
+    """The `edgeqat quantize` of a run."""
+    sets = [f"--set={key}={json.dumps(value)}" for key, value in run.settings.items()]
+    return [
+        sys.executable, "-m", "edgeqat.cli", "quantize", "--model", model, "--recipe", RECIPE,
+        "--seed", str(run.seed), "--output", str(out / run.name), *sets,
+    ]  # fmt: skip
+
+
+def execute(run: Run, options: argparse.Namespace) -> bool:
+    """Run one; its output goes to a log beside its folder. Whether it ended well."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    start = time.perf_counter()
+    with open(options.out / f"{run.name}.log", "a", encoding="utf-8") as log:
+        done = subprocess.run(
+            command(run, options.model, options.out), stdout=log, stderr=log, env=environment
+        )
+    print(f"    code {done.returncode}, {time.perf_counter() - start:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+def table(runs: list[Run], out: Path) -> str:
+    """Markdown rows of the finished runs."""
+    found = {
+        run: json.loads((out / run.name / "metrics.json").read_text(encoding="utf-8"))
+        for run in runs
+        if (out / run.name / "metrics.json").is_file()
+    }
+    gaps = {run.name: gap(metrics) for run, metrics in found.items()}
+    lines = [HEAD]
+    for family in dict.fromkeys(run.family for run in found):
+        own = {run: metrics for run, metrics in found.items() if run.family == family}
+        ppl = [metrics["qat"]["perplexity"] for metrics in own.values()]
+        over = [100 * (math.exp(gaps[run.name]) - 1) for run in own]
+        starts = [gap(metrics, "qat_start") for metrics in own.values()]
+        paired = [
+            1 - gaps[run.name] / gaps[other]
+            for run in own
+            if (other := run._replace(row=run.against).name) in gaps and run.row != run.against
+        ]
+        bits = next(iter(own.values()))["average_bits"]
+        cells = [
+            family,
+            str(len(own)),
+            f"{statistics.mean(ppl):.2f}",
+            f"{statistics.stdev(ppl):.2f}" if len(ppl) > 1 else "-",
+            f"{statistics.mean(over):+.2f}%",
+            f"{statistics.mean(gaps[run.name] for run in own):.4f}",
+            f"{statistics.mean(starts):.4f}",
+            f"{bits['activations']:.2f} / {bits['kv']:.2f}",
+            spread([100 * value for value in paired]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def gap(metrics: dict[str, Any], row: str = "qat") -> float:
+    """log ppl - log ppl_float in nats."""
+    return math.log(metrics[row]["perplexity"] / metrics["float"]["perplexity"])
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sd in percent; `-` without values."""
+    if not values:
+        return "-"
+    sd = f" (sd {statistics.stdev(values):.0f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):+.0f}%{sd}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""The packed cache: the numbers of one pass, every way of generating, its size, its errors."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny
+import torch
+from transformers import (
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+import edgeqat
+from edgeqat.errors import UsageError
+from edgeqat.hf.kv_cache import KVCache, is_packable
+from edgeqat.hf.shapes import random_model
+from edgeqat.nn import convert
+from edgeqat.recipe import QuantSection
+
+# Sums of another order flip ties of rounding; a flipped 2-bit key moves a logit by some percent.
+TOLERANCE = {"w4a8kv4": 0.03, "w4kv3": 0.01, "w4kv4": 0.01, "kv2": 0.01, "kv6": 0.01, "kv8": 0.01}
+GREEDY = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+MODELS = {
+    "llama": lambda: tiny.llama(num_hidden_layers=3),
+    "qwen3": lambda: tiny.model(Qwen3ForCausalLM, Qwen3Config),
+    "gpt2": lambda: tiny.model(
+        GPT2LMHeadModel, GPT2Config, resid_pdrop=0, attn_pdrop=0, embd_pdrop=0
+    ),
+    "sliding": lambda: tiny.model(MistralForCausalLM, MistralConfig, sliding_window=8),
+    "hybrid": lambda: tiny.model(
+        Qwen3ForCausalLM, Qwen3Config, num_hidden_layers=3, use_sliding_window=True,
+        sliding_window=6, layer_types=["full_attention", "sliding_attention", "full_attention"],
+    ),
+    "odd head": lambda: tiny.llama(head_dim=22),
+    "wide head": lambda: tiny.llama(head_dim=256, num_attention_heads=2, num_key_value_heads=1),
+}  # fmt: skip
+
+
+def packed(scheme, model=None, **quant):
+    section = QuantSection.model_validate({"scheme": scheme, **quant})
+    made = edgeqat.prepare(model or tiny.llama(num_hidden_layers=3), quant=section)
+    convert.calibrate(made, iter([tiny.ids(8, 32, seed=3)]))
+    return convert.convert(made).eval()
+
+
+@torch.no_grad()
+def one_pass(model, ids, **inputs):
+    return model(ids, use_cache=False, **inputs).logits
+
+
+@torch.no_grad()
+def stepwise(model, parts, cache):
+    found = [model(part, past_key_values=cache, use_cache=True).logits for part in parts]
+    return torch.cat(found, dim=1)
+
+
+def close(found, expected, tolerance=0.01):
+    difference = (found - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert difference.item() <= tolerance
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("scheme", ["w4a8kv4", "kv2", "w4kv3", "kv8"])
+def test_one_pass_through_the_cache_is_fake_quantization_bit_for_bit(family, scheme):
+    model, ids = packed(scheme, MODELS[family]()), tiny.ids()
+    assert torch.equal(stepwise(model, [ids], KVCache(model)), one_pass(model, ids))
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("scheme", ["kv2", "w4kv4"])
+@pytest.mark.parametrize("prompt", [1, 7])
+def test_decoding_gives_the_numbers_of_one_pass(family, scheme, prompt):
+    model, ids = packed(scheme, MODELS[family]()), tiny.ids()
+    parts = [ids[:, :prompt], *ids[:, prompt:].split(1, dim=1)]
+    close(stepwise(model, parts, KVCache(model)), one_pass(model, ids), TOLERANCE[scheme])
+
+
+@pytest.mark.parametrize("scheme", TOLERANCE)
+def test_decoding_agrees_at_every_width(scheme):
+    model, ids = packed(scheme), tiny.ids()
+    found = stepwise(model, ids.split(1, dim=1), KVCache(model))
+    close(found, one_pass(model, ids), TOLERANCE[scheme])
+
+
+@pytest.mark.parametrize("pieces", [(1,) * 24, (10, 14), (5, 1, 1, 9, 8)], ids=str)
+@pytest.mark.parametrize("rule", ["importance", "random"])
+def test_adaptive_widths_are_those_of_one_pass(pieces, rule):
+    model = packed("w4a8kv2", adaptive={"share": 0.5, "rule": rule})
+    ids, cache = tiny.ids(), KVCache(model)
+    found = stepwise(model, ids.split(pieces, dim=1), cache)
+    expected = one_pass(model, ids)
+    close(found, expected, 0.03)
+    for layer, (_, attention) in zip(cache.layers, convert.attentions(model), strict=True):
+        _, kept = attention.attention_quantizer.newest
+        assert torch.equal(layer.store.high, kept)
+    assert 0 < cache.layers[1].store.high[:, 4:].float().mean() < 1
+
+
+@pytest.mark.parametrize("adaptive", [None, 0.5])
+def test_left_padding_changes_no_real_token(adaptive):
+    model, ids = packed("w4a8kv3", adaptive={"share": adaptive}), tiny.ids(2, 12)
+    batch, mask = ids.clone(), torch.ones_like(ids)
+    batch[1] = torch.cat([torch.zeros(5, dtype=torch.int64), ids[1, :7]])
+    mask[1, :5] = 0
+    cache, found = KVCache(model), []
+    for start, stop in [(0, 8), *((n, n + 1) for n in range(8, 12))]:
+        position = (mask[:, :stop].cumsum(-1) - 1).clamp(min=0)[:, start:]
+        inputs = {"attention_mask": mask[:, :stop], "position_ids": position}
+        with torch.no_grad():
+            output = model(batch[:, start:stop], past_key_values=cache, use_cache=True, **inputs)
+        found.append(output.logits)
+    found = torch.cat(found, dim=1)
+    close(found[0], one_pass(model, ids[:1])[0], 0.03)
+    close(found[1, 5:], one_pass(model, ids[1:, :7])[0], 0.03)
+
+
+def generate(model, ids, **options):
+    return model.generate(ids, attention_mask=torch.ones_like(ids), **{**GREEDY, **options})
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"do_sample": True, "temperature": 0.7},
+        {"num_beams": 3},
+        {"num_beams": 2, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 3},
+    ],
+    ids=["greedy", "sampling", "beams", "beams back", "samples"],
+)
+def test_generation_gives_the_tokens_of_a_float_cache_of_the_same_numbers(family, options):
+    model, ids = packed("w4kv4", MODELS[family]()), tiny.ids(2, 9)
+    tokens = []
+    for cache in (None, DynamicCache(config=model.config)):
+        torch.manual_seed(5)
+        tokens.append(generate(model, ids, max_new_tokens=8, past_key_values=cache, **options))
+    assert torch.equal(*tokens)
+
+
+def test_looking_ahead_and_going_back_gives_the_greedy_tokens():
+    model, ids = packed("w4kv4"), tiny.ids(1, 6).repeat(1, 3)
+    expected = generate(model, ids, max_new_tokens=12)
+    assert torch.equal(
+        generate(model, ids, max_new_tokens=12, prompt_lookup_num_tokens=3), expected
+    )
+
+
+def test_it_is_the_default_of_generate():
+    for model in (packed("w4a8kv4"), edgeqat.prepare(tiny.llama(), "w4a8kv4").eval()):
+        output = generate(model, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
+        assert isinstance(output.past_key_values, KVCache)
+    for model in (packed("w4a8"), edgeqat.restore(packed("w4a8kv4")), tiny.llama()):
+        output = generate(model, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
+        assert type(output.past_key_values) is DynamicCache
+
+
+def test_a_copy_of_a_model_has_caches_of_its_own():
+    model = packed("w4a8kv4")
+    other = copy.deepcopy(model)
+    output = generate(other, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
+    own = {id(a.attention_quantizer) for _, a in convert.attentions(other)}
+    assert {id(layer.quantizer) for layer in output.past_key_values.layers} == own
+
+
+def test_a_conversation_continues():
+    model, ids = packed("w4kv4", adaptive={"share": 0.5}), tiny.ids(2, 10)
+    cache = KVCache(model)
+    first = generate(model, ids, max_new_tokens=5, past_key_values=cache)
+    longer = torch.cat([first, tiny.ids(2, 4, seed=8)], dim=1)
+    second = generate(model, longer, max_new_tokens=6, past_key_values=cache)
+    assert torch.equal(second, generate(model, longer, max_new_tokens=6))
+    assert cache.get_seq_length() == second.shape[1] - 1
+    cache.reset()
+    assert torch.equal(generate(model, ids, max_new_tokens=5, past_key_values=cache), first)
+
+
+def test_sequences_are_repeated_and_picked():
+    model, ids = packed("w4kv4"), tiny.ids(2, 10)
+    cache = KVCache(model)
+    stepwise(model, [ids], cache)
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([3, 0]))
+    follow = tiny.ids(2, 1, seed=4)
+    whole = torch.cat([ids.flip(0), follow], dim=1)
+    close(stepwise(model, [follow], cache)[:, 0], one_pass(model, whole)[:, -1])
+
+
+def filled(adaptive=None):
+    torch.manual_seed(0)
+    quant = {"scheme": "w4a8kv4", "adaptive": {"share": adaptive}}
+    model = edgeqat.prepare(random_model("llama-8m"), quant=QuantSection.model_validate(quant))
+    ids = torch.randint(8192, (1, 1024))
+    convert.calibrate(model, iter([torch.randint(8192, (2, 256))]))
+    cache = KVCache(model)
+    with torch.no_grad():
+        model.model(ids, past_key_values=cache, use_cache=True)
+    return cache
+
+
+@pytest.mark.parametrize(("adaptive", "limit"), [(None, 0.30), (0.5, 0.45)])
+def test_its_size_against_an_fp16_cache_at_1k_tokens(adaptive, limit):
+    cache = filled(adaptive)
+    floats = 2 * 8 * 2 * 64 * 1024 * 2  # k and v, layers, heads, head_dim, tokens, bytes
+    assert cache.get_seq_length() == 1024
+    assert cache.nbytes <= limit * floats
+
+
+def test_a_window_bounds_the_size():
+    model = packed("w4kv4", MODELS["sliding"]())
+    cache = KVCache(model)
+    stepwise(model, tiny.ids(1, 40).split(1, dim=1), cache)
+    assert {layer.store.length for layer in cache.layers} == {7}
+    assert cache.nbytes < 2 * 2 * 2 * 2 * 16 * (16 + 2)
+
+
+def message(call):
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_another_batch_is_refused():
+    model = packed("w4kv4")
+    cache = KVCache(model)
+    stepwise(model, [tiny.ids(2)], cache)
+    said = message(lambda: stepwise(model, [tiny.ids(3, 1)], cache))
+    assert said.startswith("cache: it holds a batch of 2 and is given 3 sequences; make a new one")
+
+
+def test_a_position_beyond_the_model_is_refused():
+    model = packed("w4kv4", tiny.llama(max_position_embeddings=16))
+    cache = KVCache(model)
+    stepwise(model, [tiny.ids(1, 16)], cache)
+    said = message(lambda: stepwise(model, [tiny.ids(1, 1)], cache))
+    assert said.startswith("cache: position 17 is beyond the model's 16 positions; give a shorter")
+    assert message(lambda: generate(model, tiny.ids(1, 10), max_new_tokens=9)).startswith(
+        "cache: position 17"
+    )
+
+
+def test_float_keys_have_no_packed_cache():
+    model = packed("w4a8")
+    assert not is_packable(model)
+    assert message(lambda: KVCache(model)).startswith(
+        "cache: the model's keys and values are float"
+    )
+
+
+def test_another_attention_does_not_fill_it():
+    model = packed("w4kv4")
+    model.set_attn_implementation("sdpa")
+    cache = KVCache(model)
+    said = message(lambda: stepwise(model, tiny.ids(1, 2).split(1, dim=1), cache))
+    assert said.startswith("attention: the model's attention implementation was changed")
+
+
+def test_a_pass_that_was_cut_off_does_not_spoil_the_next_cache():
+    model = packed("w4kv4")
+    model.set_attn_implementation("sdpa")
+    stepwise(model, [tiny.ids()], KVCache(model))
+    model.set_attn_implementation("edgeqat")
+    assert torch.equal(stepwise(model, [tiny.ids()], KVCache(model)), one_pass(model, tiny.ids()))
+
+
+def test_an_adaptive_model_needs_a_cache_that_knows_widths():
+    model, cache = packed("w4kv4", adaptive={"share": 0.5}), DynamicCache()
+    said = message(lambda: stepwise(model, tiny.ids(1, 6).split(3, dim=1), cache))
+    assert said.startswith("cache: an adaptive model's tokens keep the width")
+    floating = packed("w4a4", adaptive={"share": 0.5})  # keys have no widths here
+    found = stepwise(floating, tiny.ids(1, 6).split(3, dim=1), DynamicCache())
+    close(found, one_pass(floating, tiny.ids(1, 6)), 0.03)
+
+
+def test_a_float_view_of_the_model_has_a_float_cache():
+    model = edgeqat.prepare(tiny.llama(), "w4a8kv2").eval()
+    with convert.quantizers_disabled(model):
+        output = generate(model, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
+    assert type(output.past_key_values) is DynamicCache

@@ -1,0 +1,91 @@
+"""The KIVI baseline against a cache that really revises, token by token."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from transformers import DynamicCache
+
+import edgeqat
+from edgeqat.errors import RecipeError
+from edgeqat.nn import kivi
+from edgeqat.recipe import QuantSection, validate
+
+
+def reference(query, key, value, bits, window, scale):
+    """One query after the other over the cache as it is at that moment."""
+    share, found = query.shape[1] // key.shape[1], []
+    key, value = (part.repeat_interleave(share, dim=1) for part in (key, value))
+    for step in range(query.shape[2]):
+        keys, values = key[:, :, : step + 1].clone(), value[:, :, : step + 1].clone()
+        for start in range(0, step // window * window, 32):
+            group = keys[:, :, start : start + 32].mT
+            keys[:, :, start : start + 32] = kivi.quantized(group.contiguous(), bits).mT
+        old = max(step + 1 - window, 0)
+        values[:, :, :old] = kivi.quantized(values[:, :, :old], bits)
+        weights = (query[:, :, step : step + 1] @ keys.mT * scale).softmax(-1)
+        found.append(weights @ values)
+    return torch.cat(found, dim=2)
+
+
+@pytest.mark.parametrize("window", [32, 64])
+def test_each_query_sees_the_cache_of_its_moment(window):
+    query, key, value = torch.randn(2, 4, 150, 16), *torch.randn(2, 2, 2, 150, 16).unbind()
+    position = torch.arange(150)[None]
+    found = kivi.attend(query, key, value, position, None, 2, window, 0.25)
+    expected = reference(query, key, value, 2, window, 0.25)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_padding_moves_the_groups_along():
+    query, key, value = torch.randn(1, 2, 100, 16), *torch.randn(2, 1, 2, 100, 16).unbind()
+    alone = kivi.attend(query, key, value, torch.arange(100)[None], None, 2, 32, 0.25)
+    pad = [torch.cat([torch.randn(1, 2, 5, 16), part], dim=2) for part in (query, key, value)]
+    found = kivi.attend(*pad, torch.arange(-5, 100)[None], None, 2, 32, 0.25)
+    assert torch.allclose(found[:, :, 5:], alone, atol=1e-5)
+
+
+def test_asymmetric_groups_by_hand():
+    values = torch.tensor([[0.0, 1.0, 2.0, 3.0], [-1.0, -1.0, 0.5, 0.5]])
+    assert torch.equal(kivi.quantized(values, 2), values)
+    assert kivi.quantized(torch.tensor([0.0, 0.9, 3.0]), 1).tolist() == [0.0, 0.0, 3.0]
+
+
+def test_gradients_pass_straight_through():
+    key = torch.randn(1, 2, 64, 16, requires_grad=True)
+    kivi.quantized_keys(key, torch.arange(64)[None], 2).sum().backward()
+    assert torch.equal(key.grad, torch.ones_like(key))
+
+
+@torch.no_grad()
+def test_a_model_decodes_what_one_pass_gives():
+    quant = QuantSection.model_validate({"scheme": "kv2", "kv": {"kivi": 32}}).plain()
+    model = edgeqat.prepare(tiny.llama(), quant=quant).eval()
+    ids, cache = tiny.ids(2, 80), DynamicCache()
+    expected = model(ids, use_cache=False).logits
+    parts = [ids[:, :40], *ids[:, 40:].split(1, dim=1)]
+    found = [model(part, past_key_values=cache).logits for part in parts]
+    assert torch.allclose(torch.cat(found, dim=1), expected, atol=1e-3)
+    assert not torch.allclose(expected, tiny.llama()(ids).logits, atol=1e-2)
+    output = model.generate(ids, max_new_tokens=2, return_dict_in_generate=True, pad_token_id=0)
+    assert type(output.past_key_values) is DynamicCache
+
+
+def test_the_window_counts_in_the_average():
+    assert kivi.average_bits(2, 64, 256) == 2 * 0.75 + 16 * 0.25
+    assert kivi.average_bits(2, 64, 32) == 16
+
+
+@pytest.mark.parametrize(
+    ("quant", "words"),
+    [
+        ({"scheme": "w4a8", "kv": {"kivi": 32}}, "kv.kivi: 32 needs a quantized KV cache"),
+        ({"scheme": "kv2", "kv": {"kivi": 32}, "adaptive": 0.5}, "kv.kivi: 32 needs"),
+        ({"scheme": "kv2", "kv": {"kivi": 33}}, "quant.kv.kivi: '33' .*multiple of 32"),
+        ({"scheme": "a4kv8", "adaptive": {"share": 0.5, "rule": "zipcache"}}, "adaptive.rule: zip"),
+    ],
+)
+def test_wrong_settings_are_refused(quant, words):
+    with pytest.raises(RecipeError, match=words):
+        validate({"quant": quant})

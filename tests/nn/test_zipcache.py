@@ -1,0 +1,53 @@
+"""ZipCache's score against a plain computation."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+from transformers import DynamicCache
+
+import edgeqat
+from edgeqat.errors import UsageError
+from edgeqat.nn.zipcache import saliency, salient
+from edgeqat.recipe import QuantSection
+
+POSITION = torch.arange(3)[None]
+
+
+def test_the_score_by_hand():
+    """Two queries see key 1, one sees key 2; without logits attention is uniform."""
+    query = key = torch.zeros(1, 1, 3, 4)
+    found = saliency(query, key, POSITION, 1.0)[0].tolist()
+    assert found == pytest.approx([(1 + 1 / 2 + 1 / 3) / 3, (1 / 2 + 1 / 3) / 2, 1 / 3])
+
+
+def test_padding_neither_pays_nor_receives():
+    query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
+    whole = saliency(query[:, :, 2:], key[:, :, 2:], torch.arange(4)[None], 0.3)
+    found = saliency(query, key, torch.arange(-2, 4)[None], 0.3)
+    assert torch.allclose(found[:, 2:], whole, atol=1e-6)
+    assert (found[:, :2] == 0).all()
+
+
+def test_the_share_is_exact_per_sequence():
+    query, key = torch.randn(3, 4, 20, 8), torch.randn(3, 2, 20, 8)
+    for share in (0, 0.25, 1):
+        found = salient(query, key, torch.arange(20)[None], share, 0.3)
+        assert found.sum(1).tolist() == [20 * share] * 3
+
+
+def test_a_model_keeps_salient_keys_and_sinks_high_and_cannot_decode():
+    adaptive = {"share": 0.5, "rule": "zipcache"}
+    quant = QuantSection.model_validate({"scheme": "w4a8kv2", "adaptive": adaptive})
+    model = edgeqat.prepare(tiny.llama(), quant=quant).eval()
+    ids = tiny.ids(2, 20)
+    with torch.no_grad():
+        model(ids, use_cache=False)
+    _, kept = model.model.layers[1].self_attn.attention_quantizer.newest
+    assert kept[:, :4].all()
+    assert all(10 <= count <= 14 for count in kept.sum(1).tolist())
+    cache = DynamicCache()
+    model(ids, past_key_values=cache)
+    with pytest.raises(UsageError, match="zipcache looks at a whole sequence"):
+        model(ids[:, :1], past_key_values=cache)

@@ -1,0 +1,93 @@
+"""The experiment queue: every run is valid, finished ones are skipped, the table adds up."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeqat import recipe as recipes
+
+SCRIPT = Path(__file__).parents[2] / "eval" / "experiments.py"
+pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="eval/ is not in source archives")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("experiments", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def runs(script):
+    return list(script.queue(script.LIST))
+
+
+def test_every_run_is_a_valid_recipe_of_its_own(script, runs):
+    resolved = [recipes.load(script.RECIPE, {**run.settings, "seed": run.seed}) for run in runs]
+    assert len({run.name for run in runs}) == len(runs)
+    assert len({recipe.model_dump_json() for recipe in resolved}) == len(runs)
+    assert all(recipe.train.steps == 100 for recipe in resolved)
+
+
+def test_the_mandatory_comparisons_are_there(runs):
+    names = {run.name for run in runs}
+    for seed in (0, 1, 2):
+        for row in ("kd", "entropy", "distribution", "both"):
+            assert {
+                f"a-paper-w4a8kv4-{row}-s{seed}",
+                f"a-paper-w4a4kv4-{row}-s{seed}",
+                f"b-deployed-w3a4kv3-{row}-s{seed}",
+            } <= names
+        for row in ("importance", "random", "reversed", "layers", "uniform-4"):
+            assert {f"c-adaptive-{s}-{row}-s{seed}" for s in ("w4a4kv4", "w4a8kv2")} <= names
+    kv = {f"d-kv-w16a16kv{bits}-{row}-s0" for bits in (4, 3, 2) for row in ("rotated", "plain")}
+    assert kv <= names
+
+
+def test_the_command_is_a_quantize_that_reads_the_settings(script, runs, tmp_path):
+    run = next(run for run in runs if run.name == "a-paper-w4a4kv4-both-s1")
+    command = script.command(run, "MODEL", tmp_path)
+    sets = dict(recipes.parse_set(word[6:]) for word in command if word.startswith("--set="))
+    assert sets == run.settings
+    assert command[command.index("--output") + 1].endswith(run.name)
+    assert command[command.index("--seed") + 1] == "1"
+
+
+def write(folder, name, value):
+    (folder / name).mkdir(parents=True)
+    rows = {"float": 100.0, "qat": value, "qat_start": 2 * value}
+    metrics = {row: {"perplexity": perplexity} for row, perplexity in rows.items()}
+    metrics["average_bits"] = {"activations": 4.0, "kv": 3.5}
+    (folder / name / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+
+def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp_path):
+    for seed, kd, both in ((0, 121.0, 110.0), (1, 144.0, 120.0)):
+        write(tmp_path, f"b-deployed-w3a4kv3-kd-s{seed}", kd)
+        write(tmp_path, f"b-deployed-w3a4kv3-both-s{seed}", both)
+    lines = script.table(runs, tmp_path).splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[0] for row in rows] == ["b-deployed-w3a4kv3-kd", "b-deployed-w3a4kv3-both"]
+    assert rows[0][1:5] == ["2", "132.50", "16.26", "+32.50%"]
+    assert rows[0][8] == "-"
+    assert rows[1][7] == "4.00 / 3.50"
+    assert rows[1][8] == "+50% (sd 0)"  # log 1.1 is half of log 1.21, log 1.2 of log 1.44
+
+
+def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
+    write(tmp_path, "d-kv-w16a16kv4-plain-s0", 101.0)
+    arguments = ["experiments", "MODEL", "--only", "d-kv-w16a16kv4-*", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    ran = []
+    monkeypatch.setattr(script, "execute", lambda run, _: ran.append(run.name) or True)
+    assert script.main() == 0
+    assert ran == ["d-kv-w16a16kv4-rotated-s0"]
+    assert "plain-s0: done" in capsys.readouterr().out
