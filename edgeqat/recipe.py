@@ -99,6 +99,9 @@ class QuantSection(Section):
         8, description="bits per row of embeddings and lm_head (16: float)"
     )
     skip: list[str] = Field([], description="glob patterns of layers left in float")
+    edges: Literal["float", "8bit", "same"] = Field(
+        "8bit", description="first convolution and classifier of an image model"
+    )
 
     @field_validator("scheme")
     @classmethod

@@ -1,19 +1,14 @@
 """prepare (float -> fake-quant), convert (fake-quant -> packed), restore (either -> float): modules
 swapped by rule.
 
-Which layer gets what is decided once, by `rule`: every nn.Linear except lm_head is quantized by the
-scheme, embeddings and lm_head get `embedding_bits` one scale a row, and a layer is skipped with a
-reason. prepare, convert, the loader and the dry run's table all read that one decision.
-
-Not here: attention's entry into transformers (hf/attention), files (checkpoint).
+Not here: which layer gets what (decision), attention's entry into transformers (hf/attention),
+files (checkpoint).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Any, TypeGuard
 
 import torch
@@ -23,11 +18,13 @@ from edgeqat.errors import ModelError
 from edgeqat.nn import token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import AttentionQuantizer, adapted
+from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
+from edgeqat.nn.decision import Decision, edges, layers, rule
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
-from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
+from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
-from edgeqat.quant.hadamard import INPUT_BLOCK, block_size, rotate
+from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.inputs import input_quantizer, mode_of
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
@@ -37,55 +34,13 @@ from edgeqat.scheme import FLOAT_BITS
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
-HEAD = "lm_head"
-HEAD_INPUT_BITS = 8
 _THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
-
-@dataclass(frozen=True)
-class Decision:
-    """What happens to one layer: its widths, or why it stays float."""
-
-    bits: int = FLOAT_BITS
-    granularity: str = ""
-    group_size: int | None = None
-    input_bits: int = FLOAT_BITS
-    input_mode: str = "dynamic"
-    rotation: int = 0
-    reason: str = ""
-
-
-def rule(name: str, layer: Any, quant: QuantSection) -> Decision:
-    """The decision for one nn.Linear or nn.Embedding of a model."""
-    scheme, head = quant.bits(), quant.head_bits()
-    for pattern in quant.skip:
-        if fnmatch(name, pattern):
-            return Decision(reason=f"skip: '{pattern}'")
-    kept = "embedding_bits is float" if head == FLOAT_BITS else ""
-    if isinstance(layer, nn.Embedding):
-        return Decision(head, "per_channel", reason=kept)
-    if name.rpartition(".")[2] == HEAD:
-        inputs = HEAD_INPUT_BITS if scheme.activation_bits < FLOAT_BITS else FLOAT_BITS
-        return Decision(head, "per_channel", input_bits=inputs, reason=kept)
-    weight = quant.weight
-    quantized = min(scheme.weight_bits, scheme.activation_bits) < FLOAT_BITS
-    return Decision(
-        scheme.weight_bits,
-        weight.granularity,
-        weight.group_size if weight.granularity == "per_group" else None,
-        scheme.activation_bits,
-        quant.activation.mode,
-        _rotation(layer) if quantized and quant.rotates(name) else 0,
-        "weights are float in this scheme" if scheme.weight_bits == FLOAT_BITS else "",
-    )
-
-
-def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Names and modules of all linear layers and embeddings, packed or not."""
-    kinds = (nn.Linear, nn.Embedding, PackedLinear, PackedEmbedding)
-    for name, module in model.named_modules():
-        if isinstance(module, kinds):
-            yield name, module
+_PACKED: dict[str, type[PackedWeight]] = {
+    "linear": PackedLinear,
+    "embedding": PackedEmbedding,
+    "convolution": PackedConv2d,
+}
 
 
 def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -101,15 +56,16 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     if is_quantized(model):
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
+    ends = edges(model)
     for name, layer in list(layers(model)):
-        decision = rule(name, layer, quant)
+        decision = rule(name, layer, quant, name in ends)
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
                 embedding = QuantEmbedding.wrap(layer, _weight_quantizer(layer, decision, quant))
                 embeddings[id(layer.weight)] = embedding
                 _replace(model, name, embedding)
         elif decision.bits < FLOAT_BITS or decision.input_bits < FLOAT_BITS:
-            _replace(model, name, _quant_linear(layer, decision, quant, embeddings))
+            _replace(model, name, _quant_layer(layer, decision, quant, embeddings))
     _share_inputs(model)
     add_attention_quantizers(model, quant)
     adapt(model, quant)
@@ -120,7 +76,7 @@ def convert(model: nn.Module) -> nn.Module:
     """Swap fake-quantized layers for packed ones, in place: the learned integers and scales."""
     embeddings: dict[int, tuple[str, PackedEmbedding]] = {}
     for name, layer in list(layers(model)):
-        if not isinstance(layer, (QuantEmbedding, QuantLinear)):
+        if not isinstance(layer, (QuantEmbedding, QuantLinear, QuantConv2d)):
             continue
         if not isinstance(layer.weight_quantizer, WeightQuantizer):
             continue
@@ -129,7 +85,7 @@ def convert(model: nn.Module) -> nn.Module:
         if embedding is not None:
             packed.tie(embedding)
         else:
-            packed.store(*layer.weight_quantizer.codes(layer.weight.detach()))
+            packed.store(*layer.weight_quantizer.codes(layer.weight.detach().flatten(1)))
         if isinstance(packed, PackedEmbedding):
             packed.padding_idx = layer.padding_idx  # type: ignore[assignment]
             embeddings[id(layer.weight)] = (name, packed)
@@ -151,10 +107,11 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
         if isinstance(packed, PackedEmbedding):
             packed.padding_idx = getattr(names[name], "padding_idx", None)
         _replace(model, name, packed)
+    ends = edges(model)
     for name, layer in list(layers(model)):  # float weights with a quantized input
-        decision = rule(name, layer, quant)
-        if isinstance(layer, nn.Linear) and decision.input_bits < FLOAT_BITS:
-            _replace(model, name, _quant_linear(layer, decision, quant, {}))
+        decision = rule(name, layer, quant, name in ends)
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and decision.input_bits < FLOAT_BITS:
+            _replace(model, name, _quant_layer(layer, decision, quant, {}))
     add_attention_quantizers(model, quant)
     adapt(model, quant)
     return model
@@ -166,13 +123,13 @@ def restore(model: nn.Module) -> nn.Module:
     """
     shared: dict[int, nn.Parameter] = {}
     for name, layer in list(layers(model)):
-        if isinstance(layer, (QuantLinear, QuantEmbedding)):
+        if isinstance(layer, (QuantLinear, QuantConv2d, QuantEmbedding)):
             if isinstance(layer.weight_quantizer, LowRankQuantizer):
                 layer.weight = nn.Parameter(layer.weight_quantizer.latent(layer.weight))
             if isinstance(layer, QuantLinear):
                 _rotate_weight(layer, layer.rotation)
             weight = layer.weight
-        elif isinstance(layer, (PackedLinear, PackedEmbedding)):
+        elif isinstance(layer, PackedWeight):
             key = id(layer.source or layer)
             if key not in shared:
                 weight = rotate(layer.dequantized(), layer.spec.rotation)
@@ -221,38 +178,40 @@ def adapt(model: nn.Module, quant: QuantSection) -> None:
 
 def packed_layer(spec: PackedSpec) -> Any:
     """An empty packed layer."""
-    return PackedEmbedding(spec) if spec.kind == "embedding" else PackedLinear(spec)
+    return _PACKED[spec.kind](spec)
 
 
 def packed_spec(layer: Any, tied_to: str | None = None) -> PackedSpec:
     """The record of a fake-quantized layer in the packed folder."""
     quantizer = layer.weight_quantizer
-    shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
+    shape = (int(layer.weight.shape[0]), int(layer.weight[0].numel()))
     if isinstance(layer, QuantEmbedding):
         return PackedSpec("embedding", shape, quantizer.grid.bits, quantizer.group_size)
     inputs: Any = layer.input_quantizer
     inputs = inputs.low if isinstance(inputs, AdaptiveQuantizer) else inputs
+    convolution = isinstance(layer, QuantConv2d)
     return PackedSpec(
-        "linear",
+        "convolution" if convolution else "linear",
         shape,
         quantizer.grid.bits,
         quantizer.group_size,
         FLOAT_BITS if isinstance(inputs, nn.Identity) else inputs.grid.bits,
         mode_of(inputs),
         layer.bias is not None,
-        layer.rotation,
+        0 if convolution else layer.rotation,
         tied_to,
+        geometry(layer) if convolution else None,
     )
 
 
 def packed_specs(model: nn.Module) -> dict[str, PackedSpec]:
     """Records of all packed layers of a converted or loaded model."""
-    return {n: m.spec for n, m in layers(model) if isinstance(m, (PackedLinear, PackedEmbedding))}
+    return {n: m.spec for n, m in layers(model) if isinstance(m, PackedWeight)}
 
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether a model holds any layer of ours."""
-    kinds = (QuantLinear, QuantEmbedding, PackedLinear, PackedEmbedding, AttentionQuantizer)
+    kinds = (QuantLinear, QuantConv2d, QuantEmbedding, PackedWeight, AttentionQuantizer)
     return any(isinstance(module, kinds) for module in model.modules())
 
 
@@ -300,45 +259,43 @@ def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]
     return isinstance(module, StaticQuantizer)
 
 
-def _rotation(layer: Any) -> int:
-    block = block_size(int(layer.weight.shape[1]), INPUT_BLOCK)
-    return block if block > 1 else 0
-
-
 def _rotate_weight(layer: nn.Linear, rotation: int) -> None:
     if rotation and not layer.weight.is_meta:
         layer.weight.data = rotate(layer.weight.data, rotation)
 
 
 def _weight_quantizer(layer: Any, decision: Decision, quant: QuantSection) -> WeightQuantizer:
-    shape = (int(layer.weight.shape[0]), int(layer.weight.shape[1]))
+    shape = (int(layer.weight.shape[0]), int(layer.weight[0].numel()))
     kind = MinMaxWeightQuantizer if quant.weight.scale == "minmax" else WeightQuantizer
     quantizer = kind(shape, decision.bits, decision.granularity, decision.group_size)
     quantizer.to(layer.weight.device)
     if not layer.weight.is_meta:
-        quantizer.initialize(layer.weight, quant.weight.init)
+        quantizer.initialize(layer.weight.flatten(1), quant.weight.init)
     return quantizer
 
 
-def _quant_linear(
-    layer: nn.Linear,
+def _quant_layer(
+    layer: nn.Linear | nn.Conv2d,
     decision: Decision,
     quant: QuantSection,
     embeddings: dict[int, QuantEmbedding],
-) -> QuantLinear:
+) -> nn.Module:
     inputs: nn.Module = nn.Identity()
     if decision.input_bits < FLOAT_BITS:
         inputs = input_quantizer(decision.input_mode, decision.input_bits)
         inputs.to(layer.weight.device)
     embedding = embeddings.get(id(layer.weight))
-    if embedding is not None:
-        linear = QuantLinear.wrap(layer, nn.Identity(), inputs)
-        linear.tie(embedding)
-        return linear
-    _rotate_weight(layer, decision.rotation)
+    if isinstance(layer, nn.Linear):
+        if embedding is not None:
+            linear = QuantLinear.wrap(layer, nn.Identity(), inputs)
+            linear.tie(embedding)
+            return linear
+        _rotate_weight(layer, decision.rotation)
     weights: nn.Module = nn.Identity()
     if decision.bits < FLOAT_BITS:
         weights = _weight_quantizer(layer, decision, quant)
+    if isinstance(layer, nn.Conv2d):
+        return QuantConv2d.wrap(layer, weights, inputs)
     return QuantLinear.wrap(layer, weights, inputs, decision.rotation)
 
 
@@ -359,6 +316,8 @@ def _plain(layer: Any, weight: Any) -> nn.Module:
         rows, columns = weight.shape
         return nn.Embedding(rows, columns, layer.padding_idx, _weight=weight)
     bias = getattr(layer, "bias", None)
+    if isinstance(layer, (QuantConv2d, PackedConv2d)):
+        return plain_convolution(layer, weight)
     linear: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight, linear.bias = weight, bias
     return linear.train(layer.training)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from edgeqat.errors import RecipeError
-from edgeqat.nn.convert import HEAD
+from edgeqat.nn.decision import HEAD
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer

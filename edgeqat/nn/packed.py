@@ -36,7 +36,7 @@ class PackedSpec:
     quantizer.
     """
 
-    kind: str  # linear | embedding
+    kind: str  # linear | embedding | convolution (O, K)
     shape: tuple[int, int]
     bits: int
     group_size: int | None
@@ -45,16 +45,20 @@ class PackedSpec:
     bias: bool = False
     rotation: int = 0  # block of the input's Hadamard rotation, 0: none
     tied_to: str | None = None  # the embedding whose codes a tied lm_head uses
+    convolution: dict[str, Any] | None = None  # kernel_size, stride, padding, dilation, groups
 
     def to_json(self) -> dict:
-        return {**asdict(self), "shape": list(self.shape)}
+        values = {**asdict(self), "shape": list(self.shape)}
+        if self.convolution is None:
+            del values["convolution"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict) -> PackedSpec:
         return cls(**{**values, "shape": tuple(values["shape"])})
 
 
-class _PackedWeight(nn.Module):
+class PackedWeight(nn.Module):
     """Shared by both layers: frozen `weight` (tiles) and `weight_scale`, and their unpacking.
 
     They are Parameters, not buffers, because transformers ties Parameters only.
@@ -62,7 +66,7 @@ class _PackedWeight(nn.Module):
 
     weight: nn.Parameter
     weight_scale: nn.Parameter
-    source: _PackedWeight | None
+    source: PackedWeight | None
     _float: Tensor | None
 
     def __init__(self, spec: PackedSpec) -> None:
@@ -110,7 +114,7 @@ class _PackedWeight(nn.Module):
         return f"{rows} x {columns}, bits={self.spec.bits}, group_size={self.spec.group_size}"
 
 
-class PackedLinear(_PackedWeight):
+class PackedLinear(PackedWeight):
     """A linear layer on packed codes; `integer` chooses the integer path."""
 
     input_quantizer: Any
@@ -158,7 +162,7 @@ class PackedLinear(_PackedWeight):
         return output if self.bias is None else output + self.bias
 
 
-class PackedEmbedding(_PackedWeight):
+class PackedEmbedding(PackedWeight):
     """An embedding on packed rows."""
 
     def __init__(self, spec: PackedSpec) -> None:

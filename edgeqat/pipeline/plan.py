@@ -21,6 +21,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
+from edgeqat.nn.decision import Decision, layers, rule
 from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
 from edgeqat.pipeline.quantize import adaptive_line, prepared
 from edgeqat.recipe import Recipe
@@ -45,8 +46,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     recipe = with_data_root(recipe)
     inputs = load_inputs(recipe)
     decisions = {
-        name: (layer, convert.rule(name, layer, recipe.quant))
-        for name, layer in convert.layers(inputs.model)
+        name: (layer, rule(name, layer, recipe.quant)) for name, layer in layers(inputs.model)
     }
     model = prepared(inputs, recipe, recipe.quant)
     seconds = recipe.train.steps * _step_seconds(model, inputs, recipe)
@@ -56,7 +56,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
         file = (Path(name) / WEIGHTS).stat().st_size
         _check_equal(model, packed_folder.load(name), inputs)
     sizes = {**packed_folder.size_by_kind(model), **packed_folder.float_size(inputs.model)}
-    packed = dict(convert.layers(model))
+    packed = dict(layers(model))
     rows = [_row(name, layer, d, packed[name]) for name, (layer, d) in decisions.items()]
     scheme = recipe.quant.bits()
     lines = [
@@ -70,7 +70,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     return Plan(rows, lines, file, seconds)
 
 
-def _row(name: str, layer: Any, decision: convert.Decision, packed: Any) -> tuple[str, ...]:
+def _row(name: str, layer: Any, decision: Decision, packed: Any) -> tuple[str, ...]:
     rows, columns = layer.weight.shape
     size = sum(
         p.numel() * (4 if p.dtype == torch.float32 else p.element_size())

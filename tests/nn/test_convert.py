@@ -11,6 +11,7 @@ import edgeqat
 from edgeqat.errors import ModelError
 from edgeqat.nn import convert
 from edgeqat.nn.attention import AttentionQuantizer
+from edgeqat.nn.decision import layers, rule
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.quant.hadamard import block_size, rotate
@@ -31,7 +32,7 @@ def section(**quant):
 
 def test_prepare_swaps_every_linear_and_embedding():
     model = edgeqat.prepare(tiny.llama(), "w4a8kv4")
-    kinds = {type(module) for _, module in convert.layers(model)}
+    kinds = {type(module) for _, module in layers(model)}
     assert kinds == {QuantLinear, QuantEmbedding}
     quantizers = [m for m in model.modules() if isinstance(m, AttentionQuantizer)]
     assert len(quantizers) == model.config.num_hidden_layers
@@ -48,7 +49,7 @@ def test_prepare_copies_no_weight():
 def test_prepare_keeps_the_mode_and_trains_everything():
     for training in (True, False):
         model = edgeqat.prepare(tiny.llama().train(training), "w4a8kv4")
-        assert {layer.training for _, layer in convert.layers(model)} == {training}
+        assert {layer.training for _, layer in layers(model)} == {training}
     model(tiny.ids()).logits.square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
@@ -130,7 +131,7 @@ def test_preparing_twice_is_refused():
 def test_skipped_layers_stay_float():
     quant = section(scheme="w4a8kv4", skip=["*.down_proj", "model.layers.1.self_attn.*"])
     model = edgeqat.prepare(tiny.llama(), quant=quant)
-    for name, layer in convert.layers(model):
+    for name, layer in layers(model):
         skipped = name.endswith("down_proj") or name.startswith("model.layers.1.self_attn")
         assert (type(layer) is nn.Linear) == skipped, name
     convert.convert(model)
@@ -141,15 +142,15 @@ def test_skipped_layers_stay_float():
 def test_decisions_give_their_reason():
     layer, embedding = nn.Linear(64, 8), nn.Embedding(8, 64)
     quant = section(scheme="w4a8kv4", skip=["a.*"], weight={"group_size": 32})
-    assert "skip: 'a.*'" in convert.rule("a.b", layer, quant).reason
-    decision = convert.rule("x.q_proj", layer, quant)
+    assert "skip: 'a.*'" in rule("a.b", layer, quant).reason
+    decision = rule("x.q_proj", layer, quant)
     assert (decision.bits, decision.granularity, decision.group_size) == (4, "per_group", 32)
     assert (decision.input_bits, decision.input_mode, decision.reason) == (8, "dynamic", "")
-    head = convert.rule("lm_head", layer, quant)
+    head = rule("lm_head", layer, quant)
     assert (head.bits, head.granularity, head.input_bits) == (8, "per_channel", 8)
-    table = convert.rule("embed_tokens", embedding, quant)
+    table = rule("embed_tokens", embedding, quant)
     assert (table.bits, table.granularity, table.input_bits) == (8, "per_channel", 16)
-    floating = convert.rule("x.q_proj", layer, section(scheme="a4"))
+    floating = rule("x.q_proj", layer, section(scheme="a4"))
     assert (floating.bits, floating.input_bits) == (16, 4)
     assert floating.reason
 

@@ -8,6 +8,7 @@ import torch
 
 import edgeqat
 from edgeqat.nn import convert
+from edgeqat.nn.decision import layers
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear
 from edgeqat.quant.lsq import WeightQuantizer
 from edgeqat.recipe import QuantSection
@@ -42,7 +43,7 @@ def prepared(seed=0, shape=None, **quant):
 def weight_quantized(model):
     return {
         name: layer
-        for name, layer in convert.layers(model)
+        for name, layer in layers(model)
         if isinstance(getattr(layer, "weight_quantizer", None), WeightQuantizer)
     }
 

@@ -10,6 +10,7 @@ import torch
 import edgeqat
 from edgeqat.hf.source import load_model, load_tokenizer
 from edgeqat.nn import convert
+from edgeqat.nn.decision import layers
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.quant.functional import quantize_dynamic
 
@@ -78,7 +79,7 @@ def test_the_packed_model_is_the_fake_quantized_one_and_the_integer_path_agrees(
     with torch.no_grad():
         expected = prepared(ids, use_cache=False).logits
     packed = convert.convert(copy.deepcopy(prepared))
-    for name, layer in convert.layers(packed):
+    for name, layer in layers(packed):
         original = prepared.get_submodule(name)
         codes, _ = original.weight_quantizer.codes(original.weight)
         if layer.source is None:

@@ -14,6 +14,7 @@ from edgeqat.errors import ModelError
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn import convert, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
+from edgeqat.nn.decision import layers
 from edgeqat.nn.token_importance import attention_to_first, plan, scattered
 from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.lsq import StaticQuantizer
@@ -178,7 +179,7 @@ def test_a_model_of_sliding_windows_only_is_refused():
 def kinds(model):
     return {
         name: type(layer.input_quantizer)
-        for name, layer in convert.layers(model)
+        for name, layer in layers(model)
         if hasattr(layer, "input_quantizer")
     }
 

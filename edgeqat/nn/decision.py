@@ -1,0 +1,118 @@
+"""What happens to each layer of a model, decided once: prepare, convert, the loader and the dry
+run's table all read it.
+
+Every nn.Linear except lm_head is quantized by the scheme, embeddings and lm_head get
+`embedding_bits` one scale a row. Convolutions have one scale a channel and learned activation
+scales; the first one and the classifier of an image model follow `quant.edges`. A layer is skipped
+with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import nn
+
+from edgeqat.nn.packed import PackedLinear, PackedWeight
+from edgeqat.quant.hadamard import INPUT_BLOCK, block_size
+from edgeqat.recipe import QuantSection
+from edgeqat.scheme import FLOAT_BITS
+
+HEAD = "lm_head"
+HEAD_INPUT_BITS = 8
+_EDGE_BITS = 8
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to one layer: its widths, or why it stays float."""
+
+    bits: int = FLOAT_BITS
+    granularity: str = ""
+    group_size: int | None = None
+    input_bits: int = FLOAT_BITS
+    input_mode: str = "dynamic"
+    rotation: int = 0
+    reason: str = ""
+
+
+def rule(name: str, layer: Any, quant: QuantSection, edge: bool = False) -> Decision:
+    """The decision for one nn.Linear, nn.Conv2d or nn.Embedding of a model; `edge`: an image
+    model's first convolution or classifier.
+    """
+    scheme, head = quant.bits(), quant.head_bits()
+    for pattern in quant.skip:
+        if fnmatch(name, pattern):
+            return Decision(reason=f"skip: '{pattern}'")
+    kept = "embedding_bits is float" if head == FLOAT_BITS else ""
+    if isinstance(layer, nn.Embedding):
+        return Decision(head, "per_channel", reason=kept)
+    if name.rpartition(".")[2] == HEAD:
+        inputs = HEAD_INPUT_BITS if scheme.activation_bits < FLOAT_BITS else FLOAT_BITS
+        return Decision(head, "per_channel", input_bits=inputs, reason=kept)
+    weight = quant.weight
+    if isinstance(layer, nn.Conv2d) or edge:
+        return _image_decision(layer, quant, edge)
+    quantized = min(scheme.weight_bits, scheme.activation_bits) < FLOAT_BITS
+    return Decision(
+        scheme.weight_bits,
+        weight.granularity,
+        weight.group_size if weight.granularity == "per_group" else None,
+        scheme.activation_bits,
+        quant.activation.mode,
+        _rotation(layer) if quantized and quant.rotates(name) else 0,
+        "weights are float in this scheme" if scheme.weight_bits == FLOAT_BITS else "",
+    )
+
+
+def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
+    """One scale a channel (or one in all) and learned activation scales, as convolutions need."""
+    scheme = quant.bits()
+    if edge and quant.edges == "float":
+        return Decision(reason="first or last layer: quant.edges is float")
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.padding == "same"):
+        return Decision(reason=f"padding '{layer.padding_mode}' is not supported")
+    eighth = edge and quant.edges == "8bit"
+    weights = min(scheme.weight_bits, FLOAT_BITS)
+    bits = max(weights, _EDGE_BITS) if eighth and weights < FLOAT_BITS else weights
+    inputs = scheme.activation_bits
+    if eighth and inputs < FLOAT_BITS:
+        inputs = max(inputs, _EDGE_BITS)
+    whole = quant.weight.granularity == "per_tensor"
+    return Decision(
+        bits,
+        "per_tensor" if whole else "per_channel",
+        input_bits=min(inputs, FLOAT_BITS),
+        input_mode="static" if quant.activation.mode == "dynamic" else quant.activation.mode,
+        reason="weights are float in this scheme" if bits == FLOAT_BITS else "",
+    )
+
+
+def edges(model: nn.Module) -> set[str]:
+    """Names of the first convolution and the last linear layer of an image model; else none."""
+    convolutions = [
+        name
+        for name, layer in layers(model)
+        if isinstance(layer, nn.Conv2d) or (getattr(layer, "spec", None) and layer.spec.convolution)
+    ]
+    if not convolutions:
+        return set()
+    kinds = (nn.Linear, PackedLinear)
+    linear = [name for name, layer in layers(model) if isinstance(layer, kinds)]
+    return {convolutions[0], *linear[-1:]}
+
+
+def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names and modules of all linear layers, convolutions and embeddings, packed or not."""
+    kinds = (nn.Linear, nn.Conv2d, nn.Embedding, PackedWeight)
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):
+            yield name, module
+
+
+def _rotation(layer: Any) -> int:
+    block = block_size(int(layer.weight.shape[1]), INPUT_BLOCK)
+    return block if block > 1 else 0
