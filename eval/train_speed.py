@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--shape", default="llama-58m", help="shape of edgeqat/hf/shapes.py")
+    parser.add_argument("--shape", default="llama-58m", help="shape of edgeqat/runtime/shape.py")
     parser.add_argument("--scheme", default="w4a8kv4")
     parser.add_argument("--batch", type=int, default=8, help="sequences per step")
     parser.add_argument("--context", type=int, default=128, help="tokens per sequence")
@@ -111,6 +111,7 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     from edgeqat import recipe as recipes
     from edgeqat.hf.model import prepare
     from edgeqat.hf.shapes import random_model
+    from edgeqat.runtime.shape import named
     from edgeqat.train.objective import Objective
     from edgeqat.train.optim import make_optimizer, with_rates
 
@@ -119,7 +120,7 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     if row != "guided":
         values = {key: value for key, value in values.items() if not key.startswith("guide.")}
     recipe = recipes.load(None, {**values, "quant.scheme": options.scheme})
-    model = random_model(options.shape)
+    model = random_model(named(options.shape))
     teacher = None if row == "float" else copy.deepcopy(model)
     if row in GUIDED_ROWS:
         prepare(model, quant=recipe.quant)

@@ -29,7 +29,7 @@ class Engine:
         context: int | None = None,
         half: bool = False,
     ) -> None:
-        self._handle = native.open_engine(str(folder), None, threads or 0, context or 0, half)
+        self._handle = native.open_engine(str(folder), threads or 0, context or 0, half)
         self._stop = _stop_ids(Path(folder))
         self._finish_opening()
 
@@ -37,13 +37,14 @@ class Engine:
     def random(
         cls,
         shape: str,
+        scheme: str = "w4a8kv4",
         threads: int | None = None,
         context: int | None = None,
         half: bool = False,
     ) -> Engine:
         """Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m)."""
         engine = cls.__new__(cls)
-        engine._handle = native.open_engine(None, shape, threads or 0, context or 0, half)
+        engine._handle = native.open_random(shape, scheme, threads or 0, context or 0, half)
         engine._stop = frozenset()
         engine._finish_opening()
         return engine
@@ -94,7 +95,11 @@ class Engine:
 
     def reset(self) -> None:
         """Forget all tokens."""
-        native.reset(self._open())
+        self.rewind(0)
+
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from `position` on."""
+        native.rewind(self._open(), position)
 
     def close(self) -> None:
         """Free the memory; safe to call again."""

@@ -12,7 +12,17 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_int64,
+    c_uint64,
+    c_void_p,
+)
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,11 +63,13 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_isa": (c_char_p, [c_int, POINTER(c_int)]),
     "edgeqat_active_isa": (c_char_p, []),
     "edgeqat_open": (c_void_p, [c_char_p, c_int, c_int64, c_int]),
-    "edgeqat_open_random": (c_void_p, [c_char_p, c_int, c_int64, c_int]),
+    "edgeqat_open_random": (c_void_p, [c_char_p, c_char_p, c_int, c_int64, c_int]),
     "edgeqat_close": (None, [c_void_p]),
     "edgeqat_get_info": (c_int, [c_void_p, POINTER(Info)]),
     "edgeqat_forward": (c_int, [c_void_p, c_void_p, c_int64, c_void_p, c_int]),
-    "edgeqat_reset": (c_int, [c_void_p]),
+    "edgeqat_rewind": (c_int, [c_void_p, c_int64]),
+    "edgeqat_cores": (c_int, []),
+    "edgeqat_read_speed": (c_int, [c_int64, c_int, POINTER(c_double)]),
     "edgeqat_sampler_new": (c_void_p, [c_float, c_int64, c_float, c_uint64]),
     "edgeqat_sample": (c_int32, [c_void_p, c_void_p, c_int64]),
     "edgeqat_sampler_free": (None, [c_void_p]),
@@ -148,18 +160,20 @@ def check(status: int) -> None:
         raise UnsupportedModel(message) if status == UNSUPPORTED else FormatError(message)
 
 
-def open_engine(
-    folder: str | None, shape: str | None, threads: int, context: int, half: bool
-) -> int:
-    """Handle of an engine on a packed folder, or on random weights of a named shape."""
-    loaded = require()
-    if folder is not None:
-        handle = loaded.edgeqat_open(os.fsencode(folder), threads, context, half)
-    else:
-        assert shape is not None
-        handle = loaded.edgeqat_open_random(shape.encode(), threads, context, half)
+def open_engine(folder: str, threads: int, context: int, half: bool) -> int:
+    """Handle of an engine on a packed folder."""
+    handle = require().edgeqat_open(os.fsencode(folder), threads, context, half)
     if not handle:
-        check(loaded.edgeqat_last_status())
+        check(require().edgeqat_last_status())
+    return handle
+
+
+def open_random(shape: str, scheme: str, threads: int, context: int, half: bool) -> int:
+    """Handle of an engine on random weights of a named shape."""
+    names = shape.encode(), scheme.encode()
+    handle = require().edgeqat_open_random(*names, threads, context, half)
+    if not handle:
+        check(require().edgeqat_last_status())
     return handle
 
 
@@ -177,9 +191,22 @@ def forward(handle: int, ids: np.ndarray, logits: np.ndarray, every: bool) -> No
     check(require().edgeqat_forward(handle, _at(ids), len(ids), _at(logits), every))
 
 
-def reset(handle: int) -> None:
-    """Forget all tokens."""
-    check(require().edgeqat_reset(handle))
+def rewind(handle: int, position: int) -> None:
+    """Forget the tokens from `position` on."""
+    check(require().edgeqat_rewind(handle, position))
+
+
+def physical_cores() -> int:
+    """Physical cores this process may use; without the library, the logical ones."""
+    loaded = library()
+    return loaded.edgeqat_cores() if loaded is not None else os.cpu_count() or 1
+
+
+def read_speed(size: int, threads: int) -> float:
+    """Bytes a second at which threads (0: physical cores) read `size` bytes in a plain loop."""
+    found = c_double()
+    check(require().edgeqat_read_speed(size, threads, ctypes.byref(found)))
+    return found.value
 
 
 def close(handle: int) -> None:

@@ -40,18 +40,20 @@ EDGEQAT_API int edgeqat_last_status(void);
 EDGEQAT_API const char *edgeqat_isa(int index, int *available);
 EDGEQAT_API const char *edgeqat_active_isa(void);
 
-/* A packed folder, or (shape) random weights of a named shape. threads 0: physical cores; context
- * 0: the model's. half: expand the weights to fp16, the float baseline. */
+/* A packed folder, or random weights of a named shape at a scheme such as w4a8kv4. threads 0:
+ * physical cores; context 0: the model's. half: expand the weights to fp16, the float baseline. */
 EDGEQAT_API edgeqat_engine *edgeqat_open(const char *folder, int threads, int64_t context,
                                          int half);
-EDGEQAT_API edgeqat_engine *edgeqat_open_random(const char *shape, int threads, int64_t context,
-                                                int half);
+EDGEQAT_API edgeqat_engine *edgeqat_open_random(const char *shape, const char *scheme,
+                                                int threads, int64_t context, int half);
 EDGEQAT_API void edgeqat_close(edgeqat_engine *engine);
 EDGEQAT_API int edgeqat_get_info(const edgeqat_engine *engine, edgeqat_info *info);
 
 /* Appends tokens; logits [vocabulary] of the last one, with `all` [count][vocabulary]. */
 EDGEQAT_API int edgeqat_forward(edgeqat_engine *engine, const int32_t *ids, int64_t count,
                                 float *logits, int all);
+/* Forgets the tokens from `position` on, or all of them. */
+EDGEQAT_API int edgeqat_rewind(edgeqat_engine *engine, int64_t position);
 EDGEQAT_API int edgeqat_reset(edgeqat_engine *engine);
 
 /* Sampling: temperature 0 is greedy, top_k 0 and top_p 1 keep all tokens. */
@@ -60,6 +62,13 @@ EDGEQAT_API edgeqat_sampler *edgeqat_sampler_new(float temperature, int64_t top_
                                                  uint64_t seed);
 EDGEQAT_API int32_t edgeqat_sample(edgeqat_sampler *sampler, const float *logits, int64_t count);
 EDGEQAT_API void edgeqat_sampler_free(edgeqat_sampler *sampler);
+
+/* Physical cores this process may use. */
+EDGEQAT_API int edgeqat_cores(void);
+
+/* Bytes a second at which `threads` (0: physical cores) read `bytes` of memory in a plain loop: the
+ * limit of decoding. */
+EDGEQAT_API int edgeqat_read_speed(int64_t bytes, int threads, double *bytes_per_second);
 
 /* Single kernels of a named instruction set, for tests and measurements. */
 

@@ -32,7 +32,7 @@ class Stream {
   Stream(const StreamShape& shape, uint8_t* memory);
 
   void append(const Isa& isa, const float* key, const float* value);
-  void clear() { size_ = 0; }
+  void truncate(int64_t tokens) { size_ = tokens; }
 
   int64_t size() const { return size_; }
   int bits() const { return shape_.bits; }

@@ -8,6 +8,7 @@
 #include "edgeqat.h"
 #include "engine.h"
 #include "error.h"
+#include "read_loop.h"
 #include "registry.h"
 #include "sampler.h"
 #include "tile.h"
@@ -88,8 +89,9 @@ edgeqat_engine* edgeqat_open(const char* folder, int threads, int64_t context, i
   return opened([&] { return Model::open(folder, half); }, threads, context);
 }
 
-edgeqat_engine* edgeqat_open_random(const char* shape, int threads, int64_t context, int half) {
-  return opened([&] { return Model::random(shape, half); }, threads, context);
+edgeqat_engine* edgeqat_open_random(const char* shape, const char* scheme, int threads,
+                                    int64_t context, int half) {
+  return opened([&] { return Model::random(shape, scheme, half); }, threads, context);
 }
 
 void edgeqat_close(edgeqat_engine* engine) { delete engine; }
@@ -106,9 +108,11 @@ int edgeqat_forward(edgeqat_engine* engine, const int32_t* ids, int64_t count, f
   return guarded([&] { engine->engine.forward(ids, count, logits, all); });
 }
 
-int edgeqat_reset(edgeqat_engine* engine) {
-  return guarded([&] { engine->engine.reset(); });
+int edgeqat_rewind(edgeqat_engine* engine, int64_t position) {
+  return guarded([&] { engine->engine.rewind(position); });
 }
+
+int edgeqat_reset(edgeqat_engine* engine) { return edgeqat_rewind(engine, 0); }
 
 edgeqat_sampler* edgeqat_sampler_new(float temperature, int64_t top_k, float top_p,
                                      uint64_t seed) {
@@ -126,6 +130,12 @@ int32_t edgeqat_sample(edgeqat_sampler* sampler, const float* logits, int64_t co
 }
 
 void edgeqat_sampler_free(edgeqat_sampler* sampler) { delete sampler; }
+
+int edgeqat_cores(void) { return physical_cores(); }
+
+int edgeqat_read_speed(int64_t bytes, int threads, double* bytes_per_second) {
+  return guarded([&] { *bytes_per_second = read_speed(bytes, threads); });
+}
 
 int edgeqat_unpack(const uint8_t* tiles, int bits, int64_t rows, int64_t columns, int8_t* codes) {
   return guarded([&] {

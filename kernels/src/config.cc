@@ -13,18 +13,6 @@ constexpr int64_t kMost = int64_t(1) << 24;      // of any size in a config
 constexpr int64_t kMostColumns = 65536;          // int32 holds 65536 * 128 * 255
 constexpr int64_t kVersion = 1;
 
-int bits_of_part(const std::string& scheme, const std::string& part) {
-  const std::size_t at = scheme.find(part);
-  int bits = 0;
-  for (std::size_t i = at + part.size(); at != scheme.npos && i < scheme.size(); ++i) {
-    if (scheme[i] < '0' || scheme[i] > '9' || bits > 32) break;
-    bits = 10 * bits + (scheme[i] - '0');
-  }
-  static const std::set<int> known = {1, 2, 3, 4, 6, 8, 16};
-  if (!known.count(bits)) throw Error("scheme: '" + scheme + "' is unknown; copy the folder again");
-  return bits;
-}
-
 LayerSpec layer_of(const std::string& name, const Json& entry) {
   LayerSpec spec;
   const auto& shape = entry.at("shape").array();
@@ -163,6 +151,19 @@ void read_quantization(const Json& json, Config& out) {
 }
 
 }  // namespace
+
+int bits_of_part(const std::string& scheme, const std::string& part) {
+  const std::size_t at = scheme.find(part);
+  int bits = 0;
+  for (std::size_t i = at + part.size(); at != scheme.npos && i < scheme.size(); ++i) {
+    if (scheme[i] < '0' || scheme[i] > '9' || bits > 32) break;
+    bits = 10 * bits + (scheme[i] - '0');
+  }
+  static const std::set<int> known = {1, 2, 3, 4, 6, 8, 16};
+  if (!known.count(bits))
+    throw Error("scheme: '" + scheme + "' is unknown; it looks like w4a8kv4");
+  return bits;
+}
 
 Config Config::parse(const std::string& text) {
   const Json json = Json::parse(text, "config.json");

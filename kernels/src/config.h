@@ -47,4 +47,7 @@ struct Config {
   static Config parse(const std::string& text);
 };
 
+// Bits of a part ("w", "a", "kv") of a scheme such as w4a8kv4.
+int bits_of_part(const std::string& scheme, const std::string& part);
+
 }  // namespace edgeqat

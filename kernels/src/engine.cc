@@ -65,10 +65,18 @@ Engine::Engine(Model model, int threads, int64_t context)
   sine_ = Buffer<float>(chunk * c.head_dim / 2);
 }
 
-void Engine::reset() {
-  position_ = 0;
+void Engine::rewind(int64_t position) {
+  if (position < 0 || position > position_)
+    throw Error("position: " + std::to_string(position) + " is not within the " +
+                std::to_string(position_) + " tokens so far");
+  position_ = position;
+  const int64_t sinks = attention_shape(model_.config).sinks;
   for (auto& layer : streams_)
-    for (Stream& stream : layer) stream.clear();
+    for (std::size_t i = 0; i < layer.size(); ++i) {
+      const bool sink = sinks && i % 2 == 0;
+      layer[i].truncate(sink ? std::min(position, sinks)
+                             : std::max<int64_t>(position - sinks, 0));
+    }
 }
 
 void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all) {

@@ -18,7 +18,8 @@ class Engine {
 
   // Appends tokens. Logits [vocabulary] of the last one, or with `all` [count][vocabulary].
   void forward(const int32_t* ids, int64_t count, float* logits, bool all);
-  void reset();
+  // Forgets the tokens from `position` on.
+  void rewind(int64_t position);
 
   int64_t position() const { return position_; }
   int64_t context() const { return context_; }

@@ -44,8 +44,9 @@ struct Model {
   // an fp16 cache: the baseline that packed weights are compared with.
   static Model open(const std::string& folder, bool half);
 
-  // Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m), w4a8kv4 or fp16.
-  static Model random(const std::string& shape, bool half);
+  // Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m) at a scheme, with the
+  // default groups, rotations and sinks, or fp16.
+  static Model random(const std::string& shape, const std::string& scheme, bool half);
 };
 
 // The embedding of one token: out[columns].

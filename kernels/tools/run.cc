@@ -18,13 +18,14 @@
 namespace {
 
 constexpr char kUsage[] =
-    "usage: edgeqat-run FOLDER | --shape NAME  [--ids 1,2,3] [--tokens N] [--temperature T]\n"
-    "                   [--top-k K] [--top-p P] [--seed S] [--threads N] [--context N] [--fp16]\n"
+    "usage: edgeqat-run FOLDER | --shape NAME [--scheme w4a8kv4]\n"
+    "                   [--ids 1,2,3] [--tokens N] [--temperature T] [--top-k K] [--top-p P]\n"
+    "                   [--seed S] [--threads N] [--context N] [--fp16]\n"
     "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
     "FOLDER is what `edgeqat quantize` wrote; NAME is tinyllama-1.1b, llama-58m or smollm-135m.\n";
 
 struct Options {
-  std::string folder, shape;
+  std::string folder, shape, scheme = "w4a8kv4";
   std::vector<int32_t> ids;
   int64_t tokens = 64, context = 0, prompt = 128, depth = 0, repeat = 5, top_k = 0;
   float temperature = 0, top_p = 1;
@@ -64,6 +65,7 @@ Options parse(int count, char** arguments) {
     const auto whole = [&] { return int64_t(number(flag, next())); };
     if (flag == "--help") std::printf("%s", kUsage), std::exit(0);
     else if (flag == "--shape" && i + 1 < count) o.shape = next();
+    else if (flag == "--scheme" && i + 1 < count) o.scheme = next();
     else if (flag == "--ids" && i + 1 < count) o.ids = list_of(next());
     else if (flag == "--tokens") o.tokens = whole();
     else if (flag == "--temperature") o.temperature = float(number(flag, next()));
@@ -123,30 +125,32 @@ void bench(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
   for (std::size_t i = 0; i < prompt.size(); ++i)
     prompt[i] = int32_t((i * 7919 + 13) % info.vocabulary);
   std::vector<double> prefill, decode;
-  for (int64_t run = 0; run <= o.repeat; ++run) {  // the first warms up
-    double start = seconds();
-    if (o.prompt) {
-      check(edgeqat_reset(engine));
-      start = seconds();
-      check(edgeqat_forward(engine, prompt.data(), o.prompt, logits.data(), 0));
-      if (run) prefill.push_back(double(o.prompt) / (seconds() - start));
-    }
+  for (int64_t run = 0; o.prompt && run <= o.repeat; ++run) {  // the first warms up
     check(edgeqat_reset(engine));
-    if (o.depth) check(edgeqat_forward(engine, prompt.data(), o.depth, logits.data(), 0));
-    start = seconds();
+    const double start = seconds();
+    check(edgeqat_forward(engine, prompt.data(), o.prompt, logits.data(), 0));
+    if (run) prefill.push_back(double(o.prompt) / (seconds() - start));
+  }
+  check(edgeqat_reset(engine));
+  if (o.depth) check(edgeqat_forward(engine, prompt.data(), o.depth, logits.data(), 0));
+  for (int64_t run = 0; o.tokens && run <= o.repeat; ++run) {
+    check(edgeqat_rewind(engine, o.depth));
+    const double start = seconds();
     for (int64_t i = 0; i < o.tokens; ++i) {
       const int32_t id = prompt.empty() ? 1 : prompt[i % prompt.size()];
       check(edgeqat_forward(engine, &id, 1, logits.data(), 0));
     }
     if (run) decode.push_back(double(o.tokens) / (seconds() - start));
   }
-  std::printf("isa %s, threads %d, matrices %.1f MB\n", info.isa, info.threads,
-              double(info.matrix_bytes) / 1e6);
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  double read = 0;
+  check(edgeqat_read_speed(info.matrix_bytes, info.threads, &read));
+  std::printf("isa %s, threads %d, matrices %.1f MB, read loop %.1f GB/s\n", info.isa,
+              info.threads, double(info.matrix_bytes) / 1e6, read / 1e9);
   if (o.prompt) report("pp" + std::to_string(o.prompt), prefill);
   const std::string depth = o.depth ? "@d" + std::to_string(o.depth) : "";
   if (o.tokens) report("tg" + std::to_string(o.tokens) + depth, decode);
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
   std::printf("peak RSS %.1f MB\n", double(usage.ru_maxrss) / 1e3);
 }
 
@@ -156,7 +160,8 @@ int main(int count, char** arguments) {
   const Options o = parse(count, arguments);
   edgeqat_engine* engine =
       o.shape.empty() ? edgeqat_open(o.folder.c_str(), o.threads, o.context, o.half)
-                      : edgeqat_open_random(o.shape.c_str(), o.threads, o.context, o.half);
+                      : edgeqat_open_random(o.shape.c_str(), o.scheme.c_str(), o.threads,
+                                            o.context, o.half);
   if (!engine) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
   edgeqat_info info;
   check(edgeqat_get_info(engine, &info));

@@ -218,7 +218,7 @@ def test_a_damaged_folder_is_one_line_and_never_a_crash(tmp_path):
         (broken / "model.safetensors").write_bytes(data)
         (broken / "config.json").write_bytes(text)
         try:
-            handle = native.open_engine(str(broken), None, 1, 0, False)
+            handle = native.open_engine(str(broken), 1, 0, False)
         except (FormatError, native.UnsupportedModel) as error:
             refused += 1
             assert "\n" not in str(error) and ":" in str(error)

@@ -1,0 +1,39 @@
+"""Bar charts of measured rows, as PNG."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from edgeqat.errors import UsageError
+
+
+def check_installed() -> None:
+    """Refuse charts where matplotlib is missing."""
+    if find_spec("matplotlib") is None:
+        raise UsageError("png: matplotlib is not installed; pip install 'edgeqat[plots]'")
+
+
+def speed_bars(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Tokens a second of rows of `edgeqat bench`: a panel per test, a bar per engine."""
+    from matplotlib.figure import Figure
+
+    tests = list(dict.fromkeys(row["test"] for row in rows))
+    engines = list(dict.fromkeys(row["engine"] for row in rows))
+    height = 1.2 + 0.32 * len(engines)
+    figure = Figure(figsize=(3.2 * len(tests) + 1.6, height), layout="constrained")
+    panels = figure.subplots(1, len(tests), squeeze=False, sharey=True)[0]
+    for panel, test in zip(panels, tests, strict=True):
+        speeds = {row["engine"]: row["tokens_per_second"] for row in rows if row["test"] == test}
+        means, sds = ([speeds[engine][key] for engine in engines] for key in ("mean", "sd"))
+        colours = ["C0" if engine == "native" else "C7" for engine in engines]
+        bars = panel.barh(engines, means, xerr=sds, color=colours)
+        panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+        panel.set_title(test)
+        panel.set_xlabel("tokens/s")
+        panel.margins(x=0.2)
+    panels[0].invert_yaxis()
+    first = rows[0]
+    figure.suptitle(f"{first['model']}, {first['threads']} threads, {first['cpu']}", fontsize=9)
+    figure.savefig(path, format="png", dpi=120)

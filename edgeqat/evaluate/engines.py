@@ -1,0 +1,164 @@
+"""The engines that `edgeqat bench` compares: ours, its fp16 mode, torch, and installed peers.
+
+Peers run the same sizes with random weights, at the flags that are fastest for them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgeqat.errors import UsageError, nearest
+from edgeqat.runtime import native
+from edgeqat.runtime.shape import Shape
+
+LLAMA_BENCH = "llama-bench"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an engine computes with. bytes: of one weight with its share of a scale; file: the type
+    of GGUF file it reads; kv: type of its cache.
+    """
+
+    scheme: str
+    family: str
+    bytes: float = 0.0
+    file: str | None = None
+    kv: str = ""
+
+
+KINDS = {
+    "native": Kind("", "native"),
+    "native-fp16": Kind("w16a16kv16", "native"),
+    "torch-bf16": Kind("bf16", "torch", 2),
+    "llama.cpp-q4_0": Kind("Q4_0, KV f16", "llama.cpp", 18 / 32, "Q4_0", "f16"),
+    "llama.cpp-q4_0-kv4": Kind("Q4_0, KV q4_0", "llama.cpp", 18 / 32, "Q4_0", "q4_0"),
+    "llama.cpp-f16": Kind("F16, KV f16", "llama.cpp", 2, "F16", "f16"),
+    "openvino-int4-kv4": Kind("int4 g64, KV u4", "openvino", 1 / 2 + 2 / 64, kv="u4"),
+    "openvino-int4-kv8": Kind("int4 g64, KV u8", "openvino", 1 / 2 + 2 / 64, kv="u8"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine and what it opens: a packed folder, or random weights (of a named shape, where it
+    is ours); file: the GGUF file that was written for it.
+    """
+
+    engine: str
+    shape: Shape
+    threads: int
+    context: int
+    scheme: str
+    folder: str | None = None
+    named: str | None = None
+    file: str | None = None
+
+
+class Steps(Protocol):
+    """An open model and its one sequence of tokens."""
+
+    isa: str
+
+    def seek(self, depth: int) -> None: ...
+    def prefill(self, count: int) -> None: ...
+    def decode(self, count: int) -> None: ...
+
+
+def missing(name: str) -> str | None:
+    """What is to be done before an engine can run here; None where it can."""
+    family = KINDS[name].family
+    if family == "native" and native.library() is None:
+        return "install a C++ compiler and reinstall edgeqat"
+    needed = {"llama.cpp": ["gguf", "llama_cpp"], "openvino": ["openvino"]}.get(family, [])
+    if shutil.which(LLAMA_BENCH) and family == "llama.cpp":
+        needed.remove("llama_cpp")
+    if all(find_spec(module) for module in needed):
+        return None
+    return "pip install 'edgeqat[peers]'"
+
+
+def select(wanted: Sequence[str]) -> list[str]:
+    """Names of engines from names and families (`llama.cpp`); none given: all that can run."""
+    if not wanted:
+        return [name for name in KINDS if missing(name) is None]
+    chosen: list[str] = []
+    for name in wanted:
+        found = [name] if name in KINDS else [k for k in KINDS if KINDS[k].family == name]
+        if not found:
+            raise UsageError(f"engine: '{name}' is unknown; {nearest(name, list(KINDS))}")
+        for each in found:
+            todo = missing(each)
+            if todo is not None:
+                raise UsageError(f"engine: '{each}' is not installed; {todo}")
+        chosen += [each for each in found if each not in chosen]
+    return chosen
+
+
+def weight_bytes(job: Job, steps: Steps) -> int:
+    """Bytes of the matrices that one decoding step of an open model reads."""
+    if isinstance(steps, _Native):
+        return steps.weight_bytes
+    return int(KINDS[job.engine].bytes * job.shape.weights)
+
+
+def open_steps(job: Job) -> Steps:
+    """The model of a job, ready to run."""
+    kind = KINDS[job.engine]
+    if kind.family == "native":
+        return _Native(job)
+    if kind.family == "torch":
+        from edgeqat.evaluate.torch_steps import TorchSteps
+
+        return TorchSteps(job.shape, job.threads)
+    if kind.family == "openvino":
+        from edgeqat.evaluate.openvino import OpenVINO
+
+        return OpenVINO(job.shape, job.threads, kind.kv)
+    from edgeqat.evaluate.llama_cpp import LlamaCpp
+
+    assert job.file is not None
+    vocabulary = job.shape.vocabulary
+    return LlamaCpp(Path(job.file), job.threads, job.context, kind.kv, vocabulary)
+
+
+class _Native:
+    """Our engine, on a packed folder or on random weights of a named shape."""
+
+    def __init__(self, job: Job) -> None:
+        from edgeqat.runtime.engine import Engine
+
+        options: dict[str, Any] = {"threads": job.threads, "context": job.context}
+        options["half"] = KINDS[job.engine].scheme == "w16a16kv16"
+        if job.folder is not None:
+            self._engine = Engine(job.folder, **options)
+        else:
+            assert job.named is not None
+            self._engine = Engine.random(job.named, job.scheme, **options)
+        self.isa = self._engine.isa
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._engine.matrix_bytes
+
+    def seek(self, depth: int) -> None:
+        position = self._engine.position
+        self._engine.rewind(min(depth, position))
+        if depth > position:
+            self.prefill(depth - position)
+
+    def prefill(self, count: int) -> None:
+        self._engine.prefill(self._ids(count))
+
+    def decode(self, count: int) -> None:
+        for id in self._ids(count):
+            self._engine.decode(id)
+
+    def _ids(self, count: int) -> list[int]:
+        start = self._engine.position
+        return [(start + i) * 7919 % self._engine.vocabulary for i in range(count)]

@@ -1,0 +1,65 @@
+"""llama.cpp as a contender of `edgeqat bench`, through llama-cpp-python.
+
+Flash attention is on: it is the faster one at every depth here, and quantized values need it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+KV_TYPES = {"f16": 1, "q4_0": 2}  # enum ggml_type
+_BATCH = 512
+
+
+class LlamaCpp:
+    """A GGUF file in llama.cpp; kv is one of KV_TYPES."""
+
+    def __init__(self, path: Path, threads: int, context: int, kv: str, vocabulary: int) -> None:
+        import llama_cpp
+
+        self._api = llama_cpp
+        self._vocabulary = vocabulary
+        self._silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self._silent, None)
+        llama_cpp.llama_backend_init()
+        self._model = llama_cpp.llama_model_load_from_file(
+            str(path).encode(), llama_cpp.llama_model_default_params()
+        )
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = -(-context // 256) * 256
+        options.n_batch = options.n_ubatch = _BATCH
+        options.n_threads = options.n_threads_batch = threads
+        options.type_k = options.type_v = KV_TYPES[kv]
+        options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        self._context = llama_cpp.llama_init_from_model(self._model, options)
+        if not self._context:
+            raise RuntimeError("llama.cpp refused the model")
+        self.isa = "llama.cpp"
+        self._position = 0
+
+    def seek(self, depth: int) -> None:
+        """Make the sequence `depth` tokens long."""
+        if depth < self._position:
+            memory = self._api.llama_get_memory(self._context)
+            self._api.llama_memory_seq_rm(memory, 0, depth, -1)
+            self._position = depth
+        self.prefill(depth - self._position)
+
+    def prefill(self, count: int) -> None:
+        """Append `count` tokens at once."""
+        for start in range(0, count, _BATCH):
+            self._append(min(_BATCH, count - start))
+
+    def decode(self, count: int) -> None:
+        """Append `count` tokens, one after the other."""
+        for _ in range(count):
+            self._append(1)
+
+    def _append(self, count: int) -> None:
+        ids = [(self._position + i) * 7919 % self._vocabulary for i in range(count)]
+        tokens = (self._api.llama_token * count)(*ids)
+        batch = self._api.llama_batch_get_one(tokens, count)
+        if self._api.llama_decode(self._context, batch) != 0:
+            raise RuntimeError("llama.cpp could not decode")
+        self._api.llama_synchronize(self._context)
+        self._position += count

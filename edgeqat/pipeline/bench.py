@@ -1,0 +1,188 @@
+"""`edgeqat bench`: one packed folder, or one named shape with random weights, on engines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from edgeqat.errors import EdgeQATError, OutputError, UsageError
+from edgeqat.evaluate import latency
+from edgeqat.evaluate.engines import KINDS, Job, select
+from edgeqat.evaluate.latency import Test
+from edgeqat.runtime import native, shape
+from edgeqat.runtime.shape import Shape
+
+_logger = logging.getLogger("edgeqat")
+_READ_BYTES = 1 << 30  # of the read loop where no packed matrices say how many
+_CPU_NAMES = ("model name", "Model", "Hardware")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a packed folder, or random weights of a named shape."""
+
+    name: str
+    scheme: str
+    shape: Shape
+    folder: Path | None = None
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Subject:
+        from edgeqat import checkpoint
+
+        config = checkpoint.read_config(folder)
+        if "num_attention_heads" not in config or "intermediate_size" not in config:
+            raise UsageError(
+                f"folder: '{folder}' is of model_type '{config.get('model_type')}', which only "
+                "torch runs; bench a model of the Llama family"
+            )
+        scheme = config["quantization_config"]["scheme"]
+        return cls(folder.name, scheme, Shape.of_config(config), folder)
+
+    @classmethod
+    def of_shape(cls, name: str, scheme: str) -> Subject:
+        return cls(name, scheme, shape.named(name))
+
+
+def tests_for(subject: Subject, depths: Sequence[int]) -> list[Test]:
+    """The default tests that fit the model; depths that were asked for must fit."""
+    longest = subject.shape.context
+    for depth in depths:
+        if Test(tokens=latency.NEW_TOKENS, depth=depth).context > longest:
+            raise UsageError(
+                f"depth: {depth} and {latency.NEW_TOKENS} new tokens exceed the model's {longest} "
+                "positions; choose a smaller one"
+            )
+    tests = latency.default_tests(depths or latency.DEPTHS)
+    return [test for test in tests if test.context <= longest]
+
+
+def run(
+    subject: Subject,
+    engines: Sequence[str] = (),
+    threads: int | None = None,
+    depths: Sequence[int] = (),
+    repeat: int = 5,
+    step: Callable[[str, str], None] = lambda engine, test: None,
+) -> list[dict[str, Any]]:
+    """Rows of every test and engine (none named: all that are installed), measured in turns."""
+    names, tests = select(engines), tests_for(subject, depths)
+    if not tests:
+        raise UsageError(
+            f"folder: '{subject.name}' holds {subject.shape.context} tokens, fewer than any test "
+            "takes; bench a longer one, or --shape"
+        )
+    counted = threads or native.physical_cores()
+    context = max(test.context for test in tests)
+    with _contenders(subject, names, bool(engines), counted, context) as contenders:
+        packed = [c.weight_bytes for c in contenders if c.name == "native"]
+        size = packed[0] if packed else _READ_BYTES
+        able = native.library() is not None
+        read = (lambda: native.read_speed(size, counted)) if able else None
+        rows = latency.measure(contenders, tests, repeat, read, step)
+    facts = {"model": subject.name, "threads": counted, "cpu": cpu_name()}
+    for row in rows:
+        row.update(facts, scheme=KINDS[row["engine"]].scheme or subject.scheme)
+    return rows
+
+
+@contextmanager
+def _contenders(
+    subject: Subject, names: Sequence[str], demanded: bool, threads: int, context: int
+) -> Iterator[list[latency.Contender]]:
+    """One process for each engine, with its model open; files and processes go afterwards. An
+    engine that does not open the model is an error only where it was `demanded`.
+    """
+    from edgeqat import checkpoint
+    from edgeqat.evaluate.llama_bench import LlamaBench
+    from edgeqat.evaluate.worker import Worker
+
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(TemporaryDirectory(prefix="edgeqat-bench-")))
+        files = _write_files(place, subject.shape, names)
+        opened: list[latency.Contender] = []
+        for name in names:
+            kind = KINDS[name]
+            file = files.get(kind.file or "")
+            folder = str(subject.folder) if subject.folder else None
+            named = None if subject.folder else subject.name
+            job = Job(name, subject.shape, threads, context, subject.scheme, folder, named, file)
+            contender: latency.Contender
+            if kind.family == "llama.cpp" and find_spec("llama_cpp") is None:
+                contender = LlamaBench(job)
+            else:
+                try:
+                    contender = worker = Worker(job, place / f"{name}.log")
+                except EdgeQATError as error:
+                    if demanded:
+                        raise
+                    _logger.warning("%s", error)
+                    continue
+                stack.callback(worker.close)
+            if kind.family == "native" and subject.folder is not None:
+                file = str(subject.folder / checkpoint.WEIGHTS)
+            contender.facts["file_bytes"] = (
+                Path(file).stat().st_size if file else contender.weight_bytes
+            )
+            opened.append(contender)
+        if not opened:
+            raise UsageError("engine: none of them opens this model; see the lines above")
+        yield opened
+
+
+def _write_files(place: Path, sizes: Shape, names: Sequence[str]) -> dict[str, str]:
+    """GGUF files that the engines read, by type."""
+    kinds = {KINDS[name].file for name in names} - {None}
+    files: dict[str, str] = {}
+    for kind in sorted(kind for kind in kinds if kind):
+        from edgeqat.export import gguf
+
+        path = place / f"{kind}.gguf"
+        gguf.write_random(path, sizes, kind)
+        files[kind] = str(path)
+    return files
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in _CPU_NAMES and value.strip():
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse places that cannot be written, before anything is measured."""
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise OutputError(f"output: '{path}' cannot be written; name a file in a folder")
+
+
+def write_json(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows as they are."""
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One line a row, mean and sd in columns of their own."""
+    flat = []
+    for row in rows:
+        speed = row["tokens_per_second"]
+        flat.append({**row, "tokens_per_second": speed["mean"], "sd": speed["sd"]})
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, flat[0])
+        writer.writeheader()
+        writer.writerows(flat)

@@ -1,0 +1,103 @@
+"""Engines to compare with: which can run, what llama-bench is told, the files peers read."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+
+from edgeqat.errors import EdgeQATError, UsageError
+from edgeqat.evaluate import engines
+from edgeqat.evaluate.engines import KINDS, Job, select
+from edgeqat.evaluate.latency import Test as Timed
+from edgeqat.evaluate.llama_bench import LlamaBench
+from edgeqat.evaluate.torch_steps import TorchSteps
+from edgeqat.runtime import native
+from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.shape import SHAPES, Shape
+
+SMALL = Shape(320, 64, 2, 4, 2, 96, 16, context=128)
+FAKE = """#!/bin/sh
+echo "$@" > "$(dirname "$0")/arguments"
+echo '[{"avg_ns": 250000000}]'
+"""
+
+
+def test_a_family_names_all_its_engines():
+    assert select(["torch", "torch-bf16"]) == ["torch-bf16"]
+    assert "torch-bf16" in select([])
+    with pytest.raises(UsageError, match=r"engine: 'natve' is unknown; did you mean 'native'\?"):
+        select(["natve"])
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda module: None)
+    assert set(select([])) <= {name for name in KINDS if KINDS[name].family in ("native", "torch")}
+    with pytest.raises(UsageError, match=r"'openvino-int4-kv4' is not .* 'edgeqat\[peers\]'"):
+        select(["openvino-int4-kv4"])
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_named_shapes_are_those_of_the_library(name):
+    if native.library() is None or name.startswith("tinyllama"):  # half a gigabyte to fill
+        pytest.skip("needs the kernels and little memory")
+    with Engine.random(name, "w8a8kv8", context=32, threads=1) as engine:
+        shape = SHAPES[name]
+        assert engine.vocabulary == shape.vocabulary
+        assert 1.0 < engine.matrix_bytes / shape.weights < 1.03  # a byte each, and scales
+
+
+def test_sizes_of_a_config_are_read():
+    assert Shape.of_config(SMALL.config()) == SMALL
+    config = {**SMALL.config(), "num_key_value_heads": None, "head_dim": None}
+    assert Shape.of_config(config).kv_heads == 4
+    # q and o 64 x 64, k and v 32 x 64, three of 96 x 64, in two layers, and the head
+    assert SMALL.weights == 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64) + 320 * 64
+
+
+def test_torch_steps_go_back_and_forth():
+    steps = TorchSteps(SMALL, threads=1)
+    steps.seek(20)
+    steps.decode(3)
+    assert steps._cache.get_seq_length() == 23
+    steps.seek(20)
+    assert steps._cache.get_seq_length() == 20
+    steps.seek(0)
+    steps.prefill(5)
+    assert steps._cache.get_seq_length() == 5
+
+
+def test_llama_bench_is_told_the_same_test(tmp_path, monkeypatch):
+    program = tmp_path / "llama-bench"
+    program.write_text(FAKE)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    job = Job("llama.cpp-q4_0-kv4", SMALL, 2, 2048, "w4a8kv4", file="m.gguf")
+    contender = LlamaBench(job)
+    assert contender.run(Timed(tokens=64, depth=1984)) == 0.25
+    given = (tmp_path / "arguments").read_text().split()
+    pairs = dict(zip(given[::2], given[1::2], strict=True))
+    wanted = {"-m": "m.gguf", "-t": "2", "-r": "1", "-fa": "1", "-ctk": "q4_0", "-ctv": "q4_0"}
+    assert pairs == {**wanted, "-o": "json", "-p": "0", "-n": "64", "-d": "1984"}
+    program.write_text("#!/bin/sh\necho no such model >&2\n")
+    with pytest.raises(EdgeQATError, match=r"llama-bench: no such model"):
+        contender.run(Timed(prompt=8))
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "F16"])
+def test_gguf_files_hold_every_matrix_of_the_shape(kind, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    from edgeqat.export.gguf import write_random
+
+    write_random(tmp_path / "m.gguf", SMALL, kind)
+    reader = gguf.GGUFReader(tmp_path / "m.gguf")
+    sizes = {tensor.name: tuple(int(n) for n in tensor.shape) for tensor in reader.tensors}
+    assert sizes["blk.1.ffn_down.weight"] == (96, 64)  # inputs first
+    assert sizes["blk.0.attn_k.weight"] == (64, 32)
+    matrices = [t for t in reader.tensors if len(t.shape) == 2 and t.name != "token_embd.weight"]
+    assert sum(int(t.n_elements) for t in matrices) == SMALL.weights
+    assert {t.tensor_type.name for t in matrices} == {kind}
+    values = gguf.dequantize(matrices[0].data, matrices[0].tensor_type)
+    assert 0 < abs(values).max() < 0.1
+    assert json.dumps(sizes)
