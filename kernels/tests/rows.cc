@@ -1,0 +1,228 @@
+// Every available row of the registry gives the bits of the scalar row, and that one the integers
+// of the definition (tile.h), at sizes that fill no tile.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "expect.h"
+#include "hadamard.h"
+#include "inputs.h"
+#include "registry.h"
+#include "tile.h"
+
+namespace edgeqat {
+namespace {
+
+constexpr int kWidths[] = {1, 2, 3, 4, 6, 8, kHalfBits};
+constexpr int64_t kColumns[] = {0, 1, 15, 17, 172, 300};
+constexpr int64_t kRowCounts[] = {0, 1, 16, 17, 50};
+constexpr int64_t kTokens[] = {0, 1, 2, 3, 4, 5, 11, 12, 13, 25, 31};
+constexpr int64_t kLengths[] = {1, 15, 16, 17, 172, 2048};
+
+struct Case {
+  int bits;
+  int64_t rows, columns, tokens, group;
+  std::vector<uint8_t> tiles;
+  std::vector<uint16_t> scales;
+  std::vector<int8_t> codes;  // [tokens][columns]
+  std::vector<float> values, scale;
+
+  std::string name() const {
+    return std::to_string(bits) + " bits, " + std::to_string(rows) + " rows, " +
+           std::to_string(columns) + " columns, groups of " + std::to_string(group) + ", " +
+           std::to_string(tokens) + " tokens";
+  }
+
+  Matrix matrix() const {
+    Matrix m;
+    m.tiles = tiles.data();
+    m.scales = bits == kHalfBits || scales.empty() ? nullptr : scales.data();
+    m.rows = rows;
+    m.columns = columns;
+    m.group_size = group;
+    m.groups = std::max<int64_t>(1, (columns + group - 1) / group);
+    m.tile_row_bytes = tiles_of(columns, bits) * tile_bytes(bits);
+    m.bits = bits;
+    return m;
+  }
+};
+
+Case make(Random& random, int bits, int64_t rows, int64_t columns, int64_t tokens, int64_t group) {
+  Case made{bits, rows, columns, tokens, group, {}, {}, {}, {}, {}};
+  const Matrix m = made.matrix();
+  made.tiles.resize(m.tile_rows() * m.tile_row_bytes + 1);
+  if (bits == kHalfBits) {
+    uint16_t* half = reinterpret_cast<uint16_t*>(made.tiles.data());
+    for (int64_t i = 0; i < m.tile_rows() * columns * kRows; ++i) half[i] = to_half(random.value());
+  } else {  // padding holds code 0, the last row the largest code, the first one the least
+    for (int64_t row = 0; row < m.tile_rows() * kRows; ++row)
+      for (int64_t k = 0; k < tiles_of(columns, bits) * tile_inputs(bits); ++k) {
+        int code = int(random.below(int64_t(1) << bits)) - (1 << (bits - 1));
+        if (row == 0) code = -(1 << (bits - 1));
+        if (row == rows - 1) code = (1 << (bits - 1)) - 1;
+        if (row >= rows || k >= columns) code = 0;
+        set_code(made.tiles.data() + row / kRows * m.tile_row_bytes, bits, row % kRows, k, code);
+      }
+  }
+  if (group < columns)
+    for (int64_t i = 0; i < m.tile_rows() * m.groups * kRows; ++i)
+      made.scales.push_back(to_half(0.01f + 0.009f * random.value()));
+  for (int64_t i = 0; i < tokens * columns; ++i) {
+    int code = int(random.below(256)) - 128;
+    if (i < columns) code = -128;
+    if (i >= (tokens - 1) * columns && i % 2) code = 127;
+    if (tokens > 3 && i / std::max<int64_t>(columns, 1) == 2) code = 0;
+    made.codes.push_back(int8_t(code));
+    made.values.push_back(random.value());
+  }
+  for (int64_t t = 0; t < tokens; ++t) made.scale.push_back(0.5f + 0.4f * random.value());
+  return made;
+}
+
+std::vector<float> run(const Isa& isa, const Case& given) {
+  const Matrix m = given.matrix();
+  InputBuffer buffer;
+  std::vector<float> out(given.tokens * given.rows + 1, 77.0f);
+  const InputSpec spec = {given.columns, m.group_size, m.groups, 0, 8};
+  const Inputs* x;
+  if (given.bits == kHalfBits) {
+    x = &buffer.floats(isa, nullptr, given.values.data(), given.tokens, given.columns,
+                       given.columns);
+  } else {
+    const auto rows = buffer.rows(given.tokens, given.columns);
+    for (int64_t t = 0; t < given.tokens; ++t) {
+      std::memset(rows.codes + t * rows.stride, 0, rows.stride);
+      std::copy_n(given.codes.data() + t * given.columns, given.columns,
+                  rows.codes + t * rows.stride);
+      rows.scale[t] = given.scale[t];
+    }
+    x = &buffer.interleave(isa, given.tokens, spec);
+  }
+  isa.product(m, *x, out.data(), given.rows, 0, m.tile_rows());
+  return out;
+}
+
+// The integers of the definition, where there is one group and no scale.
+bool exact(const Case& given, const std::vector<float>& found) {
+  const Matrix m = given.matrix();
+  for (int64_t t = 0; t < given.tokens; ++t)
+    for (int64_t row = 0; row < given.rows; ++row) {
+      int64_t sum = 0;
+      for (int64_t k = 0; k < given.columns; ++k) {
+        const int code = get_code(given.tiles.data() + row / kRows * m.tile_row_bytes, given.bits,
+                                  row % kRows, k);
+        sum += (half_step(given.bits) ? 2 * code + 1 : code) * given.codes[t * given.columns + k];
+      }
+      const float level = half_step(given.bits) ? 0.5f : 1.0f;
+      if (found[t * given.rows + row] != float(sum) * (level * given.scale[t])) return false;
+    }
+  return true;
+}
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void check_products(Expect& expect, Random& random) {
+  for (int bits : kWidths)
+    for (int64_t columns : kColumns)
+      for (int64_t rows : kRowCounts)
+        for (int64_t tokens : kTokens)
+          for (int64_t group : {std::max<int64_t>(columns, 1), int64_t(32), int64_t(128)}) {
+            if (group > columns && group > 1 && group != columns) continue;
+            const Case given = make(random, bits, rows, columns, tokens, group);
+            const std::vector<float> truth = run(kScalar, given);
+            expect.that(truth.back() == 77.0f, "scalar wrote behind the end: " + given.name());
+            if (bits != kHalfBits && given.scales.empty())
+              expect.that(exact(given, truth), "scalar is not exact: " + given.name());
+            for (const Isa* isa : registry())
+              if (isa->available())
+                expect.that(same(run(*isa, given), truth),
+                            std::string(isa->name) + " differs: " + given.name());
+          }
+}
+
+std::vector<float> wild(Random& random, int64_t count, int kind) {
+  std::vector<float> values(count);
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = random.value() * std::pow(10.0f, float(kind - 2));
+    if (kind == 0) values[i] = 0;
+    if (kind == 1) values[i] = float(i % 255) - 127.0f;  // ties and both ends
+  }
+  return values;
+}
+
+void check_elementwise(Expect& expect, Random& random) {
+  for (const Isa* isa : registry()) {
+    if (!isa->available()) continue;
+    for (int64_t count : kLengths)
+      for (int kind = 0; kind < 6; ++kind) {
+        const std::string name = std::string(isa->name) + ", " + std::to_string(count) +
+                                 " values, kind " + std::to_string(kind) + ": ";
+        const auto x = wild(random, count, kind), y = wild(random, count, kind);
+        for (int bits : {2, 3, 4, 6, 8}) {
+          std::vector<int8_t> codes(count), truth(count);
+          const float clip = activation_clip(bits);
+          const float scale = isa->quantize(x.data(), count, bits, clip, codes.data());
+          expect.that(kScalar.quantize(x.data(), count, bits, clip, truth.data()) == scale &&
+                          codes == truth,
+                      name + "quantize to " + std::to_string(bits) + " bits differs");
+        }
+        std::vector<float> out(count), truth(count);
+        isa->rms_norm(x.data(), y.data(), 1e-5f, count, out.data());
+        kScalar.rms_norm(x.data(), y.data(), 1e-5f, count, truth.data());
+        expect.that(same(out, truth), name + "rms_norm differs");
+        isa->swiglu(x.data(), y.data(), count, out.data());
+        kScalar.swiglu(x.data(), y.data(), count, truth.data());
+        expect.that(same(out, truth), name + "swiglu differs");
+        out = truth = x;
+        const float sum = isa->softmax(out.data(), 0.125f, count);
+        expect.that(kScalar.softmax(truth.data(), 0.125f, count) == sum && same(out, truth),
+                    name + "softmax differs");
+        if (count % kRows) continue;
+        std::vector<uint16_t> halves(count);
+        for (auto& half : halves) half = to_half(0.01f + 0.009f * random.value());
+        std::vector<int8_t> high(count), low(count), high_truth(count), low_truth(count);
+        const float step =
+            isa->split(out.data(), halves.data(), count, high.data(), low.data());
+        const float step_truth = kScalar.split(out.data(), halves.data(), count,
+                                               high_truth.data(), low_truth.data());
+        expect.that(step == step_truth && high == high_truth && low == low_truth,
+                    name + "split differs");
+      }
+  }
+}
+
+void check_halves(Expect& expect) {
+  for (int bits = 0; bits < 65536; ++bits) {
+    const bool number = (bits & 0x7c00) != 0x7c00;
+    if (number) expect.that(to_half(from_half(uint16_t(bits))) == bits, "fp16 does not survive");
+  }
+}
+
+void check_rotation(Expect& expect, Random& random) {
+  for (int64_t block : {0, 1, 2, 32, 128}) {
+    std::vector<float> x = wild(random, 256, 3), y = x;
+    rotate(y.data(), 256, block);
+    double before = 0, after = 0, apart = 0;
+    for (int i = 0; i < 256; ++i) before += double(x[i]) * x[i], after += double(y[i]) * y[i];
+    rotate(y.data(), 256, block);
+    for (int i = 0; i < 256; ++i) apart = std::max(apart, std::fabs(double(x[i]) - y[i]));
+    expect.that(std::fabs(after / before - 1) < 1e-6, "a rotation changes lengths");
+    expect.that(apart < 1e-4, "a rotation does not undo itself");
+  }
+}
+
+}  // namespace
+
+void check_rows(Expect& expect) {
+  Random random;
+  check_products(expect, random);
+  check_elementwise(expect, random);
+  check_halves(expect);
+  check_rotation(expect, random);
+}
+
+}  // namespace edgeqat
