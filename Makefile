@@ -1,11 +1,15 @@
 # make demo | make test | make lint types. Everything is installed into .venv by the targets themselves.
+# make check-kernels check-aarch64 coverage: the C++ half (cmake, g++; g++-aarch64-linux-gnu, qemu-user).
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check -q
 
 MODEL ?= llama-8m-novels
+PACKED := demo-w4a8kv4
+QEMU = $(shell command -v qemu-aarch64 || command -v qemu-aarch64-static)
+KERNELS := cmake -S kernels -DEDGEQAT_TESTS=ON -DCMAKE_BUILD_TYPE=None
 
-.PHONY: demo test lint types clean experiments
+.PHONY: demo test lint types check-kernels check-aarch64 coverage clean experiments
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/edgeqat quantize --model demo --w4a8kv4 --output demo-w4a8kv4 --overwrite
@@ -27,6 +31,34 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 
+# Address and undefined-behaviour sanitizers: every row of the registry, engines, 10,000 mutated folders.
+check-kernels: $(PACKED)
+	$(KERNELS) -B build/sanitize -DEDGEQAT_SANITIZE=ON -DCMAKE_CXX_FLAGS=-O1 \
+		-DEDGEQAT_TEST_FOLDER=$(CURDIR)/$(PACKED)
+	cmake --build build/sanitize --parallel 2 --target edgeqat-check edgeqat-fuzz
+	cd build/sanitize && ctest --output-on-failure
+
+# The same rows on another architecture, with and without i8mm, and the same text from the same folder.
+check-aarch64: $(PACKED)
+	test -n "$(QEMU)" || { echo "qemu-aarch64 is missing: apt-get install qemu-user"; exit 1; }
+	$(KERNELS) -B build/aarch64 -DEDGEQAT_STATIC=ON -DCMAKE_CXX_FLAGS=-O2 -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake --build build/aarch64 --parallel 2 --target edgeqat-check edgeqat-run
+	$(QEMU) -cpu max build/aarch64/edgeqat-check
+	$(QEMU) -cpu cortex-a76 build/aarch64/edgeqat-check
+	$(QEMU) -cpu max build/aarch64/edgeqat-check $(PACKED)
+	cmake -S kernels -B build/native -DEDGEQAT_STATIC=ON && cmake --build build/native --parallel 2 \
+		--target edgeqat-run
+	$(QEMU) -cpu max build/aarch64/edgeqat-run $(PACKED) --ids 5,6,7 > build/aarch64/tokens
+	build/native/edgeqat-run $(PACKED) --ids 5,6,7 | diff - build/aarch64/tokens
+
+# Branches of the loader that 10,000 mutated folders reach.
+coverage: $(PACKED)
+	$(PYTHON) eval/loader_coverage.py $(PACKED)
+
+$(PACKED):
+	$(MAKE) demo
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-compile -c constraints.txt -e .
@@ -37,4 +69,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-w4a8kv4 demo-w3a4kv2
+	rm -rf $(VENV) build demo-w4a8kv4 demo-w3a4kv2

@@ -82,12 +82,12 @@ def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str,
     native.keep_freed_memory()  # before torch
     import torch
 
-    from edgeqat.hf.shapes import random_model
     from edgeqat.pipeline.quantize import peak_rss_bytes
+    from edgeqat.runtime.shape import named
 
     torch.set_num_threads(options.threads)
     steps = {row: stepper(options, row) for row in rows}
-    vocabulary = random_model(options.shape).config.vocab_size
+    vocabulary = named(options.shape).vocabulary
     fastest = dict.fromkeys(rows, float("inf"))
     for _ in range(options.steps + 1):
         batch = torch.randint(0, vocabulary, (options.batch, options.context))

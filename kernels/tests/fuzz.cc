@@ -81,6 +81,7 @@ void replace_token(Random& random, std::string& json, bool strings) {
 }
 
 void mutate(Random& random, std::string& json) {
+  if (random.below(2)) return replace_token(random, json, random.below(4) == 0);
   for (int64_t edits = 1 + random.below(3); edits > 0 && !json.empty(); --edits) {
     const std::size_t at = random.below(int64_t(json.size()));
     switch (random.below(8)) {
@@ -117,8 +118,8 @@ std::string weights_of(Random& random, const Folder& folder, bool mutated) {
 }
 
 // 1: it ran, 0: refused in one line, -1: neither.
-int open(const std::string& place) {
-  edgeqat_engine* engine = edgeqat_open(place.c_str(), 1, 0, int(place.size() % 2));
+int open(const std::string& place, bool half) {
+  edgeqat_engine* engine = edgeqat_open(place.c_str(), 1, 0, half);
   if (!engine) {
     const std::string line = edgeqat_error();
     return line.empty() || line.find('\n') != line.npos || line.find(": ") == line.npos ? -1 : 0;
@@ -162,10 +163,8 @@ int main(int count, char** arguments) {
     std::string config = sound.config;
     if (what < 2 || what == 4) mutate(random, config);
     write(place + "/config.json", config);
-    if (what >= 2 || round == 0) write(place + "/model.safetensors",
-                                       weights_of(random, sound, what >= 2));
-    else if (round % 2 == 0) write(place + "/model.safetensors", weights);
-    const int outcome = open(place);
+    write(place + "/model.safetensors", weights_of(random, sound, what >= 2));
+    const int outcome = open(place, random.below(8) == 0);
     ++outcomes[outcome + 1];
     if (outcome < 0)
       std::fprintf(stderr, "FAILED: round %lld: %s\n", (long long)round, edgeqat_error());
