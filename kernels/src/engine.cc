@@ -5,7 +5,6 @@
 #include <string>
 
 #include "error.h"
-#include "hadamard.h"
 #include "registry.h"
 
 namespace edgeqat {
@@ -145,7 +144,7 @@ void Engine::prepare_heads(const Block& block, std::vector<Stream>& streams, int
   const auto turn = [&](float* x, const float* weight, int64_t t) {
     if (weight) isa_.rms_norm(x, weight, c.epsilon, dim, x);
     Rope::turn(x, cosine_.data() + t * dim / 2, sine_.data() + t * dim / 2, dim);
-    rotate(x, dim, turned);
+    isa_.rotate(x, dim, turned);
   };
   const auto heads = [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < count; ++t)

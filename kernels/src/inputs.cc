@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "hadamard.h"
 #include "tile.h"
 
 namespace edgeqat {
@@ -13,6 +12,10 @@ template <class T>
 void grow(Buffer<T>& buffer, int64_t size) {
   if (buffer.size() < size) buffer = Buffer<T>(size + size / 2);
 }
+
+// Inputs of a row of codes: never a multiple of 64, or blocks of tokens would share the same sets of
+// the first cache.
+int64_t code_stride(int64_t columns) { return round_up(columns, kInputPad) | kInputPad; }
 
 // Calls work(first, tokens) for every block of `block` tokens.
 template <class Work>
@@ -46,21 +49,22 @@ const Inputs& InputBuffer::fill(const Isa& isa, Pool* pool, const float* x, int6
                                 int64_t stride, const InputSpec& spec) {
   if (spec.rotation > 1) {
     grow(rotated_, tokens * spec.columns);
-    for (int64_t t = 0; t < tokens; ++t) {
-      float* row = rotated_.data() + t * spec.columns;
-      std::memcpy(row, x + t * stride, spec.columns * sizeof(float));
-      rotate(row, spec.columns, spec.rotation);
-    }
+    each_block(pool, tokens, isa.block_tokens, [&](int64_t first, int64_t count) {
+      for (int64_t t = first; t < first + count; ++t)
+        std::memcpy(rotated_.data() + t * spec.columns, x + t * stride,
+                    spec.columns * sizeof(float));
+      isa.rotate(rotated_.data() + first * spec.columns, count * spec.columns, spec.rotation);
+    });
     x = rotated_.data();
     stride = spec.columns;
   }
   if (spec.bits == kHalfBits) return floats(isa, pool, x, tokens, stride, spec.columns);
-  const int64_t padded = round_up(spec.columns, kInputPad);
+  const int64_t padded = code_stride(spec.columns);
   reserve(tokens, padded, spec.groups);
   inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
   each_block(pool, tokens, isa.block_tokens, [&](int64_t first, int64_t count) {
     for (int64_t t = first; t < first + count; ++t) quantize_row(isa, x + t * stride, spec, t);
-    interleave_block(spec, first, count);
+    interleave_block(isa, spec, first, count);
   });
   return inputs_;
 }
@@ -75,41 +79,31 @@ void InputBuffer::quantize_row(const Isa& isa, const float* x, const InputSpec& 
   std::memset(codes + spec.columns, 0, inputs_.stride - spec.columns);
 }
 
-void InputBuffer::interleave_block(const InputSpec& spec, int64_t first, int64_t tokens) {
-  const int64_t stride = inputs_.stride, words = stride / 4;
-  for (int64_t t = first; t < first + tokens; ++t) {
-    const int8_t* row = rows_.data() + t * stride;
-    for (int64_t g = 0, begin = 0; g < spec.groups; ++g, begin += spec.group_size) {
-      int32_t sum = 0;
-      const int64_t end = std::min(begin + spec.group_size, spec.columns);
-      for (int64_t i = begin; i < end; ++i) sum += row[i];
-      sums_[t * spec.groups + g] = sum;
-    }
-  }
-  const int32_t* from = reinterpret_cast<const int32_t*>(rows_.data() + first * stride);
-  int32_t* to = reinterpret_cast<int32_t*>(codes_.data() + first * stride);
-  if (tokens == 1) {
-    std::memcpy(to, from, stride);
-    return;
-  }
-  for (int64_t k = 0; k < words; ++k)
-    for (int64_t t = 0; t < tokens; ++t) to[k * tokens + t] = from[t * words + k];
+void InputBuffer::interleave_block(const Isa& isa, const InputSpec& spec, int64_t first,
+                                   int64_t tokens) {
+  const int64_t stride = inputs_.stride;
+  for (int64_t t = first; t < first + tokens; ++t)
+    for (int64_t g = 0, begin = 0; g < spec.groups; ++g, begin += spec.group_size)
+      sums_[t * spec.groups + g] = isa.sum(rows_.data() + t * stride + begin,
+                                           std::min(spec.group_size, spec.columns - begin));
+  isa.interleave(reinterpret_cast<const int32_t*>(rows_.data() + first * stride), tokens,
+                 stride / 4, reinterpret_cast<int32_t*>(codes_.data() + first * stride));
 }
 
 InputBuffer::Rows InputBuffer::rows(int64_t tokens, int64_t columns) {
-  const int64_t padded = round_up(columns, kInputPad);
+  const int64_t padded = code_stride(columns);
   grow(rows_, tokens * padded);
   grow(scale_, tokens);
   return {rows_.data(), scale_.data(), padded};
 }
 
 const Inputs& InputBuffer::interleave(const Isa& isa, int64_t tokens, const InputSpec& spec) {
-  const int64_t padded = round_up(spec.columns, kInputPad);
+  const int64_t padded = code_stride(spec.columns);
   grow(codes_, tokens * padded);
   grow(sums_, tokens * spec.groups);
   inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
   each_block(nullptr, tokens, isa.block_tokens,
-             [&](int64_t first, int64_t count) { interleave_block(spec, first, count); });
+             [&](int64_t first, int64_t count) { interleave_block(isa, spec, first, count); });
   return inputs_;
 }
 

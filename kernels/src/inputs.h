@@ -1,6 +1,7 @@
 // Activations as the products take them: rotated, quantized per token, interleaved in blocks.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -32,6 +33,12 @@ inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// Rotated block of queries and keys of a head: the largest power of two that divides its size, at
+// most 128.
+inline int64_t rotation_block(int64_t head_dim) {
+  return std::min<int64_t>(head_dim & -head_dim, 128);
+}
+
 class InputBuffer {
  public:
   // Rows x[t * stride], valid until the next call. Without a pool the caller does all the work.
@@ -53,7 +60,7 @@ class InputBuffer {
 
  private:
   void quantize_row(const Isa& isa, const float* x, const InputSpec& spec, int64_t t);
-  void interleave_block(const InputSpec& spec, int64_t first, int64_t tokens);
+  void interleave_block(const Isa& isa, const InputSpec& spec, int64_t first, int64_t tokens);
   void reserve(int64_t tokens, int64_t stride, int64_t groups);
 
   Buffer<int8_t> rows_, codes_;

@@ -57,8 +57,14 @@ struct Isa {
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t count, float* out);
   // x in place becomes exp(x * factor - maximum of x * factor); returns the sum.
   float (*softmax)(float* x, float factor, int64_t count);
+  // x in place times the orthonormal Hadamard matrix of size `block` (a power of two that divides
+  // count; less than 2 does nothing) in consecutive blocks, as edgeqat/quant/hadamard.py.
+  void (*rotate)(float* x, int64_t count, int64_t block);
   // out = silu(gate) * up.
   void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
+  int32_t (*sum)(const int8_t* codes, int64_t count);
+  // Words [T][words] to [words][T].
+  void (*interleave)(const int32_t* rows, int64_t tokens, int64_t words, int32_t* to);
   // Weights of at most 14 bits as two bytes: p * fp16 scale = step * (128 * high + low).
   float (*split)(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low);
 };

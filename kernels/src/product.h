@@ -127,17 +127,20 @@ void few_tokens(const Matrix& m, const Inputs& x, float* out, int64_t stride, in
 template <class S, int BITS, std::size_t... STEP>
 inline void unpack(const uint8_t* tile, int64_t count, uint8_t* panel, int64_t step_bytes,
                    std::index_sequence<STEP...>) {
-  for (; count > 0; --count, tile += tile_bytes(BITS), panel += sizeof...(STEP) * step_bytes)
+  const int64_t next = count * tile_bytes(BITS);  // the group behind this one
+  for (; count > 0; --count, tile += tile_bytes(BITS), panel += sizeof...(STEP) * step_bytes) {
+    S::prefetch(tile + next);
     (S::store(panel + int64_t(STEP) * step_bytes, codes_of<S, BITS, int(STEP)>(tile)), ...);
+  }
 }
 
-// Adds one group of P tile rows and T tokens: totals [T][P * 16] += scale * int32 dot products.
+// Adds one group of P tile rows and T tokens whose sums begin at `starts`: totals [T][P * 16] += scale * int32 dot products.
 template <class S, bool WIDE, int P, int T>
-void block(const uint8_t* panel, const int8_t* x, int64_t steps, const int32_t* sums,
-           int64_t sum_stride, int32_t offset, const typename S::Floats* scale, float* totals) {
+void block(const uint8_t* panel, const int8_t* x, int64_t steps, const int32_t* starts,
+           int64_t stride, const typename S::Floats* scale, float* totals) {
   typename S::Ints dots[P * T];
   EDGEQAT_REPEAT(t, T, {
-    const auto start = S::splat(offset * sums[t * sum_stride]);
+    const auto start = S::splat(starts[t * stride]);
     EDGEQAT_REPEAT(p, P, { dots[t * P + p] = start; });
   });
   for (int64_t k = 0; k < steps; ++k, panel += P * 64, x += 4 * T) {
@@ -208,8 +211,11 @@ void many_tokens(const Matrix& m, const Inputs& x, float* out, int64_t stride, i
   using Counts = std::make_index_sequence<S::kTokens>;
   const int64_t widest = least(m.group_size, m.columns) + kInputPad;
   const int64_t panel_bytes = widest * P * kRows, totals_bytes = x.tokens * P * kRows * 4;
-  uint8_t* panel = scratch(panel_bytes + totals_bytes);
+  const int64_t sums = x.tokens * m.groups;
+  uint8_t* panel = scratch(panel_bytes + totals_bytes + sums * 4);
   float* totals = reinterpret_cast<float*>(panel + panel_bytes);
+  int32_t* starts = reinterpret_cast<int32_t*>(panel + panel_bytes + totals_bytes);
+  for (int64_t i = 0; i < sums; ++i) starts[i] = offset_of<S, BITS>() * x.sums[i];
   for (int64_t i = 0; i < x.tokens * P * kRows; ++i) totals[i] = 0;
   for (int64_t g = 0, begin = 0; g < m.groups; ++g, begin += m.group_size) {
     const int64_t columns = least(m.group_size, m.columns - begin);
@@ -225,8 +231,7 @@ void many_tokens(const Matrix& m, const Inputs& x, float* out, int64_t stride, i
       const int64_t tokens = least(S::kTokens, x.tokens - t);
       block_of<S, BITS == 8, P>(tokens, Counts())(
           panel, x.codes + t * x.stride + begin * tokens, count * kInputs / 4,
-          x.sums + t * m.groups + g, m.groups, offset_of<S, BITS>(), scale,
-          totals + t * P * kRows);
+          starts + t * m.groups + g, m.groups, scale, totals + t * P * kRows);
     }
   }
   write_totals<S, P>(m, x, totals, out, stride, r, kLevel<BITS>);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "scratch.h"
 #include "tile.h"
 
 namespace edgeqat {
@@ -112,9 +113,97 @@ inline float softmax(float* x, float factor, int64_t count) {
   return sum_lanes(lanes);
 }
 
+// 16 floats of any instruction set; the compiler takes as many registers as they need.
+typedef float Vector __attribute__((vector_size(64)));
+
+// One level of the transform inside a vector: lane j becomes x_j + x_{j+HALF} or x_{j-HALF} - x_j.
+template <int HALF>
+[[gnu::always_inline]] inline void butterfly(Vector& x) {
+#define EDGEQAT_LANE(j) (j) ^ HALF
+#define EDGEQAT_SIGN(j) ((j) & HALF ? -1.0f : 1.0f)
+#define EDGEQAT_LANES(f) \
+  f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
+  constexpr Vector kSign = {EDGEQAT_LANES(EDGEQAT_SIGN)};
+  x = __builtin_shufflevector(x, x, EDGEQAT_LANES(EDGEQAT_LANE)) + x * kSign;
+#undef EDGEQAT_LANES
+#undef EDGEQAT_SIGN
+#undef EDGEQAT_LANE
+}
+
+// Any size of block.
+inline void rotate_small(float* row, int64_t block) {
+  for (int64_t half = 1; half < block; half *= 2)
+    for (int64_t i = 0; i < block; i += 2 * half)
+      for (int64_t j = i; j < i + half; ++j) {
+        const float a = row[j], b = row[j + half];
+        row[j] = a + b;
+        row[j + half] = a - b;
+      }
+}
+
+// N vectors of 16.
+template <int N>
+inline void rotate_vectors(float* row) {
+  Vector x[N];
+  std::memcpy(x, row, sizeof x);
+  for (auto& v : x) {
+    butterfly<1>(v);
+    butterfly<2>(v);
+    butterfly<4>(v);
+    butterfly<8>(v);
+  }
+  for (int half = 1; half < N; half *= 2)
+    for (int i = 0; i < N; i += 2 * half)
+      for (int j = i; j < i + half; ++j) {
+        const Vector a = x[j], b = x[j + half];
+        x[j] = a + b;
+        x[j + half] = a - b;
+      }
+  std::memcpy(row, x, sizeof x);
+}
+
+inline void rotate(float* x, int64_t count, int64_t block) {
+  if (block < 2) return;
+  for (float* row = x; row < x + count; row += block) switch (block) {
+      case 16: rotate_vectors<1>(row); break;
+      case 32: rotate_vectors<2>(row); break;
+      case 64: rotate_vectors<4>(row); break;
+      case 128: rotate_vectors<8>(row); break;
+      default: rotate_small(row, block);
+    }
+  const float norm = float(1.0 / __builtin_sqrt(double(block)));
+  for (int64_t i = 0; i < count; ++i) x[i] *= norm;
+}
+
 inline void swiglu(const float* gate, const float* up, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i)
     out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+}
+
+// Sum of codes.
+inline int32_t sum(const int8_t* codes, int64_t count) {
+  int32_t total = 0;
+  for (int64_t i = 0; i < count; ++i) total += codes[i];
+  return total;
+}
+
+// Words of T rows, T at a time: to[k][t] = rows[t][k].
+template <int T>
+inline void interleave_rows(const int32_t* rows, int64_t words, int32_t* to) {
+  for (int64_t k = 0; k < words; ++k)
+    for (int t = 0; t < T; ++t) to[k * T + t] = rows[t * words + k];
+}
+
+inline void interleave(const int32_t* rows, int64_t tokens, int64_t words, int32_t* to) {
+  switch (tokens) {
+    case 1: std::memcpy(to, rows, words * sizeof *to); break;
+    case 2: interleave_rows<2>(rows, words, to); break;
+    case 4: interleave_rows<4>(rows, words, to); break;
+    case 12: interleave_rows<12>(rows, words, to); break;
+    default:
+      for (int64_t k = 0; k < words; ++k)
+        for (int64_t t = 0; t < tokens; ++t) to[k * tokens + t] = rows[t * words + k];
+  }
 }
 
 // `count` is a multiple of 16. 14 bits keep what an attention weight contributes to 3e-5 of the
@@ -122,21 +211,20 @@ inline void swiglu(const float* gate, const float* up, int64_t count, float* out
 template <class S>
 float split(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low) {
   constexpr float kLevels = 127 * 128 + 127;
-  float lanes[kLanes] = {}, products[kLanes];
-  for (int64_t i = 0; i < count; i += kLanes) {
-    S::store(products, S::multiply(S::load(p + i), S::half16(scale + i)));
-    for (int j = 0; j < kLanes; ++j) lanes[j] = products[j] > lanes[j] ? products[j] : lanes[j];
-  }
+  float* products = reinterpret_cast<float*>(scratch(count * int64_t(sizeof(float))));
+  for (int64_t i = 0; i < count; i += kLanes)
+    S::store(products + i, S::multiply(S::load(p + i), S::half16(scale + i)));
+  float lanes[kLanes] = {};
+  for (int64_t i = 0; i < count; i += kLanes)
+    for (int j = 0; j < kLanes; ++j)
+      lanes[j] = products[i + j] > lanes[j] ? products[i + j] : lanes[j];
   float peak = kSmallestAbsmax;
   for (int j = 0; j < kLanes; ++j) peak = lanes[j] > peak ? lanes[j] : peak;
   const float ratio = kLevels / peak;
-  for (int64_t i = 0; i < count; i += kLanes) {
-    S::store(products, S::multiply(S::load(p + i), S::half16(scale + i)));
-    for (int j = 0; j < kLanes; ++j) {
-      const int32_t level = int32_t(products[j] * ratio + 0.5f);
-      high[i + j] = int8_t(level >> 7);
-      low[i + j] = int8_t(level & 127);
-    }
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t level = int32_t(products[i] * ratio + 0.5f);
+    high[i] = int8_t(level >> 7);
+    low[i] = int8_t(level & 127);
   }
   return peak / kLevels;
 }

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "expect.h"
-#include "hadamard.h"
 #include "inputs.h"
 #include "registry.h"
 #include "tile.h"
@@ -203,12 +202,18 @@ void check_halves(Expect& expect) {
 }
 
 void check_rotation(Expect& expect, Random& random) {
-  for (int64_t block : {0, 1, 2, 32, 128}) {
-    std::vector<float> x = wild(random, 256, 3), y = x;
-    rotate(y.data(), 256, block);
+  for (int64_t block : {0, 1, 2, 8, 16, 32, 64, 128}) {
+    const std::vector<float> x = wild(random, 256, 3);
+    std::vector<float> y = x;
+    kScalar.rotate(y.data(), 256, block);
+    for (const Isa* isa : registry()) {
+      std::vector<float> z = x;
+      if (isa->available()) isa->rotate(z.data(), 256, block);
+      expect.that(!isa->available() || same(y, z), std::string(isa->name) + ": rotate differs");
+    }
     double before = 0, after = 0, apart = 0;
     for (int i = 0; i < 256; ++i) before += double(x[i]) * x[i], after += double(y[i]) * y[i];
-    rotate(y.data(), 256, block);
+    kScalar.rotate(y.data(), 256, block);
     for (int i = 0; i < 256; ++i) apart = std::max(apart, std::fabs(double(x[i]) - y[i]));
     expect.that(std::fabs(after / before - 1) < 1e-6, "a rotation changes lengths");
     expect.that(apart < 1e-4, "a rotation does not undo itself");
