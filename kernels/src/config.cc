@@ -1,5 +1,7 @@
 #include "config.h"
 
+#include <fnmatch.h>
+
 #include <set>
 
 #include "error.h"
@@ -137,6 +139,8 @@ void read_quantization(const Json& json, Config& out) {
   if (out.kv_bits < 16 && out.activation_bits == 16)
     throw Unsupported("scheme: '" + out.scheme +
                       "' (float queries on packed keys) runs in torch only");
+  if (const Json* patterns = quant.find("skip"))
+    for (const Json& pattern : patterns->array()) out.skip.push_back(pattern.string());
   const Json& kv = quant.at("kv");
   out.sinks = kv.at("sink_tokens").integer(0, kMost);
   out.rotate_keys = out.kv_bits < 16 && flag(kv, "rotate_keys");
@@ -163,6 +167,14 @@ int bits_of_part(const std::string& scheme, const std::string& part) {
   if (!known.count(bits))
     throw Error("scheme: '" + scheme + "' is unknown; it looks like w4a8kv4");
   return bits;
+}
+
+void Config::check_float(const std::string& layer) const {
+  if (activation_bits == 16) return;
+  for (const std::string& pattern : skip)
+    if (fnmatch(pattern.c_str(), layer.c_str(), 0) == 0) return;
+  throw Unsupported("scheme: '" + scheme + "' with float weights in '" + layer +
+                    "' runs in torch only");
 }
 
 Config Config::parse(const std::string& text) {

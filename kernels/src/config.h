@@ -42,6 +42,10 @@ struct Config {
   int64_t sinks = 4;
   bool rotate_keys = false, key_offset = false;
   std::map<std::string, LayerSpec> packed;  // by name; a layer that is absent is float
+  std::vector<std::string> skip;            // glob patterns of layers that stay float altogether
+
+  // Refuses a float layer whose input is quantized: those run in torch only.
+  void check_float(const std::string& layer) const;
 
   // Reads and checks config.json; an Unsupported says what the engine does not run.
   static Config parse(const std::string& text);

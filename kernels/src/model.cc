@@ -25,6 +25,7 @@ class Binder {
   Linear linear(const std::string& name, int64_t rows, int64_t columns, bool bias) {
     Linear made;
     const LayerSpec* spec = nullptr;
+    if (!model_.config.packed.count(name)) model_.config.check_float(name);
     made.matrix = matrix(name, rows, columns, &spec);
     made.input = {columns, made.matrix.group_size, made.matrix.groups, 0, kHalfBits};
     if (spec && !half_) made.input.bits = spec->input_bits;
@@ -43,7 +44,10 @@ class Binder {
     Linear made;
     made.matrix = model_.embedding;
     made.input = {config.hidden, made.matrix.group_size, made.matrix.groups, 0, kHalfBits};
-    if (found == config.packed.end()) return made;
+    if (found == config.packed.end()) {
+      config.check_float("lm_head");
+      return made;
+    }
     const LayerSpec& spec = found->second;
     if (spec.tied_to != "model.embed_tokens" || spec.rotation || spec.rows != config.vocabulary ||
         spec.columns != config.hidden || !config.packed.count(spec.tied_to))

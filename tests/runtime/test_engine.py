@@ -171,6 +171,28 @@ def test_more_tokens_than_the_context_are_refused(tmp_path):
         Engine(tmp_path, context=129)
 
 
+def test_layers_that_were_left_out_stay_float(tmp_path):
+    skip = ["lm_head", "model.layers.0.mlp.*"]
+    model = pack(tmp_path, tiny.llama(tie_word_embeddings=False), "w4a8kv4", skip=skip)
+    ids = tiny.ids(1, 24)[0].tolist()
+    with Engine(tmp_path) as engine:
+        assert cosine(engine.prefill(ids, every=True), torch_logits(model, ids)) >= 0.9999
+
+
+def test_a_rewound_engine_goes_on_as_if_nothing_had_been(tmp_path):
+    pack(tmp_path, tiny.llama(), "w4a8kv4")
+    ids = tiny.ids(1, 40)[0].tolist()
+    with Engine(tmp_path) as engine:
+        once = engine.prefill(ids)
+        engine.rewind(17)
+        assert engine.position == 17
+        engine.decode(9)
+        engine.rewind(2)
+        assert np.array_equal(engine.prefill(ids[2:]), once)
+        with pytest.raises(FormatError, match="position: 41 is not within the 40 tokens"):
+            engine.rewind(41)
+
+
 @pytest.mark.parametrize("ids", [[], [tiny.VOCABULARY], [-1]])
 def test_impossible_ids_are_refused(ids, tmp_path):
     pack(tmp_path, tiny.llama(), "w4a8kv4")
@@ -183,6 +205,8 @@ def test_impossible_ids_are_refused(ids, tmp_path):
     [
         ("w4a16kv16", {}),
         ("w4a16kv4", {}),
+        ("w16a8kv4", {}),
+        ("w4a8kv4", {"embedding_bits": 16}),
         ("w4a8kv4", {"activation": {"mode": "static"}}),
     ],
 )
