@@ -34,7 +34,7 @@ types: $(VENV)/.installed-dev
 # Address and undefined-behaviour sanitizers: every row of the registry, engines, 10,000 mutated folders.
 check-kernels: $(PACKED)
 	$(KERNELS) -B build/sanitize -DEDGEQAT_SANITIZE=ON -DCMAKE_CXX_FLAGS=-O1 \
-		-DEDGEQAT_TEST_FOLDER=$(CURDIR)/$(PACKED)
+		-DEDGEQAT_TEST_FOLDER=$(abspath $(PACKED))
 	cmake --build build/sanitize --parallel 2 --target edgeqat-check edgeqat-fuzz
 	cd build/sanitize && ctest --output-on-failure
 

@@ -42,12 +42,11 @@ void Stream::append(const Isa& isa, const float* key, const float* value) {
     const int64_t first = g * group(), count = std::min(group(), shape_.head_dim - first);
     const float key_scale = isa.quantize(key + first, count, bits, clip, codes);
     key_scales_[(tile_row * groups() + g) * kRows + row] = to_half(key_scale);
-    for (int64_t d = 0; d < count; ++d) set_code(key_tiles, bits, row, first + d, codes[d]);
+    set_row(key_tiles, bits, row, first, count, codes);
     const float value_scale = isa.quantize(value + first, count, bits, clip, codes);
     value_scales_[g * shape_.capacity + token] = to_half(value_scale);
-    for (int64_t d = 0; d < count; ++d)
-      set_code(values_ + (first + d) / kRows * shape_.value_row_bytes(), bits, (first + d) % kRows,
-               token, codes[d]);
+    set_column(values_ + first / kRows * shape_.value_row_bytes(), bits, shape_.value_row_bytes(),
+               token, count, codes);
   }
 }
 

@@ -181,7 +181,11 @@ void Engine::norm(const float* weight, int64_t count) {
 void Engine::add_residual(int64_t count) {
   float* x = x_.data();
   const float* y = normed_.data();
-  for (int64_t i = 0; i < count * model_.config.hidden; ++i) x[i] += y[i];
+  const auto some = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) x[i] += y[i];
+  };
+  if (count == 1) some(0, model_.config.hidden);
+  else pool_.split(count * model_.config.hidden, some);
 }
 
 void Engine::product(const Linear& layer, const Inputs& inputs, float* out, Range tile_rows) {

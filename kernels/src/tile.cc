@@ -11,7 +11,7 @@ struct Place {
   int shift;
 };
 
-Place place(int width, int64_t row, int64_t input) {
+inline Place place(int width, int64_t row, int64_t input) {
   const int64_t inputs = 32 / width;  // of one 64-byte plane
   const int64_t inside = input % inputs;
   return {64 * (input / inputs) + 4 * row + inside % 4, int(width * (inside / 4))};
@@ -28,10 +28,25 @@ Planes planes(int bits) {
   return {bits, 0};
 }
 
-void set_field(uint8_t* plane, int width, int64_t row, int64_t input, int value) {
+inline void set_field(uint8_t* plane, int width, int64_t row, int64_t input, int value) {
   const Place spot = place(width, row, input);
   const int mask = ((1 << width) - 1) << spot.shift;
   plane[spot.byte] = uint8_t((plane[spot.byte] & ~mask) | (value << spot.shift & mask));
+}
+
+// Widths of one plane, known to the compiler.
+template <int WIDTH>
+void set_row_of(uint8_t* tile_row, int64_t row, int64_t first, int64_t count, const int8_t* codes) {
+  for (int64_t i = 0; i < count; ++i)
+    set_field(tile_row, WIDTH, row, first + i, codes[i] + (1 << (WIDTH - 1)));
+}
+
+template <int WIDTH>
+void set_column_of(uint8_t* tile_rows, int64_t row_bytes, int64_t input, int64_t count,
+                   const int8_t* codes) {
+  for (int64_t row = 0; row < count; ++row)
+    set_field(tile_rows + row / 16 * row_bytes, WIDTH, row % 16, input,
+              codes[row] + (1 << (WIDTH - 1)));
 }
 
 int get_field(const uint8_t* plane, int width, int64_t row, int64_t input) {
@@ -48,6 +63,23 @@ void set_code(uint8_t* tile_row, int bits, int64_t row, int64_t input, int code)
   const int stored = code + (1 << (bits - 1));
   set_field(tile, width.low, row, inside, stored & ((1 << width.low) - 1));
   if (width.high) set_field(tile + 128, width.high, row, inside, stored >> width.low);
+}
+
+void set_row(uint8_t* tile_row, int bits, int64_t row, int64_t first, int64_t count,
+             const int8_t* codes) {
+  if (bits == 8) return set_row_of<8>(tile_row, row, first, count, codes);
+  if (bits == 4) return set_row_of<4>(tile_row, row, first, count, codes);
+  if (bits == 2) return set_row_of<2>(tile_row, row, first, count, codes);
+  for (int64_t i = 0; i < count; ++i) set_code(tile_row, bits, row, first + i, codes[i]);
+}
+
+void set_column(uint8_t* tile_rows, int bits, int64_t row_bytes, int64_t input, int64_t count,
+                const int8_t* codes) {
+  if (bits == 8) return set_column_of<8>(tile_rows, row_bytes, input, count, codes);
+  if (bits == 4) return set_column_of<4>(tile_rows, row_bytes, input, count, codes);
+  if (bits == 2) return set_column_of<2>(tile_rows, row_bytes, input, count, codes);
+  for (int64_t row = 0; row < count; ++row)
+    set_code(tile_rows + row / 16 * row_bytes, bits, row % 16, input, codes[row]);
 }
 
 int get_code(const uint8_t* tile_row, int bits, int64_t row, int64_t input) {

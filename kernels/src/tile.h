@@ -34,6 +34,14 @@ inline int64_t tiles_of(int64_t inputs, int bits) {
 // Sets the code (signed) of a row in [0, 16) and an input of a tile row.
 void set_code(uint8_t* tile_row, int bits, int64_t row, int64_t input, int code);
 
+// Codes of one row, inputs first .. first + count - 1.
+void set_row(uint8_t* tile_row, int bits, int64_t row, int64_t first, int64_t count,
+             const int8_t* codes);
+
+// Codes of one input, rows 0 .. count - 1; tile rows are row_bytes apart.
+void set_column(uint8_t* tile_rows, int bits, int64_t row_bytes, int64_t input, int64_t count,
+                const int8_t* codes);
+
 // The code (signed) of a row in [0, 16) and an input of a tile row.
 int get_code(const uint8_t* tile_row, int bits, int64_t row, int64_t input);
 
