@@ -22,7 +22,7 @@ LLAMA_BENCH = "llama-bench"
 @dataclass(frozen=True)
 class Kind:
     """What an engine computes with. bytes: of one weight with its share of a scale; file: the type
-    of GGUF file it reads; kv: type of its cache.
+    of GGUF file it reads; kv: type of its cache; group: inputs of every matrix are a multiple.
     """
 
     scheme: str
@@ -30,17 +30,18 @@ class Kind:
     bytes: float = 0.0
     file: str | None = None
     kv: str = ""
+    group: int = 1
 
 
 KINDS = {
     "native": Kind("", "native"),
     "native-fp16": Kind("w16a16kv16", "native"),
     "torch-bf16": Kind("bf16", "torch", 2),
-    "llama.cpp-q4_0": Kind("Q4_0, KV f16", "llama.cpp", 18 / 32, "Q4_0", "f16"),
-    "llama.cpp-q4_0-kv4": Kind("Q4_0, KV q4_0", "llama.cpp", 18 / 32, "Q4_0", "q4_0"),
+    "llama.cpp-q4_0": Kind("Q4_0, KV f16", "llama.cpp", 18 / 32, "Q4_0", "f16", 32),
+    "llama.cpp-q4_0-kv4": Kind("Q4_0, KV q4_0", "llama.cpp", 18 / 32, "Q4_0", "q4_0", 32),
     "llama.cpp-f16": Kind("F16, KV f16", "llama.cpp", 2, "F16", "f16"),
-    "openvino-int4-kv4": Kind("int4 g64, KV u4", "openvino", 1 / 2 + 2 / 64, kv="u4"),
-    "openvino-int4-kv8": Kind("int4 g64, KV u8", "openvino", 1 / 2 + 2 / 64, kv="u8"),
+    "openvino-int4-kv4": Kind("int4 g64, KV u4", "openvino", 1 / 2 + 2 / 64, None, "u4", 64),
+    "openvino-int4-kv8": Kind("int4 g64, KV u8", "openvino", 1 / 2 + 2 / 64, None, "u8", 64),
 }
 
 
@@ -81,6 +82,15 @@ def missing(name: str) -> str | None:
     if all(find_spec(module) for module in needed):
         return None
     return "pip install 'edgeqat[peers]'"
+
+
+def unfit(name: str, shape: Shape) -> str | None:
+    """Why an engine cannot hold matrices of these sizes; None where it can."""
+    group = KINDS[name].group
+    for field, size in (("hidden_size", shape.hidden), ("intermediate_size", shape.ffn)):
+        if size % group:
+            return f"{field} {size} is no multiple of its groups of {group}"
+    return None
 
 
 def select(wanted: Sequence[str]) -> list[str]:

@@ -146,7 +146,7 @@ class _Maker:
 
     def turn(self, x: Any, turns: tuple[Any, Any]) -> Any:
         op, half = self.op, self.shape.head_dim // 2
-        split = op.variadic_split(x, self.integers(-1), self.integers([half, half]))
+        split = op.variadic_split(x, self.integers(3), self.integers([half, half]))
         negative = op.multiply(split.output(1), self.floats([[[[-1.0]]]]))
         other = op.concat([negative, split.output(0)], -1)
         return op.add(op.multiply(x, turns[0]), op.multiply(other, turns[1]))

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgeqat.errors import EdgeQATError, OutputError, UsageError
 from edgeqat.evaluate import latency
-from edgeqat.evaluate.engines import KINDS, Job, select
+from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test
 from edgeqat.runtime import native, shape
 from edgeqat.runtime.shape import Shape
@@ -75,7 +75,8 @@ def run(
     step: Callable[[str, str], None] = lambda engine, test: None,
 ) -> list[dict[str, Any]]:
     """Rows of every test and engine (none named: all that are installed), measured in turns."""
-    names, tests = select(engines), tests_for(subject, depths)
+    tests = tests_for(subject, depths)
+    names = _fitting(select(engines), subject.shape, bool(engines))
     if not tests:
         raise UsageError(
             f"folder: '{subject.name}' holds {subject.shape.context} tokens, fewer than any test "
@@ -93,6 +94,20 @@ def run(
     for row in rows:
         row.update(facts, scheme=KINDS[row["engine"]].scheme or subject.scheme)
     return rows
+
+
+def _fitting(names: Sequence[str], sizes: Shape, demanded: bool) -> list[str]:
+    """Engines that can hold the matrices; another one is an error only where it was demanded."""
+    fitting = []
+    for name in names:
+        reason = unfit(name, sizes)
+        if reason and demanded:
+            raise UsageError(f"engine: '{name}' does not run this model ({reason}); choose others")
+        if reason:
+            _logger.warning("engine: '%s' is left out (%s)", name, reason)
+        else:
+            fitting.append(name)
+    return fitting
 
 
 @contextmanager

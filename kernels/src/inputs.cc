@@ -13,8 +13,8 @@ void grow(Buffer<T>& buffer, int64_t size) {
   if (buffer.size() < size) buffer = Buffer<T>(size + size / 2);
 }
 
-// Inputs of a row of codes: never a multiple of 64, or blocks of tokens would share the same sets of
-// the first cache.
+// Inputs of a row of codes: never a multiple of 64, or blocks of tokens would share the same sets
+// of the first cache.
 int64_t code_stride(int64_t columns) { return round_up(columns, kInputPad) | kInputPad; }
 
 // Calls work(first, tokens) for every block of `block` tokens.

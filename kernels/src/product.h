@@ -134,7 +134,8 @@ inline void unpack(const uint8_t* tile, int64_t count, uint8_t* panel, int64_t s
   }
 }
 
-// Adds one group of P tile rows and T tokens whose sums begin at `starts`: totals [T][P * 16] += scale * int32 dot products.
+// Adds one group of P tile rows and T tokens whose sums begin at `starts`:
+// totals [T][P * 16] += scale * int32 dot products.
 template <class S, bool WIDE, int P, int T>
 void block(const uint8_t* panel, const int8_t* x, int64_t steps, const int32_t* starts,
            int64_t stride, const typename S::Floats* scale, float* totals) {

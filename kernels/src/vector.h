@@ -122,7 +122,8 @@ template <int HALF>
 #define EDGEQAT_LANE(j) (j) ^ HALF
 #define EDGEQAT_SIGN(j) ((j) & HALF ? -1.0f : 1.0f)
 #define EDGEQAT_LANES(f) \
-  f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15)
+  f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), \
+      f(15)
   constexpr Vector kSign = {EDGEQAT_LANES(EDGEQAT_SIGN)};
   x = __builtin_shufflevector(x, x, EDGEQAT_LANES(EDGEQAT_LANE)) + x * kSign;
 #undef EDGEQAT_LANES

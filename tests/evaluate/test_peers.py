@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.evaluate import engines
-from edgeqat.evaluate.engines import KINDS, Job, select
+from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test as Timed
 from edgeqat.evaluate.llama_bench import LlamaBench
 from edgeqat.evaluate.torch_steps import TorchSteps
@@ -38,10 +40,9 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
         select(["openvino-int4-kv4"])
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.skipif(native.library() is None, reason="the kernels are not built")
+@pytest.mark.parametrize("name", ["llama-58m", "smollm-135m"])
 def test_named_shapes_are_those_of_the_library(name):
-    if native.library() is None or name.startswith("tinyllama"):  # half a gigabyte to fill
-        pytest.skip("needs the kernels and little memory")
     with Engine.random(name, "w8a8kv8", context=32, threads=1) as engine:
         shape = SHAPES[name]
         assert engine.vocabulary == shape.vocabulary
@@ -54,6 +55,47 @@ def test_sizes_of_a_config_are_read():
     assert Shape.of_config(config).kv_heads == 4
     # q and o 64 x 64, k and v 32 x 64, three of 96 x 64, in two layers, and the head
     assert SMALL.weights == 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64) + 320 * 64
+
+
+def test_sizes_that_fill_no_group_are_named():
+    assert unfit("native", SMALL) is None
+    assert unfit("llama.cpp-q4_0", SMALL) is None
+    assert unfit("openvino-int4-kv4", SMALL) == (
+        "intermediate_size 96 is no multiple of its groups of 64"
+    )
+
+
+@pytest.mark.parametrize("kv", ["u4", "u8"])
+def test_openvino_steps_go_back_and_forth(kv):
+    pytest.importorskip("openvino")
+    from edgeqat.evaluate.openvino import OpenVINO
+
+    steps = OpenVINO(replace(SMALL, ffn=128), threads=1, kv=kv)
+    steps.seek(20)
+    steps.decode(2)
+    steps.seek(20)
+    steps.prefill(3)
+    assert steps._position == 23
+    logits = steps._request.get_output_tensor(0).data
+    assert logits.shape == (1, 1, SMALL.vocabulary)
+    assert np.isfinite(logits).all() and logits.std() > 0
+
+
+@pytest.mark.parametrize("kv", ["f16", "q4_0"])
+def test_llama_cpp_steps_go_back_and_forth(kv, tmp_path):
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("gguf")
+    from edgeqat.evaluate.llama_cpp import LlamaCpp
+    from edgeqat.export.gguf import write_random
+
+    sizes = replace(SMALL, head_dim=32)
+    write_random(tmp_path / "m.gguf", sizes, "Q4_0")
+    steps = LlamaCpp(tmp_path / "m.gguf", 1, 128, kv, SMALL.vocabulary)
+    steps.seek(20)
+    steps.decode(2)
+    steps.seek(20)
+    steps.prefill(3)
+    assert steps._position == 23
 
 
 def test_torch_steps_go_back_and_forth():
