@@ -41,7 +41,7 @@ def test_a_folder_is_measured_on_two_engines(short, packed_folder, tmp_path, cap
     weights = (packed_folder / "model.safetensors").stat().st_size
     for row in rows:
         assert row["tokens_per_second"]["mean"] > 0
-        assert row["peak_rss_bytes"] > 1e6
+        assert 1e6 < row["peak_rss_bytes"] < 150e6  # its own process, without torch
         assert (row["threads"], row["model"]) == (1, packed_folder.name)
         assert row["isa"] == native.active_isa()
         assert row["file_bytes"] == weights
