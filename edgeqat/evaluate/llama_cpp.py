@@ -1,11 +1,13 @@
 """llama.cpp as a contender of `edgeqat bench`, through llama-cpp-python.
 
-Flash attention is on: it is the faster one at every depth here, and quantized values need it.
+Flash attention is on for an empty sequence and off behind a depth, which is faster each time; it
+stays on where values are quantized, which need it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 KV_TYPES = {"f16": 1, "q4_0": 2}  # enum ggml_type
 _BATCH = 512
@@ -25,25 +27,39 @@ class LlamaCpp:
         self._model = llama_cpp.llama_model_load_from_file(
             str(path).encode(), llama_cpp.llama_model_default_params()
         )
-        options = llama_cpp.llama_context_default_params()
+        flash = [llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED]
+        if kv == "f16":
+            flash.append(llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED)
+        self._contexts = [self._open(kv, threads, context, kind) for kind in flash]
+        self._positions = [0] * len(flash)
+        self._active = 0
+        self.isa = "llama.cpp"
+
+    def _open(self, kv: str, threads: int, context: int, flash: int) -> Any:
+        options = self._api.llama_context_default_params()
         options.n_ctx = -(-context // 256) * 256
         options.n_batch = options.n_ubatch = _BATCH
         options.n_threads = options.n_threads_batch = threads
         options.type_k = options.type_v = KV_TYPES[kv]
-        options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        self._context = llama_cpp.llama_init_from_model(self._model, options)
-        if not self._context:
+        options.flash_attn_type = flash
+        opened = self._api.llama_init_from_model(self._model, options)
+        if not opened:
             raise RuntimeError("llama.cpp refused the model")
-        self.isa = "llama.cpp"
-        self._position = 0
+        return opened
 
     def seek(self, depth: int) -> None:
         """Make the sequence `depth` tokens long."""
-        if depth < self._position:
-            memory = self._api.llama_get_memory(self._context)
+        self._active = len(self._contexts) - 1 if depth else 0
+        if depth < self.position:
+            memory = self._api.llama_get_memory(self._contexts[self._active])
             self._api.llama_memory_seq_rm(memory, 0, depth, -1)
-            self._position = depth
-        self.prefill(depth - self._position)
+            self._positions[self._active] = depth
+        self.prefill(depth - self.position)
+
+    @property
+    def position(self) -> int:
+        """Tokens of the sequence so far."""
+        return self._positions[self._active]
 
     def prefill(self, count: int) -> None:
         """Append `count` tokens at once."""
@@ -56,10 +72,11 @@ class LlamaCpp:
             self._append(1)
 
     def _append(self, count: int) -> None:
-        ids = [(self._position + i) * 7919 % self._vocabulary for i in range(count)]
+        ids = [(self.position + i) * 7919 % self._vocabulary for i in range(count)]
         tokens = (self._api.llama_token * count)(*ids)
         batch = self._api.llama_batch_get_one(tokens, count)
-        if self._api.llama_decode(self._context, batch) != 0:
+        context = self._contexts[self._active]
+        if self._api.llama_decode(context, batch) != 0:
             raise RuntimeError("llama.cpp could not decode")
-        self._api.llama_synchronize(self._context)
-        self._position += count
+        self._api.llama_synchronize(context)
+        self._positions[self._active] += count

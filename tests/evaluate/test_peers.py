@@ -95,7 +95,10 @@ def test_llama_cpp_steps_go_back_and_forth(kv, tmp_path):
     steps.decode(2)
     steps.seek(20)
     steps.prefill(3)
-    assert steps._position == 23
+    assert steps.position == 23
+    steps.seek(0)
+    steps.prefill(3)
+    assert steps.position == 3
 
 
 def test_torch_steps_go_back_and_forth():
