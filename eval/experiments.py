@@ -123,24 +123,27 @@ def execute(run: Run, options: argparse.Namespace) -> bool:
 
 def table(runs: list[Run], out: Path) -> str:
     """Markdown rows of the finished runs."""
+    files = {run.name: out / run.name / "metrics.json" for run in runs}
     found = {
-        run: json.loads((out / run.name / "metrics.json").read_text(encoding="utf-8"))
-        for run in runs
-        if (out / run.name / "metrics.json").is_file()
+        name: json.loads(file.read_text(encoding="utf-8"))
+        for name, file in files.items()
+        if file.is_file()
     }
-    gaps = {run.name: gap(metrics) for run, metrics in found.items()}
+    gaps = {name: gap(metrics) for name, metrics in found.items()}
     lines = [HEAD]
-    for family in dict.fromkeys(run.family for run in found):
-        own = {run: metrics for run, metrics in found.items() if run.family == family}
-        ppl = [metrics["qat"]["perplexity"] for metrics in own.values()]
+    done = [run for run in runs if run.name in found]
+    for family in dict.fromkeys(run.family for run in done):
+        own = [run for run in done if run.family == family]
+        metrics = [found[run.name] for run in own]
+        ppl = [each["qat"]["perplexity"] for each in metrics]
         over = [100 * (math.exp(gaps[run.name]) - 1) for run in own]
-        starts = [gap(metrics, "qat_start") for metrics in own.values()]
+        starts = [gap(each, "qat_start") for each in metrics]
         paired = [
             1 - gaps[run.name] / gaps[other]
             for run in own
             if (other := run._replace(row=run.against).name) in gaps and run.row != run.against
         ]
-        bits = next(iter(own.values()))["average_bits"]
+        bits = metrics[0]["average_bits"]
         cells = [
             family,
             str(len(own)),
