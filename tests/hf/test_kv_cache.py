@@ -23,6 +23,7 @@ from edgeqat.hf.kv_cache import KVCache, is_packable
 from edgeqat.hf.shapes import random_model
 from edgeqat.nn import convert
 from edgeqat.recipe import QuantSection
+from edgeqat.runtime.shape import named
 
 # Sums of another order flip ties of rounding; a flipped 2-bit key moves a logit by some percent.
 TOLERANCE = {"w4a8kv4": 0.03, "w4kv3": 0.01, "w4kv4": 0.01, "kv2": 0.01, "kv6": 0.01, "kv8": 0.01}
@@ -197,7 +198,9 @@ def test_sequences_are_repeated_and_picked():
 def filled(adaptive=None):
     torch.manual_seed(0)
     quant = {"scheme": "w4a8kv4", "adaptive": {"share": adaptive}}
-    model = edgeqat.prepare(random_model("llama-8m"), quant=QuantSection.model_validate(quant))
+    model = edgeqat.prepare(
+        random_model(named("llama-8m")), quant=QuantSection.model_validate(quant)
+    )
     ids = torch.randint(8192, (1, 1024))
     convert.calibrate(model, iter([torch.randint(8192, (2, 256))]))
     cache = KVCache(model)
