@@ -110,7 +110,7 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
 
     from edgeqat import recipe as recipes
     from edgeqat.hf.model import prepare
-    from edgeqat.hf.shapes import random_model
+    from edgeqat.hf.source import random_model
     from edgeqat.runtime.shape import named
     from edgeqat.train.objective import Objective
     from edgeqat.train.optim import make_optimizer, with_rates

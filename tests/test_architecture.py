@@ -21,7 +21,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path
 LEVELS = [
     ("errors",),
     ("scheme",),
-    ("recipe", "log"),
+    ("recipe", "log", "cache"),
     ("quant",),
     ("runtime", "losses", "coreset", "vision", "data", "checkpoint"),
     ("nn", "demo"),

@@ -8,7 +8,6 @@ read them clean; training crops and flips each at random.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from edgeqat import cache
 from edgeqat.errors import DataError
 
 LABELS = ("fine_label", "label", "labels")
@@ -91,7 +91,7 @@ def load_images(source: str, split: str, size: int = 32, label: str | None = Non
     pixels = _read(file, len(rows), size)
     if pixels is None:
         pixels = np.stack([_decoded(one, size) for one in rows[image]])
-        _write(file, pixels)
+        cache.keep(file, lambda part: np.save(part, pixels))
     names = getattr(rows.features[target], "names", None) if target else None
     labels = torch.tensor(rows[target]) if target else torch.full((len(rows),), -1)
     names = names or [str(number) for number in range(int(labels.max()) + 1)]
@@ -162,8 +162,7 @@ def _cache_file(source: str, rows: Any, image: str, size: int) -> Path:
     for file in sorted(Path(source).rglob("*.parquet")) if Path(source).is_dir() else []:
         told += [file.name, file.stat().st_size, file.stat().st_mtime_ns]
     name = hashlib.sha256(repr(told).encode()).hexdigest()
-    root = Path(os.environ.get("EDGEQAT_CACHE") or Path.home() / ".cache" / "edgeqat")
-    return root / "images" / f"{name}.npy"
+    return cache.folder("images") / f"{name}.npy"
 
 
 def _read(file: Path, count: int, size: int) -> np.ndarray | None:
@@ -172,13 +171,3 @@ def _read(file: Path, count: int, size: int) -> np.ndarray | None:
     except (OSError, ValueError):
         return None
     return pixels if pixels.shape == (count, 3, size, size) else None
-
-
-def _write(file: Path, pixels: np.ndarray) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.npy")
-        np.save(temporary, pixels)
-        temporary.replace(file)
-    except OSError:  # a cache that cannot be written is only slower
-        pass

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgeqat.errors import UsageError, nearest
+from edgeqat.evaluate.steps import Steps
 from edgeqat.runtime import native
 from edgeqat.runtime.shape import Shape
 
@@ -59,16 +60,6 @@ class Job:
     folder: str | None = None
     named: str | None = None
     file: str | None = None
-
-
-class Steps(Protocol):
-    """An open model and its one sequence of tokens."""
-
-    isa: str
-
-    def seek(self, depth: int) -> None: ...
-    def prefill(self, count: int) -> None: ...
-    def decode(self, count: int) -> None: ...
 
 
 def missing(name: str) -> str | None:
@@ -137,7 +128,7 @@ def open_steps(job: Job) -> Steps:
     return LlamaCpp(Path(job.file), job.threads, job.context, kind.kv, vocabulary)
 
 
-class _Native:
+class _Native(Steps):
     """Our engine, on a packed folder or on random weights of a named shape."""
 
     def __init__(self, job: Job) -> None:
@@ -150,25 +141,19 @@ class _Native:
         else:
             assert job.named is not None
             self._engine = Engine.random(job.named, job.scheme, **options)
-        self.isa = self._engine.isa
+        self.isa, self.vocabulary = self._engine.isa, self._engine.vocabulary
 
     @property
     def weight_bytes(self) -> int:
         return self._engine.matrix_bytes
 
+    @property
+    def position(self) -> int:
+        return self._engine.position
+
     def seek(self, depth: int) -> None:
-        position = self._engine.position
-        self._engine.rewind(min(depth, position))
-        if depth > position:
-            self.prefill(depth - position)
+        self._engine.rewind(min(depth, self.position))
+        self.prefill(depth - self.position)
 
-    def prefill(self, count: int) -> None:
-        self._engine.prefill(self._ids(count))
-
-    def decode(self, count: int) -> None:
-        for id in self._ids(count):
-            self._engine.decode(id)
-
-    def _ids(self, count: int) -> list[int]:
-        start = self._engine.position
-        return [(start + i) * 7919 % self._engine.vocabulary for i in range(count)]
+    def append(self, ids: list[int]) -> None:
+        self._engine.prefill(ids)

@@ -9,18 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgeqat.evaluate.steps import Steps
+
 KV_TYPES = {"f16": 1, "q4_0": 2}  # enum ggml_type
 _BATCH = 512
 
 
-class LlamaCpp:
+class LlamaCpp(Steps):
     """A GGUF file in llama.cpp; kv is one of KV_TYPES."""
 
     def __init__(self, path: Path, threads: int, context: int, kv: str, vocabulary: int) -> None:
         import llama_cpp
 
         self._api = llama_cpp
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._silent, None)
         llama_cpp.llama_backend_init()
@@ -61,22 +63,16 @@ class LlamaCpp:
         """Tokens of the sequence so far."""
         return self._positions[self._active]
 
-    def prefill(self, count: int) -> None:
-        """Append `count` tokens at once."""
-        for start in range(0, count, _BATCH):
-            self._append(min(_BATCH, count - start))
+    def append(self, ids: list[int]) -> None:
+        """Append token ids in the largest batches that llama.cpp takes."""
+        for start in range(0, len(ids), _BATCH):
+            self._decode(ids[start : start + _BATCH])
 
-    def decode(self, count: int) -> None:
-        """Append `count` tokens, one after the other."""
-        for _ in range(count):
-            self._append(1)
-
-    def _append(self, count: int) -> None:
-        ids = [(self.position + i) * 7919 % self._vocabulary for i in range(count)]
-        tokens = (self._api.llama_token * count)(*ids)
-        batch = self._api.llama_batch_get_one(tokens, count)
+    def _decode(self, ids: list[int]) -> None:
+        tokens = (self._api.llama_token * len(ids))(*ids)
+        batch = self._api.llama_batch_get_one(tokens, len(ids))
         context = self._contexts[self._active]
         if self._api.llama_decode(context, batch) != 0:
             raise RuntimeError("llama.cpp could not decode")
         self._api.llama_synchronize(context)
-        self._positions[self._active] += count
+        self._positions[self._active] += len(ids)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeqat.evaluate.steps import Steps
 from edgeqat.runtime.shape import Shape
 
 KV_TYPES = ("u8", "u4")
@@ -17,8 +18,10 @@ _EPSILON = 1e-5
 _THETA = 10000.0
 
 
-class OpenVINO:
+class OpenVINO(Steps):
     """Random int4 weights of a shape on OpenVINO's CPU plugin; kv is one of KV_TYPES."""
+
+    position = 0
 
     def __init__(self, shape: Shape, threads: int, kv: str) -> None:
         import openvino as ov
@@ -34,35 +37,24 @@ class OpenVINO:
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP,
         }
         self._request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
-        self._vocabulary = shape.vocabulary
-        self._position = 0
+        self.vocabulary = shape.vocabulary
 
     def seek(self, depth: int) -> None:
         """Make the sequence `depth` tokens long; its state cannot be cut, so it starts again."""
-        if depth != self._position:
+        if depth != self.position:
             self._request.reset_state()
-            self._position = 0
+            self.position = 0
             self.prefill(depth)
 
-    def prefill(self, count: int) -> None:
-        """Append `count` tokens at once."""
-        if count:
-            self._append(count)
-
-    def decode(self, count: int) -> None:
-        """Append `count` tokens, one after the other."""
-        for _ in range(count):
-            self._append(1)
-
-    def _append(self, count: int) -> None:
-        positions = np.arange(self._position, self._position + count, dtype=np.int64)[None]
+    def append(self, ids: list[int]) -> None:
+        positions = np.arange(self.position, self.position + len(ids), dtype=np.int64)[None]
         inputs = {
-            "input_ids": positions * 7919 % self._vocabulary,
+            "input_ids": np.array([ids], np.int64),
             "position_ids": positions,
             "beam_idx": np.zeros(1, np.int32),
         }
         self._request.infer(inputs, share_inputs=True)
-        self._position += count
+        self.position += len(ids)
 
 
 class _Maker:

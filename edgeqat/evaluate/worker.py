@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeqat.errors import EdgeQATError, UsageError
-from edgeqat.evaluate.engines import Job, Steps, open_steps, weight_bytes
+from edgeqat.evaluate.engines import Job, open_steps, weight_bytes
 from edgeqat.evaluate.latency import Test
+from edgeqat.evaluate.steps import Steps
 from edgeqat.runtime.shape import Shape
 
 _SETTLE = 0.02  # seconds in which the threads of the engine before stop spinning

@@ -15,12 +15,14 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from edgeqat import checkpoint
 from edgeqat.errors import FormatError, ModelError
+from edgeqat.runtime.shape import Shape
 
 ALIASES = {
     "gpt2": "openai-community/gpt2",
@@ -83,6 +85,15 @@ def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
     if weights is not None:
         _replace_weights(model, weights)
     return model
+
+
+def random_model(
+    shape: Shape, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A random float Llama of the given sizes, to measure time and memory with."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(**shape.config())
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -19,7 +19,7 @@ from edgeqat.nn import token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
-from edgeqat.nn.decision import Decision, edges, layers, rule
+from edgeqat.nn.decision import Decision, decisions, layers
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
@@ -56,9 +56,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     if is_quantized(model):
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
-    ends = edges(model)
-    for name, layer in list(layers(model)):
-        decision = rule(name, layer, quant, name in ends)
+    for name, layer, decision in decisions(model, quant):
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
                 embedding = QuantEmbedding.wrap(layer, _weight_quantizer(layer, decision, quant))
@@ -107,9 +105,7 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
         if isinstance(packed, PackedEmbedding):
             packed.padding_idx = getattr(names[name], "padding_idx", None)
         _replace(model, name, packed)
-    ends = edges(model)
-    for name, layer in list(layers(model)):  # float weights with a quantized input
-        decision = rule(name, layer, quant, name in ends)
+    for name, layer, decision in decisions(model, quant):  # float weights, quantized input
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and decision.input_bits < FLOAT_BITS:
             _replace(model, name, _quant_layer(layer, decision, quant, {}))
     add_attention_quantizers(model, quant)

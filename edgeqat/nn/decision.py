@@ -73,22 +73,25 @@ def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
     scheme = quant.bits()
     if edge and quant.edges == "float":
         return Decision(reason="first or last layer: quant.edges is float")
-    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.padding == "same"):
-        return Decision(reason=f"padding '{layer.padding_mode}' is not supported")
-    eighth = edge and quant.edges == "8bit"
-    weights = min(scheme.weight_bits, FLOAT_BITS)
-    bits = max(weights, _EDGE_BITS) if eighth and weights < FLOAT_BITS else weights
-    inputs = scheme.activation_bits
-    if eighth and inputs < FLOAT_BITS:
-        inputs = max(inputs, _EDGE_BITS)
-    whole = quant.weight.granularity == "per_tensor"
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or _named(layer.padding)):
+        return Decision(
+            reason=f"padding '{layer.padding}' of mode '{layer.padding_mode}' is not supported"
+        )
+    least = _EDGE_BITS if edge and quant.edges == "8bit" else 0
+    bits = max(scheme.weight_bits, least)
     return Decision(
         bits,
-        "per_tensor" if whole else "per_channel",
-        input_bits=min(inputs, FLOAT_BITS),
+        "per_tensor" if quant.weight.granularity == "per_tensor" else "per_channel",
+        input_bits=max(scheme.activation_bits, least),
         input_mode="static" if quant.activation.mode == "dynamic" else quant.activation.mode,
         reason="weights are float in this scheme" if bits == FLOAT_BITS else "",
     )
+
+
+def decisions(model: nn.Module, quant: QuantSection) -> list[tuple[str, Any, Decision]]:
+    """Every layer of a model with its name and decision."""
+    ends = edges(model)
+    return [(name, layer, rule(name, layer, quant, name in ends)) for name, layer in layers(model)]
 
 
 def edges(model: nn.Module) -> set[str]:
@@ -111,6 +114,10 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if isinstance(module, kinds):
             yield name, module
+
+
+def _named(padding: Any) -> bool:
+    return isinstance(padding, str)  # "same" and "valid" stand for numbers that a folder needs
 
 
 def _rotation(layer: Any) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
+from edgeqat import cache
 from edgeqat.data.text import Blocks
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.hf import source
@@ -24,7 +24,6 @@ from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer
 
-CACHE_VARIABLE = "EDGEQAT_CACHE"
 _ROW = "float_same_steps"
 
 
@@ -46,7 +45,7 @@ def float_same_steps(inputs: Inputs, recipe: Recipe, run: Run, listener: Listene
         if processes.is_first():
             checkpoints.clear()
             if file is not None:
-                _write(file, {"perplexity": known})
+                cache.keep(file, lambda part: part.write_text(json.dumps({"perplexity": known})))
     return known
 
 
@@ -63,21 +62,10 @@ def _cache_file(inputs: Inputs, recipe: Recipe) -> Path | None:
         digest.update(blocks.ids.numpy().tobytes())
     train = recipe.train.model_dump(exclude={"save_steps"})
     digest.update(json.dumps([recipe.seed, train], sort_keys=True).encode())
-    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "edgeqat")
-    return cache / _ROW / f"{digest.hexdigest()}.json"
+    return cache.folder(_ROW) / f"{digest.hexdigest()}.json"
 
 
 def _read(file: Path | None) -> float | None:
     if file is None or not file.is_file():
         return None
     return json.loads(file.read_text(encoding="utf-8"))["perplexity"]
-
-
-def _write(file: Path, values: dict) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(values), encoding="utf-8")
-        temporary.replace(file)
-    except OSError:  # a cache that cannot be written is only slower
-        pass

@@ -21,7 +21,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
-from edgeqat.nn.decision import Decision, layers, rule
+from edgeqat.nn.decision import Decision, decisions, layers
 from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
 from edgeqat.pipeline.quantize import adaptive_line, prepared
 from edgeqat.recipe import Recipe
@@ -45,9 +45,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     check_output(output, overwrite)
     recipe = with_data_root(recipe)
     inputs = load_inputs(recipe)
-    decisions = {
-        name: (layer, rule(name, layer, recipe.quant)) for name, layer in layers(inputs.model)
-    }
+    found = decisions(inputs.model, recipe.quant)
     model = prepared(inputs, recipe, recipe.quant)
     seconds = recipe.train.steps * _step_seconds(model, inputs, recipe)
     convert.convert(model)
@@ -57,7 +55,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
         _check_equal(model, packed_folder.load(name), inputs)
     sizes = {**packed_folder.size_by_kind(model), **packed_folder.float_size(inputs.model)}
     packed = dict(layers(model))
-    rows = [_row(name, layer, d, packed[name]) for name, (layer, d) in decisions.items()]
+    rows = [_row(name, layer, d, packed[name]) for name, layer, d in found]
     scheme = recipe.quant.bits()
     lines = [
         _attention_line(recipe, scheme),

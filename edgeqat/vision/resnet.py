@@ -18,8 +18,8 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
-class _Residual(nn.Module):
-    expansion = 1
+class _Shortcut(nn.Module):
+    """What a block adds to its branch: its input, projected where the shapes differ."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -30,27 +30,26 @@ class _Residual(nn.Module):
                 _convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
             )
 
-    def forward(self, input: Tensor) -> Tensor:
-        shortcut = input if self.downsample is None else self.downsample(input)
-        return self.relu(self.branch(input) + shortcut)
-
-    def branch(self, input: Tensor) -> Tensor:
-        raise NotImplementedError
+    def shortcut(self, input: Tensor) -> Tensor:
+        return input if self.downsample is None else self.downsample(input)
 
 
-class BasicBlock(_Residual):
+class BasicBlock(_Shortcut):
     """Two 3x3 convolutions."""
+
+    expansion = 1
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__(inputs, width, stride)
         self.conv1, self.bn1 = _convolution(inputs, width, 3, stride), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = _convolution(width, width, 3), nn.BatchNorm2d(width)
 
-    def branch(self, input: Tensor) -> Tensor:
-        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(input)))))
+    def forward(self, input: Tensor) -> Tensor:
+        branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(input)))))
+        return self.relu(branch + self.shortcut(input))
 
 
-class Bottleneck(_Residual):
+class Bottleneck(_Shortcut):
     """1x1, 3x3 and 1x1 convolutions; the stride sits in the 3x3, as in torchvision."""
 
     expansion = 4
@@ -62,9 +61,10 @@ class Bottleneck(_Residual):
         self.conv2, self.bn2 = _convolution(width, width, 3, stride), nn.BatchNorm2d(width)
         self.conv3, self.bn3 = _convolution(width, outputs, 1), nn.BatchNorm2d(outputs)
 
-    def branch(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         hidden = self.relu(self.bn1(self.conv1(input)))
-        return self.bn3(self.conv3(self.relu(self.bn2(self.conv2(hidden)))))
+        branch = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(hidden)))))
+        return self.relu(branch + self.shortcut(input))
 
 
 class ResNet(nn.Module):

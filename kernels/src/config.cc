@@ -37,7 +37,8 @@ LayerSpec layer_of(const std::string& name, const Json& entry) {
   if (const Json* tied = entry.find("tied_to")) spec.tied_to = tied->string();
   if (entry.at("kind").string() == "embedding") return spec;
   if (entry.at("input_mode").string() != "dynamic" && spec.input_bits < 16)
-    throw Unsupported("input_mode: static activations of '" + name + "' run in torch only");
+    throw Unsupported("input_mode: activations of '" + name +
+                      "' that are not dynamic run in torch only");
   if (spec.input_bits > 8)
     throw Unsupported("scheme: float activations with packed weights ('" + name +
                       "') run in torch only");
@@ -135,7 +136,7 @@ void read_quantization(const Json& json, Config& out) {
   out.kv_bits = bits_of_part(out.scheme, "kv");
   const Json& quant = found->at("quant");
   if (out.activation_bits < 16 && quant.at("activation").at("mode").string() != "dynamic")
-    throw Unsupported("quant.activation.mode: static activations run in torch only");
+    throw Unsupported("quant.activation.mode: activations that are not dynamic run in torch only");
   if (out.kv_bits < 16 && out.activation_bits == 16)
     throw Unsupported("scheme: '" + out.scheme +
                       "' (float queries on packed keys) runs in torch only");

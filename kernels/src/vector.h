@@ -131,14 +131,15 @@ template <int HALF>
 #undef EDGEQAT_LANE
 }
 
-// Any size of block.
-inline void rotate_small(float* row, int64_t block) {
-  for (int64_t half = 1; half < block; half *= 2)
-    for (int64_t i = 0; i < block; i += 2 * half)
+// Sums and differences of values 1, 2, 4, ... apart; `count` is a power of two.
+template <typename Value>
+inline __attribute__((always_inline)) void butterflies(Value* x, int64_t count) {
+  for (int64_t half = 1; half < count; half *= 2)
+    for (int64_t i = 0; i < count; i += 2 * half)
       for (int64_t j = i; j < i + half; ++j) {
-        const float a = row[j], b = row[j + half];
-        row[j] = a + b;
-        row[j + half] = a - b;
+        const Value a = x[j], b = x[j + half];
+        x[j] = a + b;
+        x[j + half] = a - b;
       }
 }
 
@@ -153,13 +154,7 @@ inline void rotate_vectors(float* row) {
     butterfly<4>(v);
     butterfly<8>(v);
   }
-  for (int half = 1; half < N; half *= 2)
-    for (int i = 0; i < N; i += 2 * half)
-      for (int j = i; j < i + half; ++j) {
-        const Vector a = x[j], b = x[j + half];
-        x[j] = a + b;
-        x[j + half] = a - b;
-      }
+  butterflies(x, N);
   std::memcpy(row, x, sizeof x);
 }
 
@@ -170,7 +165,7 @@ inline void rotate(float* x, int64_t count, int64_t block) {
       case 32: rotate_vectors<2>(row); break;
       case 64: rotate_vectors<4>(row); break;
       case 128: rotate_vectors<8>(row); break;
-      default: rotate_small(row, block);
+      default: butterflies(row, block);
     }
   const float norm = float(1.0 / __builtin_sqrt(double(block)));
   for (int64_t i = 0; i < count; ++i) x[i] *= norm;

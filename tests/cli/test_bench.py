@@ -8,12 +8,11 @@ import os
 import shutil
 
 import pytest
+from marks import needs_kernels
 
 from edgeqat.cli import run
 from edgeqat.evaluate import latency
 from edgeqat.runtime import native
-
-built = pytest.mark.skipif(native.library() is None, reason="the kernels are not built")
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def short(monkeypatch):
     monkeypatch.setattr(latency, "NEW_TOKENS", 4)
 
 
-@built
+@needs_kernels
 def test_a_folder_is_measured_on_two_engines(short, packed_folder, tmp_path, capsys):
     names = ["json", "csv", "png"]
     files = [part for name in names for part in (f"--{name}", str(tmp_path / f"rows.{name}"))]
@@ -57,7 +56,7 @@ def test_a_folder_is_measured_on_two_engines(short, packed_folder, tmp_path, cap
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
-@built
+@needs_kernels
 def test_tests_that_do_not_fit_the_model_are_left_out(packed_folder, tmp_path):
     file = tmp_path / "rows.json"
     arguments = ["--engine", "native", "--repeat", "1", "--threads", "1", "--json", str(file)]
@@ -65,7 +64,7 @@ def test_tests_that_do_not_fit_the_model_are_left_out(packed_folder, tmp_path):
     assert [row["test"] for row in json.loads(file.read_text())] == ["pp128", "tg64"]
 
 
-@built
+@needs_kernels
 def test_a_shape_at_another_scheme_is_measured(short, tmp_path):
     file = tmp_path / "rows.json"
     arguments = ["--engine", "native", "--repeat", "1", "--depth", "0", "--json", str(file)]
@@ -76,7 +75,7 @@ def test_a_shape_at_another_scheme_is_measured(short, tmp_path):
     assert rows[0]["file_bytes"] == rows[0]["weight_bytes"] < 20e6
 
 
-@built
+@needs_kernels
 def test_the_list_names_the_active_instruction_set(capsys, monkeypatch):
     monkeypatch.setenv("EDGEQAT_ISA", "scalar")
     assert run(["bench", "--list"]) == 0
@@ -115,7 +114,7 @@ def test_wrong_use_is_one_line(name, packed_folder, tmp_path, monkeypatch, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-@built
+@needs_kernels
 def test_a_damaged_folder_is_one_line_from_its_process(packed_folder, tmp_path, capsys):
     broken = shutil.copytree(packed_folder, tmp_path / "broken")
     os.truncate(broken / "model.safetensors", 4096)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from marks import needs_kernels
 
 from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.evaluate import engines
@@ -15,7 +16,6 @@ from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test as Timed
 from edgeqat.evaluate.llama_bench import LlamaBench
 from edgeqat.evaluate.torch_steps import TorchSteps
-from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
 from edgeqat.runtime.shape import SHAPES, Shape
 
@@ -40,7 +40,7 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
         select(["openvino-int4-kv4"])
 
 
-@pytest.mark.skipif(native.library() is None, reason="the kernels are not built")
+@needs_kernels
 @pytest.mark.parametrize("name", ["llama-58m", "smollm-135m"])
 def test_named_shapes_are_those_of_the_library(name):
     with Engine.random(name, "w8a8kv8", context=32, threads=1) as engine:

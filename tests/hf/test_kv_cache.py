@@ -20,7 +20,7 @@ from transformers import (
 import edgeqat
 from edgeqat.errors import UsageError
 from edgeqat.hf.kv_cache import KVCache, is_packable
-from edgeqat.hf.shapes import random_model
+from edgeqat.hf.source import random_model
 from edgeqat.nn import convert
 from edgeqat.recipe import QuantSection
 from edgeqat.runtime.shape import named

@@ -119,6 +119,9 @@ def test_what_cannot_be_quantized_stays_float_and_says_why():
     quant = QuantSection(scheme="w4a32", skip=["features.18.*"])
     mirrored = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
     assert "reflect" in rule("x", mirrored, quant).reason
+    for padding in ("same", "valid"):
+        named = nn.Conv2d(3, 3, 3, padding=padding)
+        assert padding in rule("x", named, quant).reason
     model = edgeqat.prepare(build("mobilenetv2-cifar10"), quant=quant)
     assert type(model.features[18][0]) is nn.Conv2d
     assert isinstance(model.features[1].conv[0][0], QuantConv2d)

@@ -6,21 +6,19 @@ from functools import partial
 from threading import Thread
 
 import pytest
+from marks import needs_kernels
 from transformers import LlamaForCausalLM
 
 from edgeqat.errors import UsageError
 from edgeqat.pipeline import generate as pipeline
-from edgeqat.pipeline.generate import ENGINES
 from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
 
 PROMPT = "the old river"
 
 
-@pytest.fixture(params=ENGINES, autouse=True)
+@pytest.fixture(params=(pytest.param("native", marks=needs_kernels), "torch"), autouse=True)
 def engine(request):
-    if request.param == "native" and native.library() is None:
-        pytest.skip("the kernels are not built")
     return request.param
 
 

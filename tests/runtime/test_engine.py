@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from marks import needs_kernels
 from transformers import (
     MistralConfig,
     MistralForCausalLM,
@@ -34,7 +35,7 @@ from edgeqat.recipe import QuantSection
 from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="the kernels are not built")
+pytestmark = needs_kernels
 
 NOVELS = Path(os.environ.get("EDGEQAT_MODELS", "missing")) / "llama-8m-novels"
 TEXT = "It was a bright cold day, and the old gentleman had not yet come down to breakfast. " * 12

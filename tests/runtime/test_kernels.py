@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from marks import needs_kernels
 
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import ACTIVATION_CLIP
 from edgeqat.runtime import native
 from edgeqat.scheme import grid_of
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="the kernels are not built")
+pytestmark = needs_kernels
 
 WIDTHS = (1, 2, 3, 4, 6, 8)
 COLUMNS = (1, 15, 17, 172, 688)

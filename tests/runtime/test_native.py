@@ -1,0 +1,54 @@
+"""The library is there wherever it can be compiled, and the heap options leave the user's alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from edgeqat.runtime import native
+
+
+@pytest.mark.skipif(
+    not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")),
+    reason="no C++ compiler",
+)
+def test_a_machine_with_a_compiler_has_the_library():
+    assert native.library() is not None, "a compiler is here, but the installation built nothing"
+
+
+REPORT = """
+import ctypes, os
+from edgeqat.runtime import native
+calls = []
+class C:
+    def mallopt(self, option, value): calls.append(option)
+native.ctypes.CDLL = lambda name: C()
+native.keep_freed_memory()
+print(calls, os.environ["THP_MEM_ALLOC_ENABLE"])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="mallopt is glibc's")
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "[-1, -3] 1"),
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, "[-3] 1"),
+        ({"THP_MEM_ALLOC_ENABLE": "0"}, "[-1, -3] 0"),
+    ],
+)
+def test_heap_options_respect_the_users_own(given, expected):
+    clean = {k: v for k, v in os.environ.items() if k not in native._HEAP_OPTIONS}
+    clean.pop("THP_MEM_ALLOC_ENABLE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT],
+        env=clean | given,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
