@@ -26,7 +26,8 @@ class OpenVINO(Steps):
     def __init__(self, shape: Shape, threads: int, kv: str) -> None:
         import openvino as ov
 
-        model = _Maker(shape).model()
+        self._maker = _Maker(shape)  # owns the weights, which the compiled model reads in place
+        model = self._maker.model()
         self.isa = "openvino"
         options = {
             "INFERENCE_NUM_THREADS": threads,
@@ -66,6 +67,7 @@ class _Maker:
 
         self.ov, self.op, self.shape = ov, opset13, shape
         self.random = np.random.default_rng(0)
+        self.weights: list[Any] = []
 
     def model(self) -> Any:
         op, shape = self.op, self.shape
@@ -108,10 +110,10 @@ class _Maker:
         op, groups = self.op, columns // group
         bits = 4 if kind == "u4" else 8
         codes = np.frombuffer(self.random.bytes(rows * columns * bits // 8), np.uint8).copy()
+        zero = np.array([2 ** (bits - 1)], np.uint8)
+        self.weights += [codes, zero]
         packed = self.ov.Tensor(codes, [rows, groups, group], getattr(self.ov.Type, kind))
-        middle = self.ov.Tensor(
-            np.array([2 ** (bits - 1)], np.uint8), [1, 1, 1], packed.element_type
-        )
+        middle = self.ov.Tensor(zero, [1, 1, 1], packed.element_type)
         centred = op.subtract(*(op.convert(op.constant(x), "f16") for x in (packed, middle)))
         scale = np.full((rows, groups, 1), _SCALE * 2.0 ** (4 - bits), np.float16)
         scaled = op.multiply(centred, op.constant(scale))

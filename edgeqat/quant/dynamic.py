@@ -3,8 +3,9 @@
     m = clip * absmax,  s = m / top,  code = clamp(round(v * (top / m) - z), qmin, qmax)
 
 clip < 1 gives up the largest values for finer steps: at few bits that is the smaller error
-(docs/log.md has the measurement). It is a constant of the width, so kernels need nothing more than
-the absmax they compute anyway.
+(docs/log.md has the measurement). For activations it is a constant of the width, so kernels need
+nothing more than the absmax they compute anyway; keys and values, written once and read often, take
+the best of four scales with a sign (functional.quantize_searched).
 
 The deployed default for activations (int8 per token, float32 scale) and the layout of the KV cache
 (fp16 scale, the first `sink_tokens` tokens at 8 bit). Stored is at most one offset per key
@@ -20,11 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.quant import rows, ste
-from edgeqat.quant.functional import dequantize, quantize_dynamic
-from edgeqat.scheme import HIGH_BITS, grid_of
+from edgeqat.quant.functional import dequantize, quantize_dynamic, quantize_searched
+from edgeqat.scheme import HIGH_BITS, Grid, grid_of
 
 ACTIVATION_CLIP = {4: 0.75, 3: 0.55, 2: 0.5}  # rows of hidden size; other widths 1
-CACHE_CLIP = {4: 0.9, 3: 0.7, 2: 0.6}  # rows of head_dim; other widths 1
+CACHE_CLIPS = {  # rows of head_dim; other widths 1
+    4: (0.8, 0.88, 0.96, 1.04),
+    3: (0.7, 0.8, 0.9, 1.0),
+    2: (0.4, 0.48, 0.56, 0.65),
+}
 _WIDEST_GROUP = 128
 _SPLIT_GROUP = 32
 
@@ -72,7 +77,7 @@ class CacheQuantizer(nn.Module):
         self._sums: list[Tensor] | None = None
         self.low = grid_of(bits)
         self.high = grid_of(HIGH_BITS)
-        self.clip = 1.0 if minmax else CACHE_CLIP.get(bits, 1.0)
+        self.clips = () if minmax else CACHE_CLIPS.get(bits, ())
         self.group_size = head_dim if head_dim <= _WIDEST_GROUP else _SPLIT_GROUP
         self.enabled = True
 
@@ -84,9 +89,9 @@ class CacheQuantizer(nn.Module):
         if not self.enabled:
             return values
         grouped = self._grouped(values)
-        quantized = ste.dynamic(grouped, self.low, self.clip, fp16_scale=True)
+        quantized = self._quantized(grouped, self.low, self.clips)
         if self.low.bits < self.high.bits:
-            wide = ste.dynamic(grouped, self.high, fp16_scale=True)
+            wide = self._quantized(grouped, self.high, ())
             quantized = torch.where(high[:, None, :, None, None], wide, quantized)
         return quantized.flatten(-2)[..., : values.shape[-1]]
 
@@ -95,8 +100,12 @@ class CacheQuantizer(nn.Module):
         """Packed rows (B, K, T, bytes) uint8 and scales (B, K, T, G) fp16 of all tokens at one
         width: the numbers of forward().
         """
-        grid, clip = (self.high, 1.0) if high else (self.low, self.clip)
-        codes, scale = quantize_dynamic(self._grouped(values).float(), grid, clip)
+        grid, clips = (self.high, ()) if high else (self.low, self.clips)
+        grouped = self._grouped(values).float()
+        if clips:
+            codes, scale = quantize_searched(grouped, grid, clips)
+        else:
+            codes, scale = quantize_dynamic(grouped, grid)
         return rows.pack(codes.flatten(-2), grid.bits), scale.squeeze(-1).half()
 
     def decode(self, packed: Tensor, scale: Tensor, high: bool, head_dim: int) -> Tensor:
@@ -105,6 +114,12 @@ class CacheQuantizer(nn.Module):
         codes = rows.unpack(packed, grid.bits, scale.shape[-1] * self.group_size)
         values = dequantize(codes.unflatten(-1, (-1, self.group_size)), scale[..., None], grid)
         return values.flatten(-2)[..., :head_dim]
+
+    @staticmethod
+    def _quantized(grouped: Tensor, grid: Grid, clips: tuple[float, ...]) -> Tensor:
+        if clips:
+            return ste.searched(grouped, grid, clips)
+        return ste.dynamic(grouped, grid, fp16_scale=True)
 
     def _grouped(self, values: Tensor) -> Tensor:
         """(B, K, T, D) without the offset -> (B, K, T, G, group_size), zero-padded."""

@@ -3,8 +3,8 @@
 
 z is 0 on the integer grid and 0.5 on the half-step grid (scheme.Grid). Rounding is half to even,
 everything is float32. Dynamic quantizers use the same formula with s = absmax / top, written v *
-(top / absmax) so that torch and the C++ kernels take the same roundings. Not here: gradients (ste),
-learned scales (lsq).
+(top / absmax) so that torch and the C++ kernels take the same roundings; keys and values search
+their scale. Not here: gradients (ste), learned scales (lsq).
 
 Legend: O output rows, I input columns, G groups of a row, S group_size.
 Sources: LSQ 1902.08153 eq. 1-2, ParetoQ 2502.02631 (half-step grid).
@@ -20,7 +20,7 @@ from edgeqat.scheme import Grid, group_count
 FP16_MIN_SCALE = 2.0**-14  # the smallest normal fp16: stored scales never become subnormal
 SMALLEST_ABSMAX = 2.0**-100  # of a dynamic row: keeps top / absmax finite where the row is zero
 _MSE_RATIOS = 64
-_MSE_PART = 2**17  # values searched at a time: they stay in a core's cache
+_SEARCH_PART = 2**17  # values searched at a time: they stay in a core's cache
 
 
 def quantize(values: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -48,6 +48,61 @@ def quantize_dynamic(values: Tensor, grid: Grid, clip: float = 1.0) -> tuple[Ten
     if grid.half_step:
         codes -= grid.offset
     return codes.round_().clamp_(grid.qmin, grid.qmax), absmax / grid.top
+
+
+def quantize_searched(
+    values: Tensor, grid: Grid, clips: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Codes and fp16-rounded scale (..., 1) of each last-dimension row: of the scales that `clips`
+    give, the one with the least squared error, the first of equals.
+
+    A clip is the fraction of the row's peak that the outermost level reaches. On the half-step grid
+    the peak is absmax, at the top level; on the integer grid it is the value of largest magnitude
+    (of two equals the positive one), at the lowest code, so that all 2^bits codes are used and the
+    scale has the opposite sign. The errors are summed in float64: every order of summation gives
+    the same choice. Zeros cost nothing on the half-step grid, which cannot hold them: the padding
+    of a short group must not decide. A row of zeros gets scale 0, one with NaN the scale NaN.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    codes = torch.zeros_like(rows)
+    scale = torch.full_like(rows[:, :1], float("nan"))
+    parts = zip(*(x.split(_rows_at_once(rows)) for x in (rows, codes, scale)), strict=True)
+    for part in parts:
+        _search(*part, grid, clips)
+    return codes.reshape(values.shape), scale.reshape(*values.shape[:-1], 1)
+
+
+def _search(
+    rows: Tensor, codes: Tensor, scale: Tensor, grid: Grid, clips: tuple[float, ...]
+) -> None:
+    """Write the best codes and scales of `rows` over `codes` and `scale`."""
+    if grid.half_step:
+        peak, edge = rows.abs().amax(dim=-1, keepdim=True), grid.top
+    else:
+        low, high = rows.aminmax(dim=-1, keepdim=True)
+        peak, edge = torch.where(high >= -low, high, low), grid.qmin
+    least = torch.full_like(scale, float("inf"), dtype=torch.float64)
+    for clip in clips:
+        m = peak * clip
+        found = rows * (edge / torch.where(m.abs() < SMALLEST_ABSMAX, SMALLEST_ABSMAX, m))
+        if grid.half_step:
+            found -= grid.offset
+        found.round_().clamp_(grid.qmin, grid.qmax)
+        steps = (m / edge).half().float()
+        error = dequantize(found, steps, grid).sub_(rows).square_()
+        if grid.half_step:
+            error *= rows != 0
+        total = error.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        better = total < least
+        least = torch.where(better, total, least)
+        scale.copy_(torch.where(better, steps, scale))
+        codes.copy_(torch.where(better, found, codes))
+
+
+def _rows_at_once(rows: Tensor) -> int:
+    if rows.device.type != "cpu":
+        return max(len(rows), 1)
+    return max(_SEARCH_PART // max(rows.shape[-1], 1), 1)
 
 
 def round_to_fp16(scale: Tensor) -> Tensor:
@@ -80,7 +135,7 @@ def mse_scale(rows: Tensor, grid: Grid) -> Tensor:
     """
     flat = rows.reshape(-1, rows.shape[-1])
     best = torch.empty(flat.shape[0], 1, dtype=rows.dtype, device=rows.device)
-    size = max(_MSE_PART // max(flat.shape[1], 1), 1)
+    size = _rows_at_once(flat)
     for part, into in zip(flat.split(size), best.split(size), strict=True):
         into.copy_(_mse_scale(part, grid))
     return best.reshape(*rows.shape[:-1], 1)

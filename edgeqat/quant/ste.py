@@ -24,6 +24,7 @@ from edgeqat.quant.functional import (
     from_groups,
     quantize,
     quantize_dynamic,
+    quantize_searched,
     to_groups,
 )
 from edgeqat.scheme import Grid
@@ -86,17 +87,24 @@ class _LSQPlus(torch.autograd.Function):
 
 
 class _Dynamic(torch.autograd.Function):
+    """Codes and scales of one or several clips; fp16 scales where the KV cache stores them."""
+
     @staticmethod
-    def forward(ctx, values: Tensor, grid: Grid, clip: float, fp16_scale: bool) -> Tensor:
+    def forward(
+        ctx, values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool
+    ) -> Tensor:
         floats = values.float()
-        codes, scale = quantize_dynamic(floats, grid, clip)
-        if fp16_scale:
-            scale = scale.half().float()
+        if len(clips) > 1:
+            codes, scale = quantize_searched(floats, grid, clips)
+        else:
+            codes, scale = quantize_dynamic(floats, grid, clips[0])
+            if fp16_scale:
+                scale = scale.half().float()
         if grid.half_step:
             codes += grid.offset
-        if clip < 1 and ctx.needs_input_grad[0]:
-            high = scale * (grid.qmax + 2 * grid.offset)
-            ctx.save_for_backward((floats < scale * grid.qmin) | (floats > high))
+        if min(clips) < 1 and ctx.needs_input_grad[0]:
+            ends = scale * grid.qmin, scale * (grid.qmax + 2 * grid.offset)
+            ctx.save_for_backward((floats < torch.minimum(*ends)) | (floats > torch.maximum(*ends)))
         return codes.mul_(scale).to(values.dtype)
 
     @staticmethod
@@ -163,7 +171,14 @@ def dynamic(values: Tensor, grid: Grid, clip: float = 1.0, fp16_scale: bool = Fa
 
     fp16_scale rounds the scale as the KV cache stores it.
     """
-    return _Dynamic.apply(values, grid, clip, fp16_scale)
+    return _Dynamic.apply(values, grid, (clip,), fp16_scale)
+
+
+def searched(values: Tensor, grid: Grid, clips: tuple[float, ...]) -> Tensor:
+    """Fake-quantize each last-dimension row with the fp16 scale of least squared error among those
+    that several `clips` give (functional.quantize_searched).
+    """
+    return _Dynamic.apply(values, grid, clips, True)
 
 
 def round_scale(scale: Tensor) -> Tensor:

@@ -78,6 +78,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [c_char_p, c_void_p, c_int64, c_int64, c_int, c_float, c_void_p, c_void_p],
     ),
+    "edgeqat_quantize_searched": (
+        c_int,
+        [c_char_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p],
+    ),
     "edgeqat_product": (
         c_int,
         [
@@ -244,6 +248,16 @@ def quantize(isa: str, values: np.ndarray, bits: int, clip: float) -> tuple[np.n
     codes, scale = np.empty(values.shape, np.int8), np.empty(len(values), np.float32)
     status = require().edgeqat_quantize(
         isa.encode(), _at(values), *values.shape, bits, clip, _at(codes), _at(scale)
+    )
+    check(status)
+    return codes, scale
+
+
+def quantize_searched(isa: str, values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N, I) int8 and fp16 scale (N,) of keys or values (N, I) float32, I at most 128."""
+    codes, scale = np.empty(values.shape, np.int8), np.empty(len(values), np.float16)
+    status = require().edgeqat_quantize_searched(
+        isa.encode(), _at(values), *values.shape, bits, _at(codes), _at(scale)
     )
     check(status)
     return codes, scale

@@ -78,6 +78,11 @@ EDGEQAT_API int edgeqat_unpack(const uint8_t *tiles, int bits, int64_t rows, int
 /* Codes and scale of each row of x [rows][columns]. */
 EDGEQAT_API int edgeqat_quantize(const char *isa, const float *x, int64_t rows, int64_t columns,
                                  int bits, float clip, int8_t *codes, float *scale);
+/* Codes and fp16 scale of each row of x, at most 128 columns: keys and values of 2 to 4 bits as the
+ * cache stores them. */
+EDGEQAT_API int edgeqat_quantize_searched(const char *isa, const float *x, int64_t rows,
+                                          int64_t columns, int bits, int8_t *codes,
+                                          uint16_t *scale);
 /* out [tokens][rows] of activation codes [tokens][columns] and packed weights. group_size 0: one
  * group; scales [R][G][16] may be NULL: all 1. */
 EDGEQAT_API int edgeqat_product(const char *isa, const uint8_t *tiles, const uint16_t *scales,

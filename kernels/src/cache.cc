@@ -9,7 +9,6 @@ namespace edgeqat {
 namespace {
 
 constexpr int64_t kValueGroup = 16384;  // tokens whose int32 sum cannot overflow
-constexpr int64_t kWidestGroup = 128;
 
 }  // namespace
 
@@ -35,16 +34,17 @@ void Stream::append(const Isa& isa, const float* key, const float* value) {
   if (shape_.bits == kHalfBits) return append_half(key, value);
   const int64_t token = size_++, row = token % kRows, tile_row = token / kRows;
   const int bits = shape_.bits;
-  const float clip = cache_clip(bits);
   uint8_t* key_tiles = keys_ + tile_row * shape_.key_row_bytes();
   int8_t codes[kWidestGroup];
   for (int64_t g = 0; g < groups(); ++g) {
     const int64_t first = g * group(), count = std::min(group(), shape_.head_dim - first);
-    const float key_scale = isa.quantize(key + first, count, bits, clip, codes);
-    key_scales_[(tile_row * groups() + g) * kRows + row] = to_half(key_scale);
+    const auto quantize = [&](const float* x) {
+      if (bits <= 4) return isa.quantize_searched(x + first, count, bits, codes);
+      return to_half(isa.quantize(x + first, count, bits, 1.0f, codes));
+    };
+    key_scales_[(tile_row * groups() + g) * kRows + row] = quantize(key);
     set_row(key_tiles, bits, row, first, count, codes);
-    const float value_scale = isa.quantize(value + first, count, bits, clip, codes);
-    value_scales_[g * shape_.capacity + token] = to_half(value_scale);
+    value_scales_[g * shape_.capacity + token] = quantize(value);
     set_column(values_ + first / kRows * shape_.value_row_bytes(), bits, shape_.value_row_bytes(),
                token, count, codes);
   }

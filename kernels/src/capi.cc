@@ -159,6 +159,19 @@ int edgeqat_quantize(const char* isa, const float* x, int64_t rows, int64_t colu
   });
 }
 
+int edgeqat_quantize_searched(const char* isa, const float* x, int64_t rows, int64_t columns,
+                              int bits, int8_t* codes, uint16_t* scale) {
+  return guarded([&] {
+    if (bits < 2 || bits > 4 || columns > kWidestGroup)
+      throw Error("bits: keys and values of 2 to 4 bits in groups of at most " +
+                  std::to_string(kWidestGroup) + " have searched scales");
+    const Isa& row_of = isa_named(isa);
+    for (int64_t row = 0; row < rows; ++row)
+      scale[row] =
+          row_of.quantize_searched(x + row * columns, columns, bits, codes + row * columns);
+  });
+}
+
 int edgeqat_product(const char* isa, const uint8_t* tiles, const uint16_t* scales, int bits,
                     int64_t rows, int64_t columns, int64_t group_size, const int8_t* codes,
                     const float* code_scale, int64_t tokens, float* out) {

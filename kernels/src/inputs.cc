@@ -34,10 +34,6 @@ float activation_clip(int bits) {
   return bits == 4 ? 0.75f : bits == 3 ? 0.55f : bits == 2 ? 0.5f : 1.0f;
 }
 
-float cache_clip(int bits) {
-  return bits == 4 ? 0.9f : bits == 3 ? 0.7f : bits == 2 ? 0.6f : 1.0f;
-}
-
 void InputBuffer::reserve(int64_t tokens, int64_t stride, int64_t groups) {
   grow(rows_, tokens * stride);
   grow(codes_, tokens * stride);

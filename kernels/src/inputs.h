@@ -27,7 +27,6 @@ struct InputSpec {
 
 // The fraction of absmax that the largest level reaches (edgeqat/quant/dynamic.py).
 float activation_clip(int bits);
-float cache_clip(int bits);
 
 inline int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;

@@ -53,6 +53,8 @@ struct Isa {
                   int64_t last);
   // Codes of one row and its scale: clamp(round_half_even(x * (top / m) - z), qmin, qmax).
   float (*quantize)(const float* x, int64_t count, int bits, float clip, int8_t* codes);
+  // Keys and values of 2 to 4 bits, at most kWidestGroup: codes and their fp16 scale.
+  uint16_t (*quantize_searched)(const float* x, int64_t count, int bits, int8_t* codes);
   // out = x / rms(x) * weight.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t count, float* out);
   // x in place becomes exp(x * factor - maximum of x * factor); returns the sum.
@@ -65,7 +67,7 @@ struct Isa {
   int32_t (*sum)(const int8_t* codes, int64_t count);
   // Words [T][words] to [words][T].
   void (*interleave)(const int32_t* rows, int64_t tokens, int64_t words, int32_t* to);
-  // Weights of at most 14 bits as two bytes: p * fp16 scale = step * (128 * high + low).
+  // Weights of at most 15 bits as two bytes: p * fp16 scale = step * (128 * high + low).
   float (*split)(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low);
 };
 

@@ -9,8 +9,9 @@ namespace {
 
 template <class S>
 constexpr Isa row_of(const char* name, bool (*available)()) {
-  return {name,     available, S::kTokens, &product<S>, &quantize,   &rms_norm,
-          &softmax, &rotate,   &swiglu,    &sum,        &interleave, &split<S>};
+  return {name,      available, S::kTokens, &product<S>, &quantize,   &quantize_searched,
+          &rms_norm, &softmax,  &rotate,    &swiglu,     &sum,        &interleave,
+          &split<S>};
 }
 
 }  // namespace

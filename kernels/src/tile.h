@@ -8,6 +8,9 @@
 
 namespace edgeqat {
 
+// Values with one scale in the cache: a head, or part of a wide one.
+constexpr int64_t kWidestGroup = 128;
+
 // Inputs and bytes of a tile of 16 rows; 0 for a width that does not exist.
 constexpr int64_t tile_inputs(int bits) {
   return bits == 16 ? 1 : bits == 8 ? 4 : bits == 4 ? 8 : bits == 2 || bits == 6 ? 16

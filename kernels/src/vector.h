@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "scratch.h"
 #include "tile.h"
@@ -16,6 +17,11 @@ namespace {
 
 constexpr float kSmallestAbsmax = 0x1p-100f;  // keeps top / absmax finite where a row is zero
 constexpr int kLanes = 16;
+constexpr int kCacheClips = 4;
+
+// CACHE_CLIPS of edgeqat/quant/dynamic.py at 2, 3 and 4 bits.
+constexpr float kClips[][kCacheClips] = {
+    {0.4f, 0.48f, 0.56f, 0.65f}, {0.7f, 0.8f, 0.9f, 1.0f}, {0.8f, 0.88f, 0.96f, 1.04f}};
 
 inline uint32_t bits_of(float value) {
   uint32_t bits;
@@ -63,6 +69,17 @@ inline float absmax(const float* x, int64_t count) {
   return float_of(most);
 }
 
+// The value of largest magnitude, with its sign; of two equal magnitudes the positive one. Rotated
+// by one bit with the sign reversed, floats order by magnitude first and by sign second.
+inline float signed_peak(const float* x, int64_t count) {
+  uint32_t most = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t turned = bits_of(x[i]) << 1 | (~bits_of(x[i]) >> 31);
+    most = turned > most ? turned : most;
+  }
+  return float_of(most >> 1 | (~most << 31));
+}
+
 inline float sum_lanes(const float (&lanes)[kLanes]) {
   float total = 0;
   for (int j = 0; j < kLanes; ++j) total += lanes[j];
@@ -79,6 +96,40 @@ inline float quantize(const float* x, int64_t count, int bits, float clip, int8_
   for (int64_t i = 0; i < count; ++i)
     codes[i] = int8_t(clamped(round_even(clamped(x[i] * ratio - offset, -512, 512)), least, most));
   return peak / top;
+}
+
+// Of the scales that the clips of 2 to 4 bits give, the one with the least squared error: the
+// operations are those of edgeqat/quant/functional.py, quantize_searched.
+inline uint16_t quantize_searched(const float* x, int64_t count, int bits, int8_t* codes) {
+  const float offset = half_step(bits) ? 0.5f : 0.0f;
+  const float least = float(-(1 << (bits - 1))), most = float((1 << (bits - 1)) - 1);
+  const float edge = half_step(bits) ? most + offset : least;
+  const float peak = half_step(bits) ? absmax(x, count) : signed_peak(x, count);
+  double best = std::numeric_limits<double>::infinity();
+  uint16_t scale = 0x7e00;  // NaN, where the row has one
+  std::memset(codes, 0, size_t(count));
+  int8_t found[kWidestGroup];
+  for (float clip : kClips[bits - 2]) {
+    const float m = peak * clip;
+    const float ratio = 1.0f / (__builtin_fabsf(m) < kSmallestAbsmax ? kSmallestAbsmax : m) * edge;
+    const uint16_t half = to_half(m / edge);
+    const float step = from_half(half);
+    double lanes[kLanes] = {};
+    for (int64_t i = 0; i < count; ++i) {
+      const float code =
+          clamped(round_even(clamped(x[i] * ratio - offset, -512, 512)), least, most);
+      const float error = (code + offset) * step - x[i];
+      found[i] = int8_t(code);
+      lanes[i % kLanes] += half_step(bits) && x[i] == 0 ? 0.0f : error * error;
+    }
+    double total = 0;
+    for (double lane : lanes) total += lane;
+    if (!(total < best)) continue;
+    best = total;
+    scale = half;
+    std::memcpy(codes, found, size_t(count));
+  }
+  return scale;
 }
 
 inline void rms_norm(const float* x, const float* weight, float epsilon, int64_t count,
@@ -202,27 +253,22 @@ inline void interleave(const int32_t* rows, int64_t tokens, int64_t words, int32
   }
 }
 
-// `count` is a multiple of 16. 14 bits keep what an attention weight contributes to 3e-5 of the
-// largest one, and both bytes are non-negative and signed, as every integer kernel takes them.
+// `count` is a multiple of 16; scales have signs. 15 bits keep what an attention weight contributes
+// to 3e-5 of the largest one: bytes in [-127, 127] and [-64, 63], as every integer kernel wants.
 template <class S>
 float split(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low) {
-  constexpr float kLevels = 127 * 128 + 127;
+  constexpr float kLevels = 127 * 128 + 63;
   float* products = reinterpret_cast<float*>(scratch(count * int64_t(sizeof(float))));
   for (int64_t i = 0; i < count; i += kLanes)
     S::store(products + i, S::multiply(S::load(p + i), S::half16(scale + i)));
-  float lanes[kLanes] = {};
-  for (int64_t i = 0; i < count; i += kLanes)
-    for (int j = 0; j < kLanes; ++j)
-      lanes[j] = products[i + j] > lanes[j] ? products[i + j] : lanes[j];
-  float peak = kSmallestAbsmax;
-  for (int j = 0; j < kLanes; ++j) peak = lanes[j] > peak ? lanes[j] : peak;
-  const float ratio = kLevels / peak;
+  const float most = absmax(products, count);
+  const float ratio = kLevels / (most < kSmallestAbsmax ? kSmallestAbsmax : most);
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t level = int32_t(products[i] * ratio + 0.5f);
-    high[i] = int8_t(level >> 7);
-    low[i] = int8_t(level & 127);
+    const int32_t level = int32_t(round_even(products[i] * ratio));
+    high[i] = int8_t((level + 64) >> 7);
+    low[i] = int8_t(level - high[i] * 128);
   }
-  return peak / kLevels;
+  return most / kLevels;
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ def test_openvino_steps_go_back_and_forth(kv):
     steps.decode(2)
     steps.seek(20)
     steps.prefill(3)
-    assert steps._position == 23
+    assert steps.position == 23
     logits = steps._request.get_output_tensor(0).data
     assert logits.shape == (1, 1, SMALL.vocabulary)
     assert np.isfinite(logits).all() and logits.std() > 0

@@ -103,27 +103,44 @@ def test_wide_heads_use_groups_of_32(head_dim, group):
     found = made(values, sinks(3))
     for start in range(0, head_dim, group):
         part = values[..., start : start + group].contiguous()
-        codes, scale = functional.quantize_dynamic(part, made.low, made.clip)
-        expected = functional.dequantize(codes, scale.half().float(), made.low)
+        codes, scale = functional.quantize_searched(part, made.low, made.clips)
+        expected = functional.dequantize(codes, scale, made.low)
         assert torch.equal(found[..., start : start + group], expected)
 
 
-def test_a_head_that_is_no_multiple_of_32_is_padded():
-    made, values = CacheQuantizer(4, 144), torch.randn(1, 1, 2, 144)
-    found = made(values, sinks(2))
+@pytest.mark.parametrize("bits", CACHE)
+def test_a_head_that_is_no_multiple_of_32_is_padded(bits):
+    made, values = CacheQuantizer(bits, 144), torch.randn(1, 1, 32, 144)
+    found = made(values, sinks(32))
     assert found.shape == values.shape
-    last = CacheQuantizer(4, 16)(values[..., 128:].contiguous(), sinks(2))
+    last = CacheQuantizer(bits, 16)(values[..., 128:].contiguous(), sinks(32))
     assert torch.equal(found[..., 128:], last)
 
 
 @pytest.mark.parametrize("bits", CACHE)
 def test_cache_scales_are_fp16(bits):
-    row = torch.randn(1, 1, 1, 64)
-    made = CacheQuantizer(bits, 64)
-    found = made(row, sinks(1)).flatten()
-    scale = (row.abs().amax() * made.clip / grid_of(bits).top).half().float()
-    levels = found / scale - made.low.offset
-    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    made, row = CacheQuantizer(bits, 64), torch.randn(1, 1, 1, 64)
+    packed, scale = made.encode(row, high=False)
+    assert scale.dtype == torch.float16
+    assert torch.equal(made.decode(packed, scale, False, 64), made(row, sinks(1)))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_searched_scales_beat_each_single_clip(bits):
+    made, values = CacheQuantizer(bits, 64), torch.randn(1, 2, 128, 64)
+    best = (made(values, sinks(128)) - values).square().sum(-1)
+    for clip in made.clips:
+        codes, scale = functional.quantize_searched(values, made.low, (clip,))
+        one = (functional.dequantize(codes, scale, made.low) - values).square().sum(-1)
+        assert (best <= one).all()
+        assert (best < one).any()
+
+
+def test_without_clipping_llm_qat_keeps_the_largest_key():
+    values = torch.randn(1, 1, 5, 64)
+    found = CacheQuantizer(4, 64, minmax=True)(values, sinks(5))
+    top = values.abs().amax(-1)
+    assert torch.allclose(found.abs().amax(-1), top, rtol=1e-3)
 
 
 @pytest.mark.parametrize("bits", CACHE)

@@ -92,6 +92,29 @@ def test_dynamic_clip_gives_up_the_largest_values():
     assert codes.tolist() == [[7, 2, -8, 1]]
 
 
+def test_searched_scales_have_a_sign_and_use_every_code():
+    values = torch.tensor([[8.0, 2.0, -7.4, 0.9], [-8.0, 2.0, 7.4, 0.9], [8.0, -8.0, 0.0, 0.0]])
+    codes, scale = functional.quantize_searched(values, grid_of(4), (1.0, 0.25))
+    assert scale.tolist() == [[-1.0], [1.0], [-1.0]]
+    assert codes.tolist() == [[-8, -2, 7, -1], [-8, 2, 7, 1], [-8, 7, 0, 0]]
+    values = torch.tensor([[1.5, -1.4, 0.5, 0.0], [8.0, 0.6, -0.5, 0.4]])
+    codes, scale = functional.quantize_searched(values, grid_of(2), (1.0, 0.5))
+    assert scale.tolist() == [[1.0], [pytest.approx(16 / 3, rel=1e-3)]]
+    assert codes.tolist() == [[1, -2, 0, 0], [1, 0, -1, 0]]
+
+
+def test_searched_scales_stay_finite_and_show_what_is_not():
+    def found(row, grid):
+        codes, scale = functional.quantize_searched(torch.tensor([row]), grid, (1.0, 0.8))
+        return functional.dequantize(codes, scale, grid)
+
+    for grid in map(grid_of, (2, 3, 4)):
+        for row in ([0.0, 0.0], [1e-30, -1e-30], [0.0, -1e-44]):
+            assert found(row, grid).isfinite().all()
+        for broken in (float("nan"), float("inf")):
+            assert found([broken, 1.0], grid).isnan().any()
+
+
 def test_fp16_scales_are_normal_numbers():
     scale = functional.round_to_fp16(torch.tensor([1e-9, 2.0**-14, 0.1, 1.0]))
     assert scale.dtype == torch.float32

@@ -114,6 +114,14 @@ def test_dynamic_clipping_keeps_the_gradient_of_the_lowest_code():
     assert values.grad.tolist() == [[0, 2, 3], [0, 5, 6]]
 
 
+def test_searched_clipping_ends_where_the_codes_end():
+    values = leaf([[16.0, 7.4, -8.0], [-16.0, -7.4, 8.0]])  # scale -1 and 1: -7..8 and -8..7
+    found = ste.searched(values, grid_of(4), (0.5, 0.02))
+    assert found.tolist() == [[8, 7, -7], [-8, -7, 7]]
+    found.backward(UP)
+    assert values.grad.tolist() == [[0, 2, 0], [0, 5, 0]]
+
+
 def test_fp16_scales_of_the_cache_are_what_fp16_stores():
     values = torch.randn(2, 3, 16)
     found = ste.dynamic(values, grid_of(4), fp16_scale=True)

@@ -8,7 +8,7 @@ import torch
 from marks import needs_kernels
 
 from edgeqat.quant import functional, packing
-from edgeqat.quant.dynamic import ACTIVATION_CLIP
+from edgeqat.quant.dynamic import ACTIVATION_CLIP, CACHE_CLIPS
 from edgeqat.runtime import native
 from edgeqat.scheme import grid_of
 
@@ -124,6 +124,20 @@ def test_activation_codes_equal_torch_exactly(isa, bits, columns):
     found, found_scale = native.quantize(isa, values.numpy(), bits, clip)
     assert np.array_equal(found, codes.numpy())
     assert np.array_equal(found_scale, scale.squeeze(1).numpy())
+
+
+@pytest.mark.parametrize("isa", usable())
+@pytest.mark.parametrize("bits", (2, 3, 4))
+@pytest.mark.parametrize("columns", (1, 8, 17, 64, 128))
+def test_cache_codes_equal_torch_exactly(isa, bits, columns):
+    values = torch.randn(200, columns) * torch.logspace(-6, 4, 200)[:, None]
+    values[0] = 0.0
+    values[1] = -1.0
+    values[2] = torch.arange(columns) % 9 - 4.0  # ties, zeros and both ends
+    codes, scale = functional.quantize_searched(values, grid_of(bits), CACHE_CLIPS[bits])
+    found, found_scale = native.quantize_searched(isa, values.numpy(), bits)
+    assert np.array_equal(found, codes.numpy())
+    assert np.array_equal(found_scale, scale.squeeze(1).half().numpy())
 
 
 def test_an_unknown_instruction_set_is_refused():
