@@ -7,7 +7,6 @@ import torch
 
 from edgeqat.quant import functional
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
-from edgeqat.scheme import grid_of
 
 ACTIVATIONS = [2, 3, 4, 6, 8]
 CACHE = [2, 3, 4, 6, 8]
