@@ -21,19 +21,19 @@ T* sized(Buffer<T>& buffer, int64_t size) {
 
 }  // namespace
 
-Attention::Attention(const Isa& isa, Pool& pool, const AttentionShape& shape)
-    : isa_(isa), pool_(pool), shape_(shape), works_(pool.threads()) {}
+Attention::Attention(const Isa& isa, Pool& pool, const AttentionShape& shape,
+                     const Widths& widths)
+    : isa_(isa), pool_(pool), shape_(shape), widths_(widths), works_(pool.threads()) {}
 
-void Attention::attend(const std::vector<Stream>& streams, const float* q, int64_t first,
-                       int64_t tokens, float* out) {
-  const int64_t group = shape_.group();
+void Attention::attend(const std::vector<Stream>& streams, const Queries& queries) {
+  const int64_t group = shape_.group(), tokens = queries.tokens;
   if (tokens == 1) {  // heads are split; a thread may get some heads of a group
     pool_.run([&](int thread) {
       const Range range = pool_.share(shape_.heads, thread);
       for (int64_t head = range.begin; head < range.end;) {
         const int64_t kv_head = head / group;
         const int64_t end = std::min({range.end, (kv_head + 1) * group, head + kRowsOfPart});
-        attend_part(streams, q, first, {kv_head, head, end - head, 0, 1}, works_[thread], out);
+        attend_part(streams, queries, {kv_head, head, end - head, 0, 1}, works_[thread]);
         head = end;
       }
     });
@@ -51,44 +51,51 @@ void Attention::attend(const std::vector<Stream>& streams, const float* q, int64
       const int64_t token = i / head_parts / shape_.kv_heads * step;
       const Part part = {kv_head, kv_head * group + head, std::min(heads, group - head), token,
                          std::min(step, tokens - token)};
-      attend_part(streams, q, first, part, works_[thread], out);
+      attend_part(streams, queries, part, works_[thread]);
     }
   });
 }
 
+int64_t Attention::held(const Queries& queries, int64_t streams, int64_t index,
+                        int64_t tokens) const {
+  if (streams == 1) return tokens;
+  const int64_t high = widths_.kept_high(queries.layer, tokens);
+  return index == 0 ? high : tokens - high;
+}
+
 std::vector<Attention::Region> Attention::regions(const std::vector<Stream>& streams,
-                                                  int64_t kv_head, int64_t tokens) const {
+                                                  const Queries& queries,
+                                                  const Part& part) const {
   std::vector<Region> found;
   const int64_t per_head = int64_t(streams.size()) / shape_.kv_heads;
-  int64_t start = 0, offset = 0;
+  const int64_t tokens = queries.first + part.token + part.tokens;
+  int64_t offset = 0;
   for (int64_t i = 0; i < per_head; ++i) {
-    const bool last = i + 1 == per_head;
-    const int64_t count = last ? tokens - start : std::min(tokens, shape_.sinks);
-    if (count > 0) {
-      const int64_t padded = round_up(count, kInputPad);
-      found.push_back({&streams[kv_head * per_head + i], start, count, padded, offset});
-      start += count;
-      offset += padded;
-    }
+    const int64_t count = held(queries, per_head, i, tokens);
+    if (!count) continue;
+    const int64_t padded = round_up(count, kInputPad);
+    found.push_back({&streams[part.kv_head * per_head + i], i, count, padded, offset});
+    offset += padded;
   }
   return found;
 }
 
-void Attention::attend_part(const std::vector<Stream>& streams, const float* q, int64_t first,
-                            const Part& part, Work& work, float* out) {
+void Attention::attend_part(const std::vector<Stream>& streams, const Queries& queries,
+                            const Part& part, Work& work) {
   const int64_t rows = part.heads * part.tokens, dim = shape_.head_dim;
-  const auto found = regions(streams, part.kv_head, first + part.token + part.tokens);
+  const int64_t per_head = int64_t(streams.size()) / shape_.kv_heads;
+  const auto found = regions(streams, queries, part);
   const int64_t stride = found.back().offset + found.back().padded;
   float* scores = sized(work.scores, rows * stride);
   float* sums = sized(work.sums, rows);
   for (const Region& region : found) {
     const Matrix keys = region.stream->keys(region.count);
-    isa_.product(keys, query_inputs(q, part, region, work), scores + region.offset, stride, 0,
-                 keys.tile_rows());
+    isa_.product(keys, query_inputs(queries, part, region, work), scores + region.offset, stride,
+                 0, keys.tile_rows());
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t visible = first + part.token + r / part.heads + 1 - region.start;
+      const int64_t seen = queries.first + part.token + r / part.heads + 1;
       float* row = scores + r * stride + region.offset;
-      std::fill(row + std::clamp<int64_t>(visible, 0, region.count), row + region.padded,
+      std::fill(row + held(queries, per_head, region.index, seen), row + region.padded,
                 -std::numeric_limits<float>::infinity());
     }
   }
@@ -96,35 +103,46 @@ void Attention::attend_part(const std::vector<Stream>& streams, const float* q, 
   for (int64_t r = 0; r < rows; ++r) sums[r] = isa_.softmax(scores + r * stride, factor, stride);
   std::memset(sized(work.mixed, rows * dim), 0, rows * dim * sizeof(float));
   for (const Region& region : found) mix(region, rows, stride, work);
+  // the first token is the first one of its stream
+  int64_t first_at = 0;
+  for (const Region& region : found)
+    if (held(queries, per_head, region.index, 1)) first_at = region.offset;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t token = part.token + r / part.heads, head = part.head + r % part.heads;
-    float* to = out + (token * shape_.heads + head) * dim;
+    float* to = queries.out + (token * shape_.heads + head) * dim;
     for (int64_t d = 0; d < dim; ++d) to[d] = work.mixed[r * dim + d] / sums[r];
+    if (queries.to_first)
+      queries.to_first[token * shape_.heads + head] = scores[r * stride + first_at] / sums[r];
   }
 }
 
-const Inputs& Attention::query_inputs(const float* q, const Part& part, const Region& region,
-                                      Work& work) {
+const Inputs& Attention::query_inputs(const Queries& queries, const Part& part,
+                                      const Region& region, Work& work) {
   const int64_t rows = part.heads * part.tokens, dim = shape_.head_dim;
-  float* queries = sized(work.queries, rows * dim);
+  float* own = sized(work.queries, rows * dim);
   for (int64_t t = 0; t < part.tokens; ++t)
-    std::memcpy(queries + t * part.heads * dim,
-                q + ((part.token + t) * shape_.heads + part.head) * dim,
+    std::memcpy(own + t * part.heads * dim,
+                queries.q + ((part.token + t) * shape_.heads + part.head) * dim,
                 part.heads * dim * sizeof(float));
+  uint8_t* high = nullptr;
+  if (const uint8_t* flags = widths_.high(queries.layer, queries.first)) {
+    high = sized(work.high, rows);
+    for (int64_t r = 0; r < rows; ++r) high[r] = flags[part.token + r / part.heads];
+  }
   const InputSpec spec = {dim, region.stream->group(), region.stream->groups(), 0,
                           shape_.query_bits};
   if (region.stream->bits() != kHalfBits || shape_.query_bits == kHalfBits)
-    return work.inputs.fill(isa_, nullptr, queries, rows, dim, spec);
+    return work.inputs.fill(isa_, nullptr, own, rows, dim, spec, high);
   // a float cache with quantized queries: their dequantized values
   const auto codes = work.inputs.rows(1, dim);
-  const float offset = half_step(shape_.query_bits) ? 0.5f : 0.0f;
   for (int64_t r = 0; r < rows; ++r) {
-    const float scale = isa_.quantize(queries + r * dim, dim, shape_.query_bits,
-                                      activation_clip(shape_.query_bits), codes.codes);
-    for (int64_t d = 0; d < dim; ++d)
-      queries[r * dim + d] = (float(codes.codes[d]) + offset) * scale;
+    const int bits = high && high[r] ? kHighBits : shape_.query_bits;
+    const float offset = half_step(bits) ? 0.5f : 0.0f;
+    const float scale =
+        isa_.quantize(own + r * dim, dim, bits, activation_clip(bits), codes.codes);
+    for (int64_t d = 0; d < dim; ++d) own[r * dim + d] = (float(codes.codes[d]) + offset) * scale;
   }
-  return work.inputs.floats(isa_, nullptr, queries, rows, dim, dim);
+  return work.inputs.floats(isa_, nullptr, own, rows, dim, dim);
 }
 
 void Attention::mix(const Region& region, int64_t rows, int64_t stride, Work& work) {

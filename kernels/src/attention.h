@@ -13,24 +13,31 @@
 #include "cache.h"
 #include "inputs.h"
 #include "pool.h"
+#include "widths.h"
 
 namespace edgeqat {
 
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  int64_t sinks = 0;     // tokens of the high stream; 0: there is one stream
-  int query_bits = 0;    // kHalfBits: float queries
+  int query_bits = 0;    // of tokens that are not high; kHalfBits: float queries
   int64_t group() const { return heads / kv_heads; }
+};
+
+// The newest tokens of a layer, at positions first .. first + tokens - 1.
+struct Queries {
+  int64_t layer = 0, first = 0, tokens = 0;
+  const float* q = nullptr;    // [tokens][heads * D]
+  float* out = nullptr;        // [tokens][heads * D]
+  float* to_first = nullptr;   // [tokens][heads] attention to position 0, or null: not wanted
 };
 
 class Attention {
  public:
-  Attention(const Isa& isa, Pool& pool, const AttentionShape& shape);
+  Attention(const Isa& isa, Pool& pool, const AttentionShape& shape, const Widths& widths);
 
-  // q and out [tokens][heads * D] of the positions first .. first + tokens - 1, which the streams
-  // hold already; streams[kv_head * streams_per_head].
-  void attend(const std::vector<Stream>& streams, const float* q, int64_t first, int64_t tokens,
-              float* out);
+  // The streams hold keys and values of these tokens already; streams[kv_head * streams_per_head],
+  // high ones first.
+  void attend(const std::vector<Stream>& streams, const Queries& queries);
 
  private:
   struct Part {
@@ -39,24 +46,29 @@ class Attention {
   // Some tokens of a stream, at `offset` of every row of scores.
   struct Region {
     const Stream* stream;
-    int64_t start, count, padded, offset;  // start: position of its first token
+    int64_t index, count, padded, offset;  // index: of the stream within its head
   };
   struct Work {
     InputBuffer inputs;
     Buffer<float> queries, scores, sums, mixed;
+    Buffer<uint8_t> high;
   };
 
-  void attend_part(const std::vector<Stream>& streams, const float* q, int64_t first,
-                   const Part& part, Work& work, float* out);
-  std::vector<Region> regions(const std::vector<Stream>& streams, int64_t kv_head,
-                              int64_t tokens) const;
-  const Inputs& query_inputs(const float* q, const Part& part, const Region& region, Work& work);
+  void attend_part(const std::vector<Stream>& streams, const Queries& queries, const Part& part,
+                   Work& work);
+  // How many of the first `tokens` tokens a head's stream holds.
+  int64_t held(const Queries& queries, int64_t streams, int64_t index, int64_t tokens) const;
+  std::vector<Region> regions(const std::vector<Stream>& streams, const Queries& queries,
+                              const Part& part) const;
+  const Inputs& query_inputs(const Queries& queries, const Part& part, const Region& region,
+                             Work& work);
   void mix(const Region& region, int64_t rows, int64_t stride, Work& work);
   void mix_group(const Region& region, int64_t group, int64_t rows, int64_t stride, Work& work);
 
   const Isa& isa_;
   Pool& pool_;
   AttentionShape shape_;
+  const Widths& widths_;
   std::vector<Work> works_;  // one per thread
 };
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kMost = int64_t(1) << 24;      // of any size in a config
 constexpr int64_t kMostColumns = 65536;          // int32 holds 65536 * 128 * 255
-constexpr int64_t kVersion = 1;
+constexpr int64_t kVersion = 1, kAdaptiveVersion = 2;
 
 LayerSpec layer_of(const std::string& name, const Json& entry) {
   LayerSpec spec;
@@ -73,19 +73,22 @@ bool flag(const Json& config, const char* key) {
   return value && value->boolean();
 }
 
+bool slides(const Json& config) {
+  if (!config.find("sliding_window")) return false;
+  if (const Json* types = config.find("layer_types")) {
+    bool found = false;
+    for (const Json& type : types->array()) found |= type.string() != "full_attention";
+    return found;
+  }
+  const Json* use = config.find("use_sliding_window");
+  return !use || use->boolean();
+}
+
 // A sliding window equals full attention as long as the sequence fits into it.
 int64_t longest(const Json& config) {
   const int64_t positions = config.at("max_position_embeddings").integer(1, kMost);
-  const Json* window = config.find("sliding_window");
-  if (!window) return positions;
-  bool slides = true;
-  if (const Json* types = config.find("layer_types")) {
-    slides = false;
-    for (const Json& type : types->array()) slides |= type.string() != "full_attention";
-  } else if (const Json* use = config.find("use_sliding_window")) {
-    slides = use->boolean();
-  }
-  return slides ? std::min(positions, window->integer(1, kMost)) : positions;
+  if (!slides(config)) return positions;
+  return std::min(positions, config.at("sliding_window").integer(1, kMost));
 }
 
 void read_shape(const Json& json, Config& out) {
@@ -122,15 +125,27 @@ void read_shape(const Json& json, Config& out) {
   }
 }
 
+void read_adaptive(const Json& json, AdaptiveSpec& out) {
+  const Json* share = json.find("share");
+  if (!share || share->is_null()) return;
+  static const std::set<std::string> rules = {"importance", "reversed", "random", "layers"};
+  const std::string rule = json.at("rule").string();
+  if (!rules.count(rule))
+    throw Unsupported("quant.adaptive: rule '" + rule + "' runs in torch only");
+  out.rule = rule;
+  out.share = share->number();
+  if (!(out.share >= 0 && out.share <= 1))
+    throw Error("quant.adaptive: the share is not within 0 and 1; copy the folder again");
+}
+
 void read_quantization(const Json& json, Config& out) {
   const Json* found = json.find("quantization_config");
   if (!found) throw Error("quantization_config: there is none; run `edgeqat quantize` first");
   if (found->at("quant_method").string() != "edgeqat")
     throw Error("quant_method: it is not 'edgeqat'; load the folder elsewhere");
-  if (found->at("quant").find("adaptive"))
-    throw Unsupported("quant.adaptive: tokens of two widths run in torch only");
-  if (found->at("format_version").number() != kVersion)
-    throw Error("format_version: it is unknown (this is 1); update edgeqat");
+  const double version = found->at("format_version").number();
+  if (version != kVersion && version != kAdaptiveVersion)
+    throw Error("format_version: it is unknown (this is 1 or 2); update edgeqat");
   out.scheme = found->at("scheme").string();
   out.activation_bits = bits_of_part(out.scheme, "a");
   out.kv_bits = bits_of_part(out.scheme, "kv");
@@ -151,6 +166,7 @@ void read_quantization(const Json& json, Config& out) {
     if (!sections.count(key) && !value.is_null() &&
         !(value.kind() == Json::Kind::boolean && !value.boolean()))
       throw Unsupported("quant.kv." + key + ": it runs in torch only");
+  if (const Json* adaptive = quant.find("adaptive")) read_adaptive(*adaptive, out.adaptive);
   for (const auto& [name, entry] : found->at("layers").object())
     out.packed.emplace(name, layer_of(name, entry));
 }
@@ -183,6 +199,8 @@ Config Config::parse(const std::string& text) {
   Config out;
   read_quantization(json, out);
   read_shape(json, out);
+  if (!out.adaptive.rule.empty() && slides(json))
+    throw Unsupported("quant.adaptive: two widths and a sliding window run in torch only");
   return out;
 }
 

@@ -27,6 +27,14 @@ struct RopeSpec {
   double original_positions = 8192;              // llama3
 };
 
+// Tokens of two widths (quant.adaptive); no rule: all tokens alike.
+struct AdaptiveSpec {
+  std::string rule;  // importance, reversed, random, layers
+  double share = 0;
+
+  bool measured() const { return rule == "importance" || rule == "reversed"; }
+};
+
 struct Config {
   std::string family;  // llama, mistral, qwen2, qwen3
   int64_t hidden = 0, ffn = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0;
@@ -41,6 +49,7 @@ struct Config {
   int activation_bits = 16, kv_bits = 16;
   int64_t sinks = 4;
   bool rotate_keys = false, key_offset = false;
+  AdaptiveSpec adaptive;
   std::map<std::string, LayerSpec> packed;  // by name; a layer that is absent is float
   std::vector<std::string> skip;            // glob patterns of layers that stay float altogether
 

@@ -11,12 +11,9 @@ namespace edgeqat {
 namespace {
 
 constexpr int64_t kChunk = 240;  // tokens of a prompt computed at once
-constexpr int kSinkBits = 8;
 
 AttentionShape attention_shape(const Config& config) {
-  const bool two = config.kv_bits < kSinkBits && config.sinks > 0;
-  return {config.heads, config.kv_heads, config.head_dim, two ? config.sinks : 0,
-          config.activation_bits};
+  return {config.heads, config.kv_heads, config.head_dim, config.activation_bits};
 }
 
 int64_t checked_context(const Config& config, int64_t wanted) {
@@ -33,12 +30,13 @@ Engine::Engine(Model model, int threads, int64_t context)
       model_(std::move(model)),
       pool_(threads > 0 ? threads : physical_cores()),
       rope_(model_.config.rope, model_.config.head_dim),
-      attention_(isa_, pool_, attention_shape(model_.config)),
-      context_(checked_context(model_.config, context)) {
+      context_(checked_context(model_.config, context)),
+      widths_(model_.config, context_),
+      attention_(isa_, pool_, attention_shape(model_.config), widths_) {
   const Config& c = model_.config;
-  const int64_t sinks = attention_shape(c).sinks;
   std::vector<StreamShape> shapes;
-  if (sinks) shapes.push_back({kSinkBits, c.head_dim, round_up(sinks, kInputPad)});
+  if (widths_.two_streams())
+    shapes.push_back({kHighBits, c.head_dim, round_up(widths_.most_high(), kInputPad)});
   shapes.push_back({c.kv_bits, c.head_dim, round_up(context_, kInputPad)});
   int64_t bytes = 0;
   for (const StreamShape& shape : shapes) bytes += shape.bytes();
@@ -62,6 +60,7 @@ Engine::Engine(Model model, int threads, int64_t context)
   up_ = Buffer<float>(chunk * c.ffn);
   cosine_ = Buffer<float>(chunk * c.head_dim / 2);
   sine_ = Buffer<float>(chunk * c.head_dim / 2);
+  to_first_ = Buffer<float>(chunk * c.heads);
 }
 
 void Engine::rewind(int64_t position) {
@@ -69,13 +68,12 @@ void Engine::rewind(int64_t position) {
     throw Error("position: " + std::to_string(position) + " is not within the " +
                 std::to_string(position_) + " tokens so far");
   position_ = position;
-  const int64_t sinks = attention_shape(model_.config).sinks;
-  for (auto& layer : streams_)
-    for (std::size_t i = 0; i < layer.size(); ++i) {
-      const bool sink = sinks && i % 2 == 0;
-      layer[i].truncate(sink ? std::min(position, sinks)
-                             : std::max<int64_t>(position - sinks, 0));
-    }
+  const bool two = widths_.two_streams();
+  for (std::size_t layer = 0; layer < streams_.size(); ++layer) {
+    const int64_t high = two ? widths_.kept_high(int64_t(layer), position) : 0;
+    for (std::size_t i = 0; i < streams_[layer].size(); ++i)
+      streams_[layer][i].truncate(two && i % 2 == 0 ? high : position - high);
+  }
 }
 
 void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all) {
@@ -109,36 +107,46 @@ void Engine::run_chunk(const int32_t* ids, int64_t count) {
     embed(model_.embedding, ids[t], x_.data() + t * c.hidden);
     rope_.angles(position_ + t, cosine_.data() + t * half, sine_.data() + t * half);
   }
-  for (int64_t i = 0; i < c.layers; ++i) {
-    attention_block(model_.blocks[i], streams_[i], count);
-    mlp_block(model_.blocks[i], count);
+  widths_.begin(position_, count);
+  for (int64_t layer = 0; layer < c.layers; ++layer) {
+    attention_block(layer, count);
+    mlp_block(layer, count);
   }
 }
 
-void Engine::attention_block(const Block& block, std::vector<Stream>& streams, int64_t count) {
+void Engine::attention_block(int64_t layer, int64_t count) {
+  const Block& block = model_.blocks[layer];
+  const uint8_t* high = widths_.high(layer, position_);
   norm(block.attention_norm, count);
   project({{&block.query, q_.data()}, {&block.key, k_.data()}, {&block.value, v_.data()}},
-          normed_.data(), count);
-  prepare_heads(block, streams, count);
-  attention_.attend(streams, q_.data(), position_, count, mixed_.data());
-  project({{&block.output, normed_.data()}}, mixed_.data(), count);
+          normed_.data(), count, high);
+  prepare_heads(layer, count);
+  const bool wanted = widths_.listens(layer + 1);
+  attention_.attend(streams_[layer], {layer, position_, count, q_.data(), mixed_.data(),
+                                      wanted ? to_first_.data() : nullptr});
+  if (wanted) widths_.decide(layer + 1, position_, count, to_first_.data(), *block.threshold);
+  project({{&block.output, normed_.data()}}, mixed_.data(), count, high);
   add_residual(count);
 }
 
-void Engine::mlp_block(const Block& block, int64_t count) {
+void Engine::mlp_block(int64_t layer, int64_t count) {
+  const Block& block = model_.blocks[layer];
+  const uint8_t* high = widths_.high(layer, position_);
   const int64_t ffn = model_.config.ffn;
   norm(block.mlp_norm, count);
-  project({{&block.gate, gate_.data()}, {&block.up, up_.data()}}, normed_.data(), count);
+  project({{&block.gate, gate_.data()}, {&block.up, up_.data()}}, normed_.data(), count, high);
   pool_.split(count * ffn, [&](int64_t begin, int64_t end) {
     isa_.swiglu(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
   });
-  project({{&block.down, normed_.data()}}, gate_.data(), count);
+  project({{&block.down, normed_.data()}}, gate_.data(), count, high);
   add_residual(count);
 }
 
 // Norms per head, rotary embedding, rotation; keys and values go into the cache.
-void Engine::prepare_heads(const Block& block, std::vector<Stream>& streams, int64_t count) {
+void Engine::prepare_heads(int64_t layer, int64_t count) {
   const Config& c = model_.config;
+  const Block& block = model_.blocks[layer];
+  std::vector<Stream>& streams = streams_[layer];
   const int64_t dim = c.head_dim, turned = c.rotate_keys ? rotation_block(dim) : 0;
   const int64_t per_head = int64_t(streams.size()) / c.kv_heads;
   const auto turn = [&](float* x, const float* weight, int64_t t) {
@@ -157,9 +165,10 @@ void Engine::prepare_heads(const Block& block, std::vector<Stream>& streams, int
         turn(key, block.key_norm, t);
         if (block.key_offset)
           for (int64_t d = 0; d < dim; ++d) key[d] -= block.key_offset[head * dim + d];
-        const bool sink = per_head > 1 && position_ + t < c.sinks;
-        streams[head * per_head + (per_head > 1 && !sink)].append(
-            isa_, key, v_.data() + (t * c.kv_heads + head) * dim);
+        const int64_t before = widths_.kept_high(layer, position_ + t);
+        const bool low = per_head > 1 && widths_.kept_high(layer, position_ + t + 1) == before;
+        streams[head * per_head + low].append(isa_, key,
+                                              v_.data() + (t * c.kv_heads + head) * dim);
       }
     }
   };
@@ -200,11 +209,11 @@ void Engine::product(const Linear& layer, const Inputs& inputs, float* out, Rang
 
 // Layers of one input: those that agree on its codes share them and one call of the pool.
 void Engine::project(std::vector<std::pair<const Linear*, float*>> layers, const float* x,
-                     int64_t count) {
+                     int64_t count, const uint8_t* high) {
   for (std::size_t begin = 0, end; begin < layers.size(); begin = end) {
     const InputSpec& spec = layers[begin].first->input;
     for (end = begin; end < layers.size() && layers[end].first->input == spec;) ++end;
-    const Inputs& inputs = inputs_.fill(isa_, &pool_, x, count, spec.columns, spec);
+    const Inputs& inputs = inputs_.fill(isa_, &pool_, x, count, spec.columns, spec, high);
     pool_.run([&](int thread) {
       for (std::size_t i = begin; i < end; ++i) {
         const auto& [layer, out] = layers[i];

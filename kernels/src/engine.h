@@ -8,6 +8,7 @@
 #include "attention.h"
 #include "model.h"
 #include "rope.h"
+#include "widths.h"
 
 namespace edgeqat {
 
@@ -29,25 +30,26 @@ class Engine {
 
  private:
   void run_chunk(const int32_t* ids, int64_t count);
-  void attention_block(const Block& block, std::vector<Stream>& streams, int64_t count);
-  void mlp_block(const Block& block, int64_t count);
-  void prepare_heads(const Block& block, std::vector<Stream>& streams, int64_t count);
+  void attention_block(int64_t layer, int64_t count);
+  void mlp_block(int64_t layer, int64_t count);
+  void prepare_heads(int64_t layer, int64_t count);
   void norm(const float* weight, int64_t count);
   void add_residual(int64_t count);
   void product(const Linear& layer, const Inputs& inputs, float* out, Range tile_rows);
   void project(std::vector<std::pair<const Linear*, float*>> layers, const float* x,
-               int64_t count);
+               int64_t count, const uint8_t* high = nullptr);
 
   const Isa& isa_;
   Model model_;
   Pool pool_;
   Rope rope_;
-  Attention attention_;
   int64_t context_, position_ = 0;
+  Widths widths_;
+  Attention attention_;
   Buffer<uint8_t> cache_;
   std::vector<std::vector<Stream>> streams_;  // [layer][kv_head * streams per head]
   InputBuffer inputs_;
-  Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, cosine_, sine_;
+  Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, cosine_, sine_, to_first_;
 };
 
 }  // namespace edgeqat

@@ -42,7 +42,7 @@ void InputBuffer::reserve(int64_t tokens, int64_t stride, int64_t groups) {
 }
 
 const Inputs& InputBuffer::fill(const Isa& isa, Pool* pool, const float* x, int64_t tokens,
-                                int64_t stride, const InputSpec& spec) {
+                                int64_t stride, const InputSpec& spec, const uint8_t* high) {
   if (spec.rotation > 1) {
     grow(rotated_, tokens * spec.columns);
     each_block(pool, tokens, isa.block_tokens, [&](int64_t first, int64_t count) {
@@ -59,16 +59,18 @@ const Inputs& InputBuffer::fill(const Isa& isa, Pool* pool, const float* x, int6
   reserve(tokens, padded, spec.groups);
   inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
   each_block(pool, tokens, isa.block_tokens, [&](int64_t first, int64_t count) {
-    for (int64_t t = first; t < first + count; ++t) quantize_row(isa, x + t * stride, spec, t);
+    for (int64_t t = first; t < first + count; ++t)
+      quantize_row(isa, x + t * stride, spec, high && high[t] ? 8 : spec.bits, t);
     interleave_block(isa, spec, first, count);
   });
   return inputs_;
 }
 
-void InputBuffer::quantize_row(const Isa& isa, const float* x, const InputSpec& spec, int64_t t) {
+void InputBuffer::quantize_row(const Isa& isa, const float* x, const InputSpec& spec, int bits,
+                               int64_t t) {
   int8_t* codes = rows_.data() + t * inputs_.stride;
-  scale_[t] = isa.quantize(x, spec.columns, spec.bits, activation_clip(spec.bits), codes);
-  if (half_step(spec.bits)) {  // levels are half-integers: doubled they are odd integers
+  scale_[t] = isa.quantize(x, spec.columns, bits, activation_clip(bits), codes);
+  if (half_step(bits)) {  // levels are half-integers: doubled they are odd integers
     for (int64_t i = 0; i < spec.columns; ++i) codes[i] = int8_t(2 * codes[i] + 1);
     scale_[t] /= 2;
   }

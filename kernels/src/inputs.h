@@ -41,8 +41,9 @@ inline int64_t rotation_block(int64_t head_dim) {
 class InputBuffer {
  public:
   // Rows x[t * stride], valid until the next call. Without a pool the caller does all the work.
+  // Rows with a flag in `high` are quantized to 8 bit.
   const Inputs& fill(const Isa& isa, Pool* pool, const float* x, int64_t tokens, int64_t stride,
-                     const InputSpec& spec);
+                     const InputSpec& spec, const uint8_t* high = nullptr);
 
   // Rows of codes given as they are (already signed, one group table entry per group).
   struct Rows {
@@ -58,7 +59,7 @@ class InputBuffer {
                        int64_t columns);
 
  private:
-  void quantize_row(const Isa& isa, const float* x, const InputSpec& spec, int64_t t);
+  void quantize_row(const Isa& isa, const float* x, const InputSpec& spec, int bits, int64_t t);
   void interleave_block(const Isa& isa, const InputSpec& spec, int64_t first, int64_t tokens);
   void reserve(int64_t tokens, int64_t stride, int64_t groups);
 

@@ -144,6 +144,8 @@ void bind(Model& model, bool half) {
     if (c.key_offset && !half)
       block.key_offset =
           binder.floats(attention + "attention_quantizer.key.offset", {c.kv_heads, c.head_dim});
+    if (c.adaptive.measured() && i + 1 < c.layers && !half)
+      block.threshold = binder.floats(attention + "attention_quantizer.importance.threshold", {1});
     model.blocks.push_back(block);
   }
   model.head = binder.head();
@@ -159,6 +161,7 @@ Model Model::open(const std::string& folder, bool half) {
   if (half) {
     model.config.activation_bits = model.config.kv_bits = kHalfBits;
     model.config.rotate_keys = model.config.key_offset = false;
+    model.config.adaptive = {};
   }
   return model;
 }

@@ -26,6 +26,7 @@ struct Block {
   const float* query_norm = nullptr;  // null without norms per head
   const float* key_norm = nullptr;
   const float* key_offset = nullptr;  // [K][D], null without
+  const float* threshold = nullptr;   // of token importance, null without
   Linear query, key, value, output, gate, up, down;
 };
 

@@ -64,6 +64,7 @@ MODELS = {
 
 def pack(folder, model, scheme, **quant):
     """Writes a packed folder; returns the torch model on its integer path."""
+    folder.mkdir(exist_ok=True)
     section = QuantSection.model_validate({"scheme": scheme, **quant})
     prepared = edgeqat.prepare(model, quant=section)
     convert.calibrate(prepared, iter([tiny.ids(4, 24, seed=5)]))
@@ -178,6 +179,45 @@ def test_layers_that_were_left_out_stay_float(tmp_path):
     ids = tiny.ids(1, 24)[0].tolist()
     with Engine(tmp_path) as engine:
         assert cosine(engine.prefill(ids, every=True), torch_logits(model, ids)) >= 0.9999
+
+
+def mixed(folder, scheme="w4a4kv4", sinks=4, **adaptive):
+    model = tiny.llama(num_hidden_layers=4)
+    return pack(folder, model, scheme, adaptive=adaptive, kv={"sink_tokens": sinks})
+
+
+@pytest.mark.parametrize("rule", ["importance", "reversed", "random", "layers"])
+def test_tokens_of_two_widths_are_those_of_torch(rule, tmp_path):
+    model, ids = mixed(tmp_path / "some", rule=rule, share=0.4), tiny.ids(1, 40)[0].tolist()
+    most = mixed(tmp_path / "most", rule=rule, share=0.9)
+    with Engine(tmp_path / "some", threads=2) as engine:
+        found = engine.prefill(ids, every=True)
+    # 4-bit codes that round the other way move a random model's logits, other widths move them more
+    alike, other = cosine(found, torch_logits(model, ids)), cosine(found, torch_logits(most, ids))
+    assert alike >= 0.99
+    assert 1 - other > 3 * (1 - alike)
+
+
+@pytest.mark.parametrize(("low", "high"), [("w4a4kv4", "w4a8kv8"), ("w4a4kv16", "w4a8kv16")])
+def test_all_tokens_high_is_the_scheme_of_8_bits(low, high, tmp_path):
+    ids = tiny.ids(1, 40)[0].tolist()
+    mixed(tmp_path / "low", low, rule="random", share=1)
+    mixed(tmp_path / "high", high)
+    with Engine(tmp_path / "low") as one, Engine(tmp_path / "high") as other:
+        assert cosine(one.prefill(ids, every=True), other.prefill(ids, every=True)) > 0.999999
+
+
+@pytest.mark.parametrize("sinks", [0, 4])
+def test_tokens_keep_the_width_they_were_given(sinks, tmp_path):
+    mixed(tmp_path, sinks=sinks, share=0.5)
+    ids = tiny.ids(1, 100)[0].tolist()
+    with Engine(tmp_path, threads=2) as engine, Engine(tmp_path, threads=1) as other:
+        once = engine.prefill(ids, every=True)
+        assert np.array_equal(once, np.stack([other.decode(token) for token in ids]))
+        engine.rewind(1)
+        engine.prefill(ids[1:37])
+        engine.rewind(20)
+        assert np.array_equal(engine.prefill(ids[20:]), once[-1])
 
 
 def test_a_rewound_engine_goes_on_as_if_nothing_had_been(tmp_path):
