@@ -111,6 +111,7 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     from edgeqat import recipe as recipes
     from edgeqat.hf.model import prepare
     from edgeqat.hf.source import random_model
+    from edgeqat.pipeline.quantize import trainable
     from edgeqat.runtime.shape import named
     from edgeqat.train.objective import Objective
     from edgeqat.train.optim import make_optimizer, with_rates
@@ -123,7 +124,7 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     model = random_model(named(options.shape))
     teacher = None if row == "float" else copy.deepcopy(model)
     if row in GUIDED_ROWS:
-        prepare(model, quant=recipe.quant)
+        model = trainable(prepare(model, quant=recipe.quant), recipe)
     distill = recipe.distill.model_copy(update={"weight": float(row in GUIDED_ROWS)})
     objective = Objective(distill, teacher, recipe.guide)
     optimizer = make_optimizer(model.train(), with_rates(recipe.train, 0.01))
