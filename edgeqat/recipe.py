@@ -20,6 +20,7 @@ from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 
 VERSION = 1
+RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every default written out
 
 
 class Section(BaseModel):

@@ -32,7 +32,7 @@ from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
-from edgeqat.recipe import DataSection, QuantSection, Recipe
+from edgeqat.recipe import RESOLVED, DataSection, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
@@ -43,7 +43,6 @@ from edgeqat.train.trainer import QATTrainer
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
-RESOLVED = "recipe.resolved.yaml"
 ADAPTER = "adapter"
 
 
