@@ -28,7 +28,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf.kv_cache import new_cache
-from edgeqat.nn.blocks import block_names, tapped
+from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.convert import attentions
 from edgeqat.quant.exact import exact_products
 from edgeqat.runtime.engine import Engine
@@ -64,7 +64,7 @@ def agreement(
     with exact_products(exact), WidthMeter(model.eval(), scheme) as meter:
         for ids in blocks.ids.split(batch):
             ids = ids.to(model.device)
-            names = [] if floating is None or engine or not one_pass else block_names(floating)
+            names = [] if floating is None or engine or not one_pass else decoder_layers(floating)
             with tapped(model, names) as outputs:
                 whole = _whole(model, ids, engine) if one_pass else None
             with meter.paused(one_pass):

@@ -49,11 +49,14 @@ class Sampling(NamedTuple):
 
 
 class Backend(ABC):
-    """A model ready to be asked, with its tokenizer. `positions` is its longest sequence."""
+    """A model ready to be asked, with its tokenizer. `positions` is its longest sequence,
+    `batch_size` how many it computes at once.
+    """
 
     name: str
     tokenizer: Any
     positions: int
+    batch_size: int
     facts: dict[str, Any]
 
     @abstractmethod
@@ -107,7 +110,7 @@ class Torch(Backend):
         self.name, self.model, self.tokenizer = name, model, tokenizer
         self.positions = model.config.max_position_embeddings
         self.batch_size = batch_size
-        self.facts = {"batch_size": batch_size, "threads": torch.get_num_threads()}
+        self.facts = {"threads": torch.get_num_threads()}
         own = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
         self._shares = not any(quantizer.revises for quantizer in own if quantizer is not None)
 
@@ -186,6 +189,7 @@ class Native(Backend):
     """The C++ engine on a packed folder."""
 
     name = NATIVE
+    batch_size = 1
 
     def __init__(self, folder: Path, tokenizer: Any, threads: int | None) -> None:
         native.require()

@@ -169,7 +169,7 @@ class EdgeQATLM(TemplateLM):
                 stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
                 sampling = _sampling(options)
                 order = sorted(members, key=lambda n: -len(requests[n].args[0]))
-                size = self.opened.facts.get("batch_size", 1)
+                size = self.opened.batch_size
                 for start in range(0, len(order), size):
                     part = order[start : start + size]
                     prompts = [self.tok_encode(requests[n].args[0]) for n in part]
@@ -192,7 +192,8 @@ class EdgeQATLM(TemplateLM):
             "prefix_token_id": self.prefix_token_id,
             "before_a_context": self.tok_encode("a")[:1] == [self.prefix_token_id],
         }
-        facts = {"backend": self.opened.name, **self.opened.facts}
+        facts = {"backend": self.opened.name, "sequences_at_once": self.opened.batch_size}
+        facts |= self.opened.facts
         return {**facts, "max_length": self.max_length, "bos": bos, "cut_requests": self.cut}
 
 
