@@ -34,9 +34,9 @@ METHOD = "edgeqat"
 _ALIGN = 64
 _NAMES = {
     torch.uint8: "U8", torch.int8: "I8", torch.bool: "BOOL", torch.int64: "I64",
-    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.int32: "I32",
 }  # fmt: skip
-_ORDER = ["U8", "I64", "F32", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
+_ORDER = ["U8", "I64", "F32", "I32", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
