@@ -48,6 +48,7 @@ app.command("export")(export.command)
 app.command("generate")(generate.command)
 app.command("inspect")(inspect.command)
 app.command("recipes")(recipes.command)
+app.command("manual", hidden=True)(manual.command)
 
 
 def main() -> None:

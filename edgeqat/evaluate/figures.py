@@ -16,14 +16,19 @@ from html import escape
 import numpy as np
 
 _WIDTH, _HEIGHT = 480, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 40
 _TICKS = 4
 
 
 def lines(
-    x: Sequence[float], series: dict[str, Sequence[float]], across: str, up: str, fill: bool = False
+    x: Sequence[float],
+    series: dict[str, Sequence[float]],
+    across: str,
+    up: str,
+    fill: bool = False,
+    first: int = 0,
 ) -> str:
-    """Curves over x by name; `fill` shades what is below them."""
+    """Curves over x by name; `fill` shades below them, `first` is the colour of the first."""
     values = [value for own in series.values() for value in own if math.isfinite(value)]
     low, high = _range(values, zero=fill)
     left, right = min(x), max(x)
@@ -33,17 +38,17 @@ def lines(
         return f"{_x(at, left, right):.1f},{_y(value, low, high):.1f}"
 
     parts = [_axes(left, right, low, high, across, up)]
-    for number, own in enumerate(series.values()):
+    for number, own in enumerate(series.values(), first):
         path = " ".join(place(a, v) for a, v in zip(x, own, strict=True) if math.isfinite(v))
         if fill:
             base = f"{place(right, low)} {place(left, low)}"
             parts.append(f'<polygon class="f{number}" points="{path} {base}"/>')
         parts.append(f'<polyline class="s{number}" points="{path}"/>')
-    return _figure(parts, list(series))
+    return _figure(parts, list(series), first)
 
 
-def bars(names: Sequence[str], series: dict[str, Sequence[float]], up: str) -> str:
-    """A group of bars for each name, one bar a series."""
+def bars(names: Sequence[str], series: dict[str, Sequence[float]], up: str, first: int = 0) -> str:
+    """A group of bars for each name, one bar a series; `first` is the colour of the first."""
     _, high = _range([value for own in series.values() for value in own], zero=True)
     room = (_WIDTH - _LEFT - _RIGHT) / len(names)
     wide = room * 0.8 / len(series)
@@ -55,13 +60,13 @@ def bars(names: Sequence[str], series: dict[str, Sequence[float]], up: str) -> s
             top = _y(own[group], 0, high)
             height = max(_HEIGHT - _BOTTOM - top, 0.5)
             parts.append(
-                f'<rect class="b{number}" x="{start + number * wide:.1f}" y="{top:.1f}" '
+                f'<rect class="b{first + number}" x="{start + number * wide:.1f}" y="{top:.1f}" '
                 f'width="{wide:.1f}" height="{height:.1f}"><title>{escape(name)}: {own[group]:.4g}'
                 "</title></rect>"
             )
         if group % every == 0:
             parts.append(_text(start + 0.4 * room, _HEIGHT - _BOTTOM + 16, name, "middle"))
-    return _figure(parts, list(series))
+    return _figure(parts, list(series), first)
 
 
 def rows(
@@ -162,9 +167,10 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _figure(parts: list[str], names: list[str]) -> str:
+def _figure(parts: list[str], names: list[str], first: int) -> str:
     keys = "".join(
-        f'<span><i class="k{number}"></i>{escape(name)}</span>' for number, name in enumerate(names)
+        f'<span><i class="k{number}"></i>{escape(name)}</span>'
+        for number, name in enumerate(names, first)
     )
     return _svg(parts, _HEIGHT) + (f'<p class="key">{keys}</p>' if len(names) > 1 else "")
 

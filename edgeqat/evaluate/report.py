@@ -21,6 +21,7 @@ from edgeqat.evaluate import figures
 from edgeqat.evaluate.portrait import STAGES, Arrays
 
 TITLES = {"float": "float", "ptq": "PTQ", "qat": "QAT"}
+_COLOUR = {stage: number for number, stage in enumerate(STAGES)}
 _KINDS = ("weights", "scales", "embeddings", "other")
 _QAT = "qat"
 
@@ -78,7 +79,7 @@ def series(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list
 def loss_figures(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """A curve over the steps for each loss term."""
     return [
-        (name, figures.lines(steps, {name: values}, "step", name))
+        (name, figures.lines(steps, {name: values}, "step", name, first=_COLOUR["qat"]))
         for name, (steps, values) in series(records).items()
         if len(steps) > 1
     ]
@@ -163,7 +164,7 @@ def _portraits(data: Arrays) -> dict[str, Any]:
         "tokens": data["tokens"].tolist(),
         "panels": panels,
         "importance": _importance(data),
-        "errors": figures.bars(numbers, errors, "% of power"),
+        "errors": figures.bars(numbers, errors, "% of power", _COLOUR["ptq"]),
     }
 
 

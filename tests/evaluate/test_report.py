@@ -35,6 +35,8 @@ LOOK = """<script>addEventListener("load", () => {
     const good = box.width > 60 && box.height > 20 && own.naturalWidth !== 0;
     seen.push([own.tagName, good]);
   });
+  for (const own of document.querySelectorAll(".bytes div, .key i"))
+    seen.push([own.className, getComputedStyle(own).backgroundColor !== "rgba(0, 0, 0, 0)"]);
   look();
   for (const box of document.querySelectorAll("select"))
     for (const option of box.options) {
@@ -154,7 +156,7 @@ def test_a_map_is_a_png_of_its_values():
 def test_a_line_stays_in_its_box():
     svg = figures.lines([0, 5, 10], {"a": [1.0, float("nan"), 3.0]}, "x", "y")
     points = re.search(r'points="([^"]+)"', svg)[1].split()
-    assert points == ["56.0,180.0", "468.0,20.0"]
+    assert points == ["64.0,180.0", "468.0,20.0"]
 
 
 def test_the_page_has_speed_where_a_bench_is_given(page):
