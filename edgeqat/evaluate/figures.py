@@ -16,7 +16,7 @@ from html import escape
 import numpy as np
 
 _WIDTH, _HEIGHT = 480, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 12, 40
 _TICKS = 4
 
 

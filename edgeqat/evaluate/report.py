@@ -79,7 +79,7 @@ def series(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list
 def loss_figures(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """A curve over the steps for each loss term."""
     return [
-        (name, figures.lines(steps, {name: values}, "step", name, first=_COLOUR["qat"]))
+        (name, figures.lines(steps, {name: values}, "step", "", first=_COLOUR["qat"]))
         for name, (steps, values) in series(records).items()
         if len(steps) > 1
     ]

@@ -156,7 +156,7 @@ def test_a_map_is_a_png_of_its_values():
 def test_a_line_stays_in_its_box():
     svg = figures.lines([0, 5, 10], {"a": [1.0, float("nan"), 3.0]}, "x", "y")
     points = re.search(r'points="([^"]+)"', svg)[1].split()
-    assert points == ["64.0,180.0", "468.0,20.0"]
+    assert points == ["64.0,180.0", "460.0,20.0"]
 
 
 def test_the_page_has_speed_where_a_bench_is_given(page):
