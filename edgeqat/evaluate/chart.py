@@ -63,7 +63,7 @@ def report_pictures(
     for row, layer in enumerate([] if data is None else data["layers"].tolist()):
         assert data is not None
         figure = Figure(figsize=(11, 5.2), layout="constrained")
-        upper, lower = figure.subfigures(2, 1)
+        upper, lower = figure.subfigures(2, 1).tolist()
         for panel, part, noun in zip(upper.subplots(1, 2), "qk", ("query", "key"), strict=True):
             centres, shares = densities(data, part, layer, 0)
             for name, own in shares.items():

@@ -10,7 +10,7 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -22,7 +22,7 @@ _TICKS = 4
 
 def lines(
     x: Sequence[float],
-    series: dict[str, Sequence[float]],
+    series: Mapping[str, Sequence[float]],
     across: str,
     up: str,
     fill: bool = False,
@@ -47,7 +47,9 @@ def lines(
     return _figure(parts, list(series), first)
 
 
-def bars(names: Sequence[str], series: dict[str, Sequence[float]], up: str, first: int = 0) -> str:
+def bars(
+    names: Sequence[str], series: Mapping[str, Sequence[float]], up: str, first: int = 0
+) -> str:
     """A group of bars for each name, one bar a series; `first` is the colour of the first."""
     _, high = _range([value for own in series.values() for value in own], zero=True)
     room = (_WIDTH - _LEFT - _RIGHT) / len(names)

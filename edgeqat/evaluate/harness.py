@@ -56,7 +56,8 @@ class EdgeQATLM(TemplateLM):
         **_: Any,
     ) -> None:
         super().__init__()
-        size = int(batch_size) if str(batch_size or "").isdigit() else _BATCH
+        given = str(batch_size or "")  # `auto` of lm-eval's command line is ours
+        size = int(given) if given.isdigit() else _BATCH
         self.opened: Backend = open_backend(backend, pretrained, size, threads)
         self.tokenizer = self.opened.tokenizer
         self.add_bos_token = add_bos_token

@@ -36,8 +36,7 @@ def encode(weight: Levels) -> tuple[str, np.ndarray]:
         raise FormatError("gguf: a scale of this folder does not fit fp16; add --requantize")
     head = np.ascontiguousarray(scale)[..., None].view(np.uint8)
     if weight.bits > _NIBBLE:
-        body = levels.view(np.uint8)
-        return Q8_0, np.concatenate([head, body], axis=-1).reshape(rows, -1)
+        return Q8_0, np.concatenate([head, levels.view(np.uint8)], axis=-1).reshape(rows, -1)
     codes = (levels + _OFFSET).astype(np.uint8)
     body = codes[..., : BLOCK // 2] | (codes[..., BLOCK // 2 :] << 4)
     return Q4_0, np.concatenate([head, body], axis=-1).reshape(rows, -1)

@@ -28,7 +28,7 @@ class Portraits:
     def arrays(self) -> Arrays:
         """What the report needs of all of them."""
         stages = {stage: portrait.load(self._file(stage)) for stage in STAGES}
-        tokens = [self._tokenizer.decode([id]) for id in self._ids.tolist()]
+        tokens = [str(self._tokenizer.decode([id])) for id in self._ids.tolist()]
         return portrait.assemble(stages, self._names, tokens)
 
     def _file(self, stage: str) -> Any:
