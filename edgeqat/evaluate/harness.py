@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -210,17 +211,17 @@ def run_tasks(
     """lm-eval's result of tasks by name; those of `folder` come before lm-eval's own of the same
     name. Raises an EdgeQATError in one line.
     """
-    manager = _manager(tasks, folder, data_root)
     try:
-        found: Any = lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            task_manager=manager,
-            limit=limit,
-            num_fewshot=num_fewshot,
-            gen_kwargs=gen_kwargs,
-            log_samples=False,
-        )
+        with _quiet():
+            found: Any = lm_eval.simple_evaluate(
+                model=model,
+                tasks=list(tasks),
+                task_manager=_manager(tasks, folder, data_root),
+                limit=limit,
+                num_fewshot=num_fewshot,
+                gen_kwargs=gen_kwargs,
+                log_samples=False,
+            )
     except EdgeQATError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -260,14 +261,23 @@ def _manager(tasks: Sequence[str], folder: Path, data_root: str | None) -> TaskM
     manager = TaskManager(include_defaults=False, **options)
     if all(name in manager.all_tasks for name in tasks):
         return manager
-    level = logging.getLogger("lm_eval").level
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # says each name that ours override
     manager = TaskManager(**options)
-    logging.getLogger("lm_eval").setLevel(level)
     for name in tasks:
         if name not in manager.all_tasks and not Path(name).is_file():
             raise UsageError(f"tasks: '{name}' is unknown; {_nearest(name, manager)}")
     return manager
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without lm-eval's warnings: one for each name that ours overrides, one for each local file."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _nearest(name: str, manager: TaskManager) -> str:

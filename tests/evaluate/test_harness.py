@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from edgeqat.cli import run
-from edgeqat.errors import UsageError
+from edgeqat.errors import DataError, UsageError
 from edgeqat.evaluate import task_data
 from edgeqat.pipeline.tasks import task_folder
 
@@ -155,6 +155,20 @@ def test_the_other_layouts_are_read(model_folder, data_root, monkeypatch, tmp_pa
     assert found["results"]["novels"]["word_perplexity,none"] > 1
     assert found["n-samples"]["novels_last_word"]["original"] == 5
     assert found["results"]["hellaswag"]["acc_norm,none"] in (0, 1)
+
+
+def test_rows_are_read_from_parquet_too(data_root, tmp_path):
+    expected = task_data.rows("piqa/validation", str(data_root))["test"]
+    (tmp_path / "piqa").mkdir()
+    expected.to_parquet(str(tmp_path / "piqa" / "validation.parquet"))
+    assert task_data.rows("piqa/validation", str(tmp_path))["test"][:] == expected[:]
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[1]\n", b"\xff\xfe"], ids=["cut off", "no rows", "bytes"])
+def test_damaged_data_is_refused(tmp_path, raw):
+    (tmp_path / "one.jsonl").write_bytes(raw)
+    with pytest.raises(DataError, match=r"one.jsonl' cannot be read"):
+        task_data.rows("one", str(tmp_path))
 
 
 def test_hellaswag_loses_its_marks(data_root):
