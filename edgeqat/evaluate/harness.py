@@ -270,7 +270,7 @@ def _manager(tasks: Sequence[str], folder: Path, data_root: str | None) -> TaskM
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without lm-eval's warnings: one for each name that ours overrides, one for each local file."""
+    """Without lm-eval's warnings: one a name that ours overrides, one a local file."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -206,7 +206,8 @@ def _write_output(
             "README.md": card.render(metrics, recipe),
         }
         data = portraits.arrays()
-        portrait.save(folder / portrait.FILE, data)
+        if data is not None:
+            portrait.save(folder / portrait.FILE, data)
         layers = {name: spec.to_json() for name, spec in convert.packed_specs(model).items()}
         texts[FILE] = pages.page(
             metrics, card.table(metrics), read_records(run.records), layers, texts[RESOLVED], data
