@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from edgeqat.errors import EdgeQATError, FormatError, OutputError, StorageError
+from edgeqat.recipe import RESOLVED
 
 FORMAT_VERSION = 1
 ADAPTIVE_VERSION = 2  # as 1, and tokens have two widths
@@ -33,9 +34,9 @@ METHOD = "edgeqat"
 _ALIGN = 64
 _NAMES = {
     torch.uint8: "U8", torch.int8: "I8", torch.bool: "BOOL", torch.int64: "I64",
-    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
+    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.int32: "I32",
 }  # fmt: skip
-_ORDER = ["U8", "I64", "F32", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
+_ORDER = ["U8", "I64", "F32", "I32", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -121,6 +122,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if _config_hash(config) != config["quantization_config"].get("config_sha256"):
         raise FormatError(f"{CONFIG}: '{path}' was changed after packing; copy the folder again")
     return config
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder says that it is a packed one; nothing else is checked."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return config["quantization_config"]["quant_method"] == METHOD
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def check_config(quantization: dict[str, Any] | None, where: str) -> None:
@@ -234,7 +244,7 @@ def _open_to_umask(folder: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    return not any(folder.iterdir()) or (folder / "recipe.resolved.yaml").is_file()
+    return not any(folder.iterdir()) or (folder / RESOLVED).is_file()
 
 
 def _config_hash(config: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 
 VERSION = 1
+LLAMA_CPP_BITS = (4, 8, FLOAT_BITS)  # of keys and values
+RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every default written out
 
 
 class Section(BaseModel):
@@ -70,6 +72,9 @@ class CacheSection(Section):
     rotate_keys: bool = Field(True, description="Hadamard-rotate q and k after RoPE")
     key_offset: bool = Field(
         True, description="subtract the mean of each key channel; attention does not see it"
+    )
+    llama_cpp: bool = Field(
+        False, description="as llama.cpp's q4_0 and q8_0 caches store them; --target gguf sets it"
     )
     minmax: bool = Field(False, description="absmax scales at few bits too, as a baseline")
     kivi: int | None = Field(
@@ -127,12 +132,28 @@ class QuantSection(Section):
                 f"kv.kivi: {self.kv.kivi} needs a quantized KV cache and no adaptive widths; "
                 "write for example --w4a8kv4"
             )
+        if self.kv.llama_cpp:
+            self._fits_llama_cpp(scheme)
         if share is not None and not scheme.has_low_tokens:
             raise ValueError(
                 f"adaptive.share: {share} needs activations or a KV cache below 8 "
                 f"bit and the scheme is {self.scheme}; write for example --w4a4kv4"
             )
         return self
+
+    def _fits_llama_cpp(self, scheme: Scheme) -> None:
+        if scheme.kv_bits not in LLAMA_CPP_BITS:
+            raise ValueError(
+                f"kv.llama_cpp: llama.cpp caches 4, 8 or 16 bits and the scheme is {self.scheme}; "
+                "write for example --w4a8kv4"
+            )
+        kv = self.kv
+        extra = kv.sink_tokens or kv.key_offset or kv.kivi or self.adaptive.share is not None
+        if extra and scheme.kv_bits < FLOAT_BITS:
+            raise ValueError(
+                "kv.llama_cpp: its cache keeps no token at more bits and no offset; set "
+                "kv.sink_tokens=0 and kv.key_offset=false, without kv.kivi and adaptive"
+            )
 
     def bits(self) -> Scheme:
         """The parsed scheme."""

@@ -39,7 +39,8 @@ TRANSFORMERS_IN_FUNCTIONS = ("demo/", "data/")
 ONE_HOME = ("lm_eval", "matplotlib", "gguf", "onnx", "ctypes")
 NOTHING_OF_OURS = ("losses/", "coreset/scores.py")
 FILLED_INIT = ("__init__.py", "hf/__init__.py", "cli/__init__.py")
-WORKS_AT_IMPORT = ("hf/__init__.py", "cli/__init__.py", "cli/__main__.py")
+# harness.py is lm-eval's command line too (`python -m edgeqat.evaluate.harness`)
+WORKS_AT_IMPORT = ("hf/__init__.py", "cli/__init__.py", "cli/__main__.py", "evaluate/harness.py")
 
 SUFFIXES = (".py", ".c", ".cc", ".cpp", ".h", ".hpp")
 BUDGET, WIDTH = 400, 100

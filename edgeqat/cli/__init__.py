@@ -14,7 +14,18 @@ import typer
 from pydantic import ValidationError
 from typer import exceptions
 
-from edgeqat.cli import bench, evaluate, generate, inspect, quantize, recipes, train
+from edgeqat.cli import (
+    bench,
+    evaluate,
+    export,
+    generate,
+    inspect,
+    manual,
+    quantize,
+    recipes,
+    report,
+    train,
+)
 from edgeqat.errors import EdgeQATError
 
 INTERRUPTED = 130  # what typer, and shells, return after Ctrl-C
@@ -32,9 +43,12 @@ app.command("quantize")(quantize.command)
 app.command("train")(train.command)
 app.command("eval")(evaluate.command)
 app.command("bench")(bench.command)
+app.command("report")(report.command)
+app.command("export")(export.command)
 app.command("generate")(generate.command)
 app.command("inspect")(inspect.command)
 app.command("recipes")(recipes.command)
+app.command("manual", hidden=True)(manual.command)
 
 
 def main() -> None:

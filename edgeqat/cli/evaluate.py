@@ -1,4 +1,6 @@
-"""`edgeqat eval`: is what is served what was trained, and how far is it from the float model."""
+"""`edgeqat eval`: is what is served what was trained, how far is it from the float model, and what
+does it score on lm-eval's tasks.
+"""
 
 from __future__ import annotations
 
@@ -9,47 +11,111 @@ import typer
 
 from edgeqat import log
 from edgeqat.cli import options
+from edgeqat.errors import UsageError
+
+_TASKS, _TEXT = "tasks", "held-out text"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Packed folder.")],
+    folder: Annotated[
+        str, typer.Argument(help="Packed folder; with --backend float a float model too.")
+    ],
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", help="lm-eval's tasks, e.g. blimp,piqa; without: held-out text."),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend", help="float, fake-quant, packed (integers) or native. [fake-quant]"
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write.")] = None,
+    data_root: Annotated[
+        str | None,
+        typer.Option("--data-root", help="Folder of the tasks' data; else EDGEQAT_DATA, the hub."),
+    ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option("--limit", min=0, help="Examples of each task; below 1: a share of them."),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num-fewshot", min=0, help="Examples before each question.")
+    ] = None,
+    gen_kwargs: Annotated[
+        str | None, typer.Option("--gen-kwargs", help="Of generating tasks: max_gen_toks=64,...")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Sequences at once, torch. [64]")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", help="Tokens of a sequence. [the model's]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=1024, help="Threads; default: all cores.")
+    ] = None,
     data: options.DataOption = None,
     against: Annotated[
         str | None, typer.Option("--against", help="Float model: alias, local folder or hub id.")
     ] = None,
     mode: Annotated[
-        str, typer.Option("--mode", help="both, one-pass (fake-quantized) or decode (the cache).")
-    ] = "both",
+        str | None,
+        typer.Option("--mode", help="one-pass, decode (the cache) or both. [both]"),
+    ] = None,
     blocks: Annotated[
         int | None, typer.Option("--blocks", min=0, help="Held-out blocks, evenly spaced; 0: all.")
     ] = None,
     exact: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--exact/--float32", help="Multiply in float64, so that rounding adds nothing."
+            "--exact/--float32",
+            help="Multiply in float64, so that rounding adds nothing. [--exact]",
         ),
-    ] = True,
-    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write.")] = None,
+    ] = None,
 ) -> None:
-    """Perplexity in one pass and token by token through the KV cache; KL and top token against a
-    float model.
+    """With --tasks: scores of lm-eval's tasks. Without: perplexity in one pass and token by token
+    through the KV cache; KL, top token and error of each layer against a float model.
     """
     log.setup()
-    from edgeqat.pipeline.evaluate import evaluate
+    text: dict[str, Any] = {
+        "data": data, "against": against, "mode": mode, "blocks": blocks, "exact": exact
+    }  # fmt: skip
+    scored: dict[str, Any] = {
+        "data_root": data_root, "limit": limit, "batch_size": batch_size, "max_length": max_length,
+        "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs,
+    }  # fmt: skip
+    backend = backend or "fake-quant"
+    if tasks is not None:
+        _refuse(text, f"is for {_TEXT}; leave out --tasks or this option")
+        from edgeqat.pipeline.tasks import evaluate_tasks
 
-    with log.console().status("evaluating"):
-        found = evaluate(folder, data, against, output, mode, blocks, exact)
-    for line in _lines(found):
-        print(line)
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        _, printed = evaluate_tasks(folder, names, backend, output, threads=threads, **scored)
+        print(printed)
+    else:
+        _refuse(scored, "is for tasks; add --tasks NAMES or leave it out")
+        from edgeqat.pipeline.evaluate import evaluate
+
+        given = {name: value for name, value in text.items() if value is not None}
+        with log.console().status("evaluating"):
+            found = evaluate(Path(folder), backend, output, threads=threads, **given)
+        for line in _lines(found):
+            print(line)
     if output is not None:
         print(f"wrote {output}")
+
+
+def _refuse(given: dict[str, Any], reason: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name.replace('_', '-')}: '{value}' {reason}")
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
     evaluation, bits = found["evaluation"], found["average_bits"]
     lines = [
-        f"{found['model']} at {found['scheme']}, {evaluation['blocks']} blocks of "
-        f"{evaluation['context']} tokens",
+        f"{found['model']} at {found['scheme']}, {found['backend']}, {evaluation['blocks']} blocks "
+        f"of {evaluation['context']} tokens",
     ]
     for name, value in found["perplexity"].items():
         if value is not None:
@@ -65,5 +131,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"KL to it: mean {found['kl']['mean']:.4f}, p99 {found['kl']['p99']:.4f} nats; "
             f"same top token {100 * found['same_top_float']:.2f}%"
         )
+    if found["layers"] is not None:
+        errors = " ".join(f"{100 * layer['error']:.3g}" for layer in found["layers"])
+        lines.append(f"output error of its layers in % of their power: {errors}")
     lines.append(f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}")
     return lines

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from edgeqat import recipe as recipes
+from edgeqat.errors import UsageError, nearest
+from edgeqat.scheme import GROUP_MULTIPLE
 
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", help="YAML file or shipped name (see `edgeqat recipes`).")
@@ -31,3 +33,21 @@ def overrides(entries: list[str] | None, **given: Any) -> dict[str, Any]:
     """Overrides {"a.b": value} from --set entries and short flags; what is not given is absent."""
     values = {key.replace("__", "."): value for key, value in given.items() if value is not None}
     return {**dict(recipes.parse_set(entry) for entry in entries or []), **values}
+
+
+def target_values(target: str) -> dict[str, Any]:
+    """What `--target` sets: `gguf` trains on the numbers that llama.cpp computes with."""
+    targets: dict[str, dict[str, Any]] = {
+        "native": {},
+        "gguf": {
+            "quant.weight.group_size": GROUP_MULTIPLE,
+            "quant.activation.rotate": [],
+            "quant.kv.sink_tokens": 0,
+            "quant.kv.rotate_keys": False,
+            "quant.kv.key_offset": False,
+            "quant.kv.llama_cpp": True,
+        },
+    }
+    if target not in targets:
+        raise UsageError(f"target: '{target}' is unknown; {nearest(target, list(targets))}")
+    return targets[target]

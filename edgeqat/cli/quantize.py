@@ -30,6 +30,10 @@ def command(
         float | None,
         typer.Option("--adaptive", help="Share of important tokens at 8 bit, e.g. 0.5. [none]"),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="native, or gguf: train on llama.cpp's numbers. [native]"),
+    ] = None,
     data: options.DataOption = None,
     steps: options.StepsOption = None,
     seed: options.SeedOption = None,
@@ -52,11 +56,12 @@ def command(
         settings, model__name=model, quant__scheme=scheme, model__weights=weights,
         data__root=data, train__steps=steps, seed=seed, quant__adaptive__share=adaptive,
     )  # fmt: skip
+    values = {**options.target_values(target or "native"), **values}
     resolved = recipes.load(chosen, values)
     name = f"{Path(resolved.model.name).name}-{resolved.quant.scheme}"
     if resolved.quant.adaptive.share is not None:
         name += f"-adaptive{resolved.quant.adaptive.share}"
-    target = Path(name if output is None else output)
+    place = Path(name if output is None else output)
     from edgeqat.runtime.native import keep_freed_memory
 
     log.setup()
@@ -64,14 +69,14 @@ def command(
     if dry_run:
         from edgeqat.pipeline.plan import plan
 
-        _print_plan(plan(resolved, target, overwrite))
+        _print_plan(plan(resolved, place, overwrite))
         return
     from edgeqat.pipeline.quantize import quantize
 
     with training_progress() as listener:
-        metrics = quantize(resolved, target, overwrite, listener)
+        metrics = quantize(resolved, place, overwrite, listener)
     if log.speaks():
-        _print_table(metrics, target)
+        _print_table(metrics, place)
 
 
 def _recipe_of(model: str | None) -> str | None:

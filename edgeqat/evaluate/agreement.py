@@ -6,6 +6,7 @@ cache, and both against the float model.
                      likely token is the same in both; `ties`: the best two logits differ by < 1e-3
     kl               KL(float || quantized) per predicted token in nats: mean and 99th percentile
     same_top_float   share of positions whose most likely token is the float model's
+    layers           error of each decoder layer's output, sum |h - h_float|^2 / sum |h_float|^2
 
 Products are exact by default (quant/exact): then what is left is what the cache and the decisions
 on tokens do. In float32 rounding adds its own noise, which is the same for any two ways of
@@ -27,8 +28,10 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf.kv_cache import new_cache
+from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.convert import attentions
 from edgeqat.quant.exact import exact_products
+from edgeqat.runtime.engine import Engine
 from edgeqat.scheme import Scheme
 
 MODES = ("both", "one-pass", "decode")
@@ -45,9 +48,12 @@ def agreement(
     floating: Any | None = None,
     mode: str = "both",
     exact: bool = True,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """What the module's docstring lists, of a packed model on blocks (N, T); what `mode` or a
     missing float model leaves out is None. `average_bits` are those of one pass, else of decoding.
+
+    With an `engine` on the same folder the logits are its own; it tells neither layers nor bits.
     """
     one_pass, decodes = mode != "decode", mode != "one-pass"
     if mode == "decode" and not can_decode(model):
@@ -58,14 +64,18 @@ def agreement(
     with exact_products(exact), WidthMeter(model.eval(), scheme) as meter:
         for ids in blocks.ids.split(batch):
             ids = ids.to(model.device)
-            whole = model(input_ids=ids, use_cache=False).logits if one_pass else None
+            names = [] if floating is None or engine or not one_pass else decoder_layers(floating)
+            with tapped(model, names) as outputs:
+                whole = _whole(model, ids, engine) if one_pass else None
             with meter.paused(one_pass):
-                steps = decoded(model, ids) if decodes else None
+                steps = _stepwise(model, ids, engine) if decodes else None
             target = None
             if floating is not None:
-                target = floating(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                with tapped(floating, names) as targets:
+                    target = floating(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                total.add_layers(names, outputs, targets)
             total.add(ids, whole, steps, target)
-    return {**total.result(), "average_bits": meter.average_bits()}
+    return {**total.result(), "average_bits": None if engine else meter.average_bits()}
 
 
 def decoded(model: Any, ids: Tensor) -> Tensor:
@@ -76,6 +86,26 @@ def decoded(model: Any, ids: Tensor) -> Tensor:
         for token in ids.split(1, dim=1)
     ]
     return torch.cat(found, dim=1)
+
+
+def _whole(model: Any, ids: Tensor, engine: Engine | None) -> Tensor:
+    if engine is None:
+        return model(input_ids=ids, use_cache=False).logits
+    found = []
+    for row in ids.tolist():
+        engine.reset()
+        found.append(torch.from_numpy(engine.prefill(row, every=True)))
+    return torch.stack(found)
+
+
+def _stepwise(model: Any, ids: Tensor, engine: Engine | None) -> Tensor:
+    if engine is None:
+        return decoded(model, ids)
+    found = []
+    for row in ids.tolist():
+        engine.reset()
+        found.append(torch.stack([torch.from_numpy(engine.decode(token)) for token in row]))
+    return torch.stack(found)
 
 
 def can_decode(model: Any) -> bool:
@@ -91,6 +121,7 @@ class _Totals:
         self.count = 0
         self.sums: dict[str, float] = {}
         self.divergences: list[Tensor] = []
+        self.layers: dict[str, list[float]] = {}  # squared error and power
 
     def add(
         self, ids: Tensor, whole: Tensor | None, steps: Tensor | None, target: Tensor | None
@@ -119,6 +150,13 @@ class _Totals:
             log_p, log_q = target.log_softmax(-1), own.log_softmax(-1)
             self.divergences.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q).flatten().cpu())
 
+    def add_layers(self, names: list[str], outputs: list[Tensor], targets: list[Tensor]) -> None:
+        """Count the outputs (B, T, H) of the named blocks against the float model's."""
+        for name, output, target in zip(names, outputs, targets, strict=True):
+            sums = self.layers.setdefault(name, [0.0, 0.0])
+            sums[0] += (output - target).double().square().sum().item()
+            sums[1] += target.double().square().sum().item()
+
     def result(self) -> dict[str, Any]:
         """Means; None for what was not computed."""
         means = {name: total / self.count for name, total in self.sums.items()}
@@ -131,7 +169,8 @@ class _Totals:
             values = torch.cat(self.divergences).double()
             divergence = {"mean": values.mean().item(), "p99": values.quantile(0.99).item()}
         shares = {name: means.get(name) for name in ("same_top", "ties", "same_top_float")}
-        return {"perplexity": perplexity, "kl": divergence, **shares}
+        layers = [{"name": name, "error": e / power} for name, (e, power) in self.layers.items()]
+        return {"perplexity": perplexity, "kl": divergence, **shares, "layers": layers or None}
 
     def _add(self, name: str, value: float) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value

@@ -1,4 +1,4 @@
-"""Bar charts of measured rows, as PNG."""
+"""Charts as PNG: measured rows, and the figures of the report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeqat.errors import UsageError
+from edgeqat.evaluate.portrait import STAGES, Arrays
+from edgeqat.evaluate.report import TITLES, densities
 
 
 def check_installed() -> None:
@@ -37,3 +39,40 @@ def speed_bars(path: Path, rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     figure.suptitle(f"{first['model']}, {first['threads']} threads, {first['cpu']}", fontsize=9)
     figure.savefig(path, format="png", dpi=120)
+
+
+def report_pictures(
+    folder: Path, losses: dict[str, tuple[list[int], list[float]]], data: Arrays | None
+) -> list[Path]:
+    """The figures of the report: loss terms, and for each layer that is shown queries, keys and
+    attention of its first head; returns the files.
+    """
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    curves = {name: own for name, own in losses.items() if len(own[0]) > 1}
+    if curves:
+        figure = Figure(figsize=(3.6 * len(curves), 2.8), layout="constrained")
+        panels = figure.subplots(1, len(curves), squeeze=False)[0]
+        for panel, (name, (steps, values)) in zip(panels, curves.items(), strict=True):
+            panel.plot(steps, values)
+            panel.set(xlabel="step", title=name)
+        written.append(folder / "losses.png")
+        figure.savefig(written[-1], format="png", dpi=120)
+    for row, layer in enumerate([] if data is None else data["layers"].tolist()):
+        assert data is not None
+        figure = Figure(figsize=(11, 5.2), layout="constrained")
+        upper, lower = figure.subfigures(2, 1).tolist()
+        for panel, part, noun in zip(upper.subplots(1, 2), "qk", ("query", "key"), strict=True):
+            centres, shares = densities(data, part, layer, 0)
+            for name, own in shares.items():
+                panel.plot(centres, own, label=name)
+            panel.set(title=f"{noun}, layer {layer}, head 0", ylabel="% of values")
+            panel.legend()
+        for panel, stage in zip(lower.subplots(1, len(STAGES)), STAGES, strict=True):
+            panel.imshow(data[f"attention_{stage}"][row, 0].astype(float) ** 0.5, cmap="Blues")
+            panel.set_title(f"attention, {TITLES[stage]}")
+        written.append(folder / f"layer{layer}.png")
+        figure.savefig(written[-1], format="png", dpi=120)
+    return written

@@ -1,22 +1,106 @@
-"""GGUF files: random weights of a given shape, what llama.cpp is measured on.
+"""GGUF files: packed folders for llama.cpp, and random weights of a given shape to measure it on.
 
-Q4_0 is an fp16 scale d and 32 codes of 4 bits, w = d (code - 8); every matrix of a Q4_0 file is
-Q4_0, the head too, which is the fastest llama.cpp can be at 4 bits.
+The only file that knows the gguf package. What a file holds is export/llama's and
+export/vocabulary's; Q4_0 is an fp16 scale d and 32 codes of 4 bits, w = d (code - 8). Every matrix
+of a random Q4_0 file is Q4_0, the head too, which is the fastest llama.cpp can be at 4 bits.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from edgeqat.errors import UsageError
+from edgeqat.export import llama, vocabulary
+from edgeqat.export.packed import PackedFolder, refuse
+from edgeqat.export.vocabulary import Vocabulary
 from edgeqat.runtime.shape import Shape
 
 TYPES = ("Q4_0", "F16")
 _BLOCK = 32  # weights that share a scale
 _SCALE = 4e-3
 _EPSILON = 1e-5
+_WAY = "quantize it with --target gguf"
+_FILE_TYPES = {4: 2, 8: 7}  # mostly Q4_0, mostly Q8_0
+_logger = logging.getLogger("edgeqat")
+
+
+def export(folder: Path, output: Path, requantize: bool = False) -> list[str]:
+    """Write a packed folder as a GGUF file, its learned levels and scales as they are; returns
+    lines that say how to run it. Raises an EdgeQATError in one line.
+
+    What llama.cpp cannot hold exactly is refused, or with `requantize` rounded anew.
+    """
+    import gguf
+
+    packed = PackedFolder(folder)
+    hopeless = llama.unsupported(packed)
+    if hopeless is not None:
+        raise UsageError(f"gguf: {hopeless}; this folder cannot be exported")
+    reasons = llama.reasons(packed)
+    if not requantize:
+        refuse("gguf", reasons, _WAY)
+    for reason in reasons:
+        _logger.warning("gguf: %s; the file is not what was trained", reason)
+    words = vocabulary.read(folder, packed.config["vocab_size"])
+    temporary = output.with_name(f".{output.name}")
+    try:
+        writer = gguf.GGUFWriter(temporary, llama.architecture(packed))
+        _write_header(writer, packed, words)
+        types = gguf.GGMLQuantizationType
+        for name, kind, values in llama.tensors(packed, requantize):
+            raw = None if kind == "F32" else getattr(types, kind)
+            writer.add_tensor(name, np.ascontiguousarray(values), raw_dtype=raw)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    cache = llama.KV_TYPES.get(packed.scheme.kv_bits, "f16")
+    return [f"llama-cli -m {output} -fa on -ctk {cache} -ctv {cache} -p 'Once upon a time'"]
+
+
+def check_installed() -> None:
+    """Refuse the export where the gguf package is missing."""
+    if find_spec("gguf") is None:
+        raise UsageError("gguf: its package is not installed; pip install 'edgeqat[export]'")
+
+
+def rounded(values: np.ndarray, kind: str) -> tuple[str, np.ndarray]:
+    """Type and bytes of float values (O, I), rounded by the package's own rule."""
+    import gguf
+
+    return kind, gguf.quants.quantize(values, getattr(gguf.GGMLQuantizationType, kind))
+
+
+def _write_header(writer: Any, packed: PackedFolder, words: Vocabulary) -> None:
+    scheme = packed.scheme
+    writer.add_name(packed.folder.resolve().name)
+    writer.add_quantization_version(2)
+    writer.add_file_type(_FILE_TYPES[4 if scheme.weight_bits <= 4 else 8])
+    writer.add_string("edgeqat.scheme", str(scheme))
+    for name, value in llama.sizes(packed).items():
+        getattr(writer, f"add_{name}")(value)
+    writer.add_tokenizer_model(words.model)
+    writer.add_tokenizer_pre(words.split)
+    writer.add_token_list(words.tokens)
+    writer.add_token_types(words.types)
+    if words.scores is not None:
+        writer.add_token_scores(words.scores)
+    if words.merges:
+        writer.add_token_merges(words.merges)
+    for name, number in words.special.items():
+        getattr(writer, f"add_{name}_token_id")(number)
+    writer.add_add_bos_token(words.adds_bos)
+    if words.chat_template:
+        writer.add_chat_template(words.chat_template)
 
 
 def write_random(path: Path, shape: Shape, kind: str, seed: int = 0) -> None:

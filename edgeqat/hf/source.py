@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -112,6 +114,33 @@ def fingerprint(name: str, weights: str | None = None) -> str:
     folder = Path(locate(name))
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return "-".join(checkpoint.sha256(file)[:16] for file in files) or name
+
+
+def license_of(name: str) -> str | None:
+    """The licence that a model's card states in its front matter; None where there is no card."""
+    place = locate(name)
+    card: Any = Path(place) / "README.md"
+    if not Path(place).is_dir():
+        card = try_to_load_from_cache(place, "README.md")
+    if not isinstance(card, str | Path) or not Path(card).is_file():
+        return None
+    parts = Path(card).read_text(encoding="utf-8", errors="replace").split("---\n", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    try:
+        found = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return None
+    license = found.get("license") if isinstance(found, dict) else None
+    return license if isinstance(license, str) else None
+
+
+def base_model(name: str) -> str:
+    """The name of a model for a card: its hub id, or the name of its folder."""
+    place = locate(name)
+    if name == DEMO:
+        return DEMO
+    return Path(place).name if Path(place).is_dir() else place
 
 
 def _check_folder(path: Path) -> None:

@@ -24,6 +24,7 @@ from edgeqat.errors import UsageError
 from edgeqat.nn import kivi, zipcache
 from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
 from edgeqat.nn.token_importance import TokenImportance
+from edgeqat.quant import ggml
 from edgeqat.quant.dynamic import CacheQuantizer
 from edgeqat.quant.hadamard import HEAD_BLOCK, block_size, rotate
 from edgeqat.quant.inputs import input_quantizer
@@ -48,18 +49,27 @@ class AttentionQuantizer(nn.Module):
     importance: TokenImportance | None
     newest: tuple[Tensor, Tensor] | None  # positions (B, T) of the last call, what is kept high
 
-    def __init__(self, quant: QuantSection, head_dim: int, kv_heads: int) -> None:
+    def __init__(
+        self, quant: QuantSection, head_dim: int, kv_heads: int, pairs: bool = False
+    ) -> None:
+        """pairs: llama.cpp interleaves the halves of this architecture's heads."""
         super().__init__()
         scheme = quant.bits()
         cached = scheme.kv_bits < FLOAT_BITS
         self.rotation = block_size(head_dim, HEAD_BLOCK) if cached and quant.kv.rotate_keys else 0
+        self.value_rotation, self.pairs = 0, False
         self.sink_tokens = quant.kv.sink_tokens
         self.query: nn.Module = nn.Identity()
         if scheme.activation_bits < FLOAT_BITS:
             self.query = input_quantizer(quant.activation.mode, scheme.activation_bits)
         self.key: CacheQuantizer | None = None
         self.value: CacheQuantizer | None = None
-        if cached:
+        if cached and quant.kv.llama_cpp:
+            self.rotation, self.value_rotation = ggml.rotations(head_dim)
+            self.pairs = pairs
+            self.key = ggml.BlockCacheQuantizer(scheme.kv_bits, head_dim)
+            self.value = ggml.BlockCacheQuantizer(scheme.kv_bits, head_dim)
+        elif cached:
             heads = kv_heads if quant.kv.key_offset else None
             minmax = quant.kv.minmax
             self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads, minmax)
@@ -96,7 +106,8 @@ class AttentionQuantizer(nn.Module):
         count = key.shape[2] + (waiting.stored if waiting else 0)
         tokens, scale = query.shape[2], scale or query.shape[-1] ** -0.5
         position = token_positions(count, query, mask, positions)
-        query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        query, key = self._turned(query), self._turned(key)
+        value = rotate(value, self.value_rotation)
         query = self.query(query)
         written = key.shape[2] if self.key is not None else tokens
         high = self.high_tokens(position[:, -written:])
@@ -109,6 +120,7 @@ class AttentionQuantizer(nn.Module):
                 key, value = self.key(key, high), self.value(value, high)
             else:
                 key, value = waiting.append(key, value, high)
+        value = rotate(value, self.value_rotation)
         if self.importance is not None:
             self.importance(query, key, mask, position, scale)
         return query, key, value
@@ -158,10 +170,22 @@ class AttentionQuantizer(nn.Module):
         """Float q and k in the basis that forward() quantizes them in: rotated, k without its
         offset.
         """
-        query, key = rotate(query, self.rotation), rotate(key, self.rotation)
+        query, key = self._turned(query), self._turned(key)
         if self.key is not None and self.key.offset is not None:
             key = key - self.key.offset[:, None].to(key.dtype)
         return query, key
+
+    def float_basis(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of basis(): q and k that forward() gave, as the float model has them."""
+        if self.key is not None and self.key.offset is not None:
+            key = key + self.key.offset[:, None].to(key.dtype)
+        turned = [rotate(own, self.rotation) for own in (query, key)]
+        query, key = [ggml.in_halves(own) if self.pairs else own for own in turned]
+        return query, key
+
+    def _turned(self, values: Tensor) -> Tensor:
+        """q or k in the order and rotation they are quantized in."""
+        return rotate(ggml.interleaved(values) if self.pairs else values, self.rotation)
 
 
 def adapted(quantizer: Any, widths: TokenWidths) -> nn.Module:

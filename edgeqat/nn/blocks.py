@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from torch import Tensor, nn
 
 from edgeqat.errors import RecipeError
+from edgeqat.nn.convert import attentions
 
 AUTO = "auto"
 _MATRICES = (nn.Linear, nn.Conv2d)
@@ -40,6 +41,11 @@ def block_names(model: nn.Module, rule: str = AUTO) -> list[str]:
             "module names, for example 'model.layers.*'"
         )
     return found
+
+
+def decoder_layers(model: nn.Module) -> list[str]:
+    """Names of a language model's layers, float or quantized: what holds an attention layer."""
+    return [name.rpartition(".")[0] for name, _ in attentions(model)]
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from edgeqat.scheme import FLOAT_BITS
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
+LLAMA_CPP_PAIRS = ("llama", "mistral")  # architectures whose heads llama.cpp interleaves
 _THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 _PACKED: dict[str, type[PackedWeight]] = {
@@ -146,7 +147,8 @@ def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
         fused = getattr(attention, FUSED_PROJECTION, None)
         keys = attention.k_proj.out_features if fused is None else fused.out_features // 3
         heads = keys // attention.head_dim
-        attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim, heads)
+        pairs = getattr(getattr(model, "config", None), "model_type", None) in LLAMA_CPP_PAIRS
+        attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
 
 
 def adapt(model: nn.Module, quant: QuantSection) -> None:

@@ -1,24 +1,35 @@
-"""The model card of a packed folder: what it is, the honest table, how to load it."""
+"""The model card of a packed folder: front matter for the hub, the honest table, how it was made,
+how to load it in each runtime.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from edgeqat.recipe import Recipe
+from edgeqat.evaluate.report import metric_of
+from edgeqat.hf import source
+from edgeqat.recipe import QuantSection, Recipe
+from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 
 _TEMPLATE = """---
 library_name: edgeqat
-base_model: {{ model }}
+base_model: {{ base }}
 base_model_relation: quantized
+{% if license %}license: {{ license }}
+{% endif %}pipeline_tag: text-generation
 tags: [edgeqat, quantization-aware-training, {{ m.scheme }}]
 ---
 # {{ model }} at {{ m.scheme }}
 
 Trained with quantization in the loop by [EdgeQAT](https://arxiv.org/abs/2402.10787) for
-{{ m.train.steps }} steps and packed as the learned integers. `recipe.resolved.yaml` beside this
-file repeats the run.
+{{ m.train.steps }} steps and packed as the learned integers. `report.html` beside this file shows
+losses, attention and errors; this repeats the run:
 
-| | perplexity |
+```
+edgeqat quantize --recipe recipe.resolved.yaml --output {{ model }}-{{ m.scheme }}
+```
+
+| | {{ metric }} |
 |---|---|
 {% for name, value in rows %}| {{ name }} | {{ value }} |
 {% endfor %}
@@ -31,26 +42,57 @@ Evaluated on {{ m.evaluation.blocks }} blocks of {{ m.evaluation.context }} held
 
 Size: {{ "%.2f"|format(m.bytes.total / 1e6) }} MB packed,
 {{ "%.2f"|format(m.bytes.fp16 / 1e6) }} MB at fp16.
+Average bits: activations {{ "%.2f"|format(m.average_bits.activations) }}, KV cache
+{{ "%.2f"|format(m.average_bits.kv) }}.
 
+## Load it
+In transformers (the weights are refused without the first line, not loaded wrong):
 ```python
-import edgeqat
-model = edgeqat.load("THIS_FOLDER")        # checks every file
-# or: import edgeqat.hf; AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+import edgeqat.hf
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")  # edgeqat.load() checks every file
 ```
+On the C++ engine, from the shell (`edgeqat-run` of the C++ library does without Python):
+```
+edgeqat generate THIS_FOLDER --prompt "Once upon a time"
+```
+{% if exports %}
+In other runtimes:
+```
+{{ exports }}
+```
+{% endif -%}
 """
+_NO_LICENSE = ("", "other", "unknown")
 
 
 def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
-    """The honest rows: name and perplexity (None: not computed)."""
-    same = metrics["float_same_steps"]
-    steps = metrics["train"]["steps"]
-    return [
-        ("float", metrics["float"]["perplexity"]),
-        (f"float, trained for the same {steps} steps", same["perplexity"] if same else None),
-        (f"PTQ at {metrics['scheme']}, no training", metrics["ptq"]["perplexity"]),
-        ("... rotated, where QAT starts", metrics["qat_start"]["perplexity"]),
-        (f"QAT at {metrics['scheme']}, packed", metrics["qat"]["perplexity"]),
-    ]
+    """The honest rows: name and perplexity or top-1 (None: not computed)."""
+    metric, steps, scheme = metric_of(metrics), metrics["train"]["steps"], metrics["scheme"]
+    titles = {
+        "float": "float",
+        "float_same_steps": f"float, trained for the same {steps} steps",
+        "ptq": f"PTQ at {scheme}, no training",
+        "qat_start": "... rotated, where QAT starts",
+        "qat": f"QAT at {scheme}, packed",
+    }
+    rows = {name: metrics.get(name) for name in titles}
+    return [(titles[name], own[metric] if own else None) for name, own in rows.items()]
+
+
+def exports(quant: QuantSection) -> list[str]:
+    """Commands that write the folder for runtimes which hold it exactly."""
+    scheme = quant.bits()
+    plain = scheme.activation_bits >= HIGH_BITS and quant.activation.mode == "dynamic"
+    if not plain or quant.activation.rotate or quant.adaptive.share is not None:
+        return []
+    cached = scheme.kv_bits < FLOAT_BITS
+    drop = " --drop-kv" if cached else ""
+    found = [f"edgeqat export compressed-tensors THIS_FOLDER --output OUT{drop}"]
+    if quant.kv.llama_cpp or not cached:
+        found.insert(0, "edgeqat export gguf THIS_FOLDER --output model.gguf")
+    return found
 
 
 def render(metrics: dict[str, Any], recipe: Recipe) -> str:
@@ -60,4 +102,13 @@ def render(metrics: dict[str, Any], recipe: Recipe) -> str:
     name = recipe.model.name.rstrip("/").rpartition("/")[2]
     template = jinja2.Template(_TEMPLATE, keep_trailing_newline=True)
     rows = [(row, "-" if value is None else f"{value:.3f}") for row, value in table(metrics)]
-    return template.render(m=metrics, model=name, rows=rows)
+    license = source.license_of(recipe.model.name)
+    return template.render(
+        m=metrics,
+        model=name,
+        base=source.base_model(recipe.model.name),
+        license=None if license in _NO_LICENSE else license,
+        metric=metric_of(metrics),
+        rows=rows,
+        exports="\n".join(exports(recipe.quant)),
+    )

@@ -4,46 +4,61 @@ model.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
 from edgeqat.data.text import held_out_blocks
-from edgeqat.errors import FormatError, ModelError, OutputError, UsageError
+from edgeqat.errors import FormatError, ModelError, UsageError, nearest
 from edgeqat.evaluate.agreement import MODES, agreement
+from edgeqat.evaluate.backends import BACKENDS, FAKE_QUANT, FLOAT, NATIVE, PACKED, Native
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import source
 from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import RESOLVED, data_name
-from edgeqat.recipe import Recipe
+from edgeqat.pipeline.quantize import average_bits, data_name
+from edgeqat.pipeline.tasks import check_file, write_json
+from edgeqat.recipe import RESOLVED, Recipe
 
 
 def evaluate(
     folder: Path,
+    backend: str = FAKE_QUANT,
+    output: Path | None = None,
+    threads: int | None = None,
     data: str | None = None,
     against: str | None = None,
-    output: Path | None = None,
     mode: str = "both",
     blocks: int | None = None,
-    exact: bool = True,
+    exact: bool | None = None,
 ) -> dict[str, Any]:
     """Evaluate a packed folder on the held-out text of its recipe (or of `data`), and write the
     result to `output` where one is named.
 
-    `blocks` limits how many are evaluated (0: all); `exact` multiplies in float64. Raises an
-    EdgeQATError in one line.
+    `blocks` limits how many are evaluated (0: all); `exact` multiplies in float64 (the default of
+    the torch backends, which the engine has not). Raises an EdgeQATError in one line.
     """
+    if backend not in BACKENDS:
+        raise UsageError(f"backend: '{backend}' is unknown; {nearest(backend, list(BACKENDS))}")
+    if backend == FLOAT:
+        raise UsageError("backend: 'float' is for --tasks; here name the float model --against")
+    if backend == NATIVE and exact:
+        raise UsageError("exact: the engine multiplies in float32; leave out --exact")
+    exact = backend != NATIVE if exact is None else exact
     if mode not in MODES:
         raise UsageError(f"mode: '{mode}' is unknown; choose from {', '.join(MODES)}")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise OutputError(f"output: the folder of '{output}' does not exist; make it first")
+    check_file(output)
     recipe = with_data_root(_recipe(folder, data, blocks))
-    model = packed_folder.load(folder)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = packed_folder.load(folder, integer=backend == PACKED)
+    opened = None
+    if backend == NATIVE:
+        opened = Native(folder, packed_folder.load_tokenizer(folder), threads)
     floating = _float_model(against, model) if against else None
     held = held_out_blocks(recipe.data, packed_folder.load_tokenizer(folder))
     scheme = recipe.quant.bits()
@@ -51,16 +66,18 @@ def evaluate(
         "model": str(folder),
         "scheme": recipe.quant.scheme,
         "data": data_name(recipe.data),
-        **agreement(model, held, scheme, floating, mode, exact),
+        "backend": backend,
+        **agreement(model, held, scheme, floating, mode, exact, opened.engine if opened else None),
         "against": None,
         "evaluation": {**conditions(recipe.data, held), "mode": mode, "exact": exact},
     }
     if floating is not None:
         found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
+    if opened is not None:
+        opened.close()
+        found["average_bits"] = average_bits(recipe)
     if output is not None:
-        temporary = output.with_name(f".{output.name}")
-        temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(output)
+        write_json(output, found)
     return found
 
 

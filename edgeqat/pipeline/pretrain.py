@@ -20,9 +20,10 @@ from edgeqat.data.text import documents, load_blocks, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import METRICS, RESOLVED, data_name, peak_rss_bytes
+from edgeqat.pipeline.quantize import data_name, peak_rss_bytes
+from edgeqat.pipeline.report import METRICS
 from edgeqat.pipeline.run import check_start, identity, open_run
-from edgeqat.recipe import ArchitectureSection, DataSection, Recipe
+from edgeqat.recipe import RESOLVED, ArchitectureSection, DataSection, Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.objective import Objective

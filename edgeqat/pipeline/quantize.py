@@ -20,6 +20,8 @@ from transformers import PreTrainedModel, set_seed
 
 from edgeqat import recipe as recipes
 from edgeqat.data.text import Blocks
+from edgeqat.evaluate import portrait
+from edgeqat.evaluate import report as pages
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf import folder as packed_folder
@@ -31,8 +33,10 @@ from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
+from edgeqat.pipeline.portraits import Portraits
+from edgeqat.pipeline.report import FILE, METRICS, read_records
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
-from edgeqat.recipe import DataSection, QuantSection, Recipe
+from edgeqat.recipe import RESOLVED, DataSection, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
@@ -42,8 +46,6 @@ from edgeqat.train.trainer import QATTrainer
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.json"
-RESOLVED = "recipe.resolved.yaml"
 ADAPTER = "adapter"
 
 
@@ -187,6 +189,8 @@ def _write_output(
         packed_folder.write(folder, model, recipe.quant, inputs.tokenizer)
         packed: nn.Module = packed_folder.load(folder)
         packed.to(model.device)
+        portraits = Portraits(inputs, run)
+        portraits.take("qat", packed)
         with WidthMeter(packed, recipe.quant.bits()) as meter:
             qat = perplexity(packed, inputs.valid)
         metrics["qat"] = {"perplexity": qat}
@@ -201,6 +205,13 @@ def _write_output(
             RESOLVED: recipes.dump(recipe),
             "README.md": card.render(metrics, recipe),
         }
+        data = portraits.arrays()
+        if data is not None:
+            portrait.save(folder / portrait.FILE, data)
+        layers = {name: spec.to_json() for name, spec in convert.packed_specs(model).items()}
+        texts[FILE] = pages.page(
+            metrics, card.table(metrics), read_records(run.records), layers, texts[RESOLVED], data
+        )
         packed_folder.seal(folder, model, recipe.quant, texts)
 
 
@@ -208,14 +219,22 @@ def _rows_before(
     inputs: Inputs, recipe: Recipe, run: Run
 ) -> tuple[dict[str, Any], PreTrainedModel]:
     """The rows of the table that need no training, and the model that training starts from."""
-    floating = run.result("float", lambda: perplexity(inputs.model, inputs.valid))
+    portraits = Portraits(inputs, run)
+
+    def measured(model: PreTrainedModel, stage: str | None = None) -> float:
+        if stage is not None:
+            portraits.take(stage, model)
+        return perplexity(model, inputs.valid)
+
+    floating = run.result("float", lambda: measured(inputs.model, "float"))
     logger.info("float: perplexity %.3f", floating)
     plain = recipe.quant.plain()
     if plain != recipe.quant:
-        ptq = run.result("ptq", lambda: perplexity(prepared(inputs, recipe, plain), inputs.valid))
+        ptq = run.result("ptq", lambda: measured(prepared(inputs, recipe, plain), "ptq"))
         logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
     model = prepared(inputs, recipe, recipe.quant)
-    start = run.result("qat_start", lambda: perplexity(model, inputs.valid))
+    stage = "ptq" if plain == recipe.quant else None
+    start = run.result("qat_start", lambda: measured(model, stage))
     if plain == recipe.quant:
         ptq = start
         logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)

@@ -8,6 +8,7 @@ import math
 import pytest
 import tiny
 import torch
+from marks import needs_kernels
 
 import edgeqat
 from edgeqat.cli import run
@@ -71,6 +72,22 @@ def test_the_float_model_by_hand():
     same = (own.argmax(-1) == target.argmax(-1)).float().mean().item()
     assert result["same_top_float"] == pytest.approx(same)
     assert 0 < result["kl"]["mean"] < result["kl"]["p99"]
+
+
+def test_errors_of_layers_by_hand():
+    model, floating = packed("w3a8kv3"), tiny.llama(num_hidden_layers=3)
+    result = found(model, "w3a8kv3", floating=floating, exact=False, mode="one-pass")
+    with torch.no_grad():
+        own, target = (
+            m.model(BLOCKS.ids, output_hidden_states=True).hidden_states for m in (model, floating)
+        )
+    # the last of transformers' list is behind the norm
+    for layer in range(2):
+        error = (own[layer + 1] - target[layer + 1]).square().sum()
+        expected = (error / target[layer + 1].square().sum()).item()
+        assert result["layers"][layer]["error"] == pytest.approx(expected, rel=1e-3)
+        assert result["layers"][layer]["name"] == f"model.layers.{layer}"
+    assert len(result["layers"]) == 3
 
 
 def test_the_float_model_is_at_no_distance_from_itself():
@@ -144,6 +161,32 @@ def test_the_command_writes_the_file_of_the_contract(
     assert f"perplexity one pass: {result['perplexity']['one_pass']:.3f}" in printed
     assert math.isfinite(result["against"]["perplexity"])
     assert [path.name for path in tmp_path.iterdir()] == ["eval.json"]
+
+
+@pytest.mark.parametrize("backend", ["packed", pytest.param("native", marks=needs_kernels)])
+def test_every_backend_is_set_against_the_float_model(
+    packed_folder, model_folder, text_file, tmp_path, backend
+):
+    results = []
+    for name in ("fake-quant", backend):
+        output = tmp_path / f"{name}.json"
+        arguments = ["eval", packed_folder, "--data", text_file, "--against", model_folder]
+        arguments += ["--backend", name, "--output", output, "--blocks", 3, "--float32"]
+        assert run([str(a) for a in [*arguments, "--threads", 1]]) == 0
+        results.append(json.loads(output.read_text(encoding="utf-8")))
+    expected, own = results
+    assert own["backend"] == backend
+    for part in ("one_pass", "decode"):
+        assert own["perplexity"][part] == pytest.approx(expected["perplexity"][part], rel=0.01)
+    assert own["kl"]["mean"] == pytest.approx(expected["kl"]["mean"], rel=0.3)
+    assert own["average_bits"] == expected["average_bits"]
+    assert own["same_top_float"] == pytest.approx(expected["same_top_float"], abs=0.1)
+    assert (own["layers"] is None) == (backend == "native")
+
+
+def test_the_engine_has_no_float64(packed_folder, capsys):
+    assert run(["eval", str(packed_folder), "--backend", "native", "--exact"]) == 2
+    assert "exact: the engine multiplies in float32" in capsys.readouterr().err
 
 
 def test_all_blocks_are_those_of_metrics_json(packed_folder, text_file, tmp_path):

@@ -1,0 +1,61 @@
+"""`edgeqat export`: a packed folder for another runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeqat import log
+from edgeqat.errors import OutputError, UsageError, nearest
+
+
+def command(
+    target: Annotated[str, typer.Argument(help="gguf or compressed-tensors.")],
+    folder: Annotated[Path, typer.Argument(help="Packed folder.")],
+    output: Annotated[Path, typer.Option("--output", help="File (gguf) or folder to write.")],
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Round anew what the target cannot hold.")
+    ] = False,
+    drop_kv: Annotated[
+        bool,
+        typer.Option("--drop-kv", help="compressed-tensors: leave keys and values in float."),
+    ] = False,
+) -> None:
+    """Write a packed folder's learned integers and scales in the format of another runtime.
+
+    What the target cannot hold exactly is refused unless --requantize.
+    """
+    log.setup()
+    if target not in _TARGETS:
+        raise UsageError(f"target: '{target}' is unknown; {nearest(target, list(_TARGETS))}")
+    if output.exists():
+        raise OutputError(f"output: '{output}' exists; choose another --output")
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"output: the folder of '{output}' does not exist; make it first")
+    for line in _TARGETS[target](folder, output, requantize, drop_kv):
+        print(line)
+
+
+def _gguf(folder: Path, output: Path, requantize: bool, drop_kv: bool) -> list[str]:
+    if drop_kv:
+        raise UsageError("drop-kv: it is for compressed-tensors; leave it out")
+    from edgeqat.export import gguf
+
+    gguf.check_installed()
+    return [*gguf.export(folder, output, requantize), f"wrote {output}"]
+
+
+def _compressed_tensors(folder: Path, output: Path, requantize: bool, drop_kv: bool) -> list[str]:
+    from edgeqat.export import compressed_tensors
+
+    lines = compressed_tensors.export(folder, output, requantize, drop_kv)
+    return [*lines, f"wrote {output}"]
+
+
+_TARGETS: dict[str, Callable[[Path, Path, bool, bool], list[str]]] = {
+    "gguf": _gguf,
+    "compressed-tensors": _compressed_tensors,
+}

@@ -1,0 +1,69 @@
+"""`edgeqat manual`: the pages of docs/cli, one a verb, from the verbs themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_MADE = "<!-- made by `edgeqat manual docs/cli`; a test holds it to the verb -->"
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="Folder to write the pages into.")],
+) -> None:
+    """Write a page for each verb."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        print(f"wrote {folder / name}.md")
+
+
+def pages() -> dict[str, str]:
+    """Markdown of every verb that is listed, by name."""
+    from edgeqat.cli import app
+
+    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    return {name: _page(name, verb) for name, verb in verbs.items() if not verb.hidden}
+
+
+def _page(name: str, verb: Any) -> str:
+    parameters = [own for own in verb.params if own.name != "help" and not own.hidden]
+    arguments = [own for own in parameters if own.param_type_name == "argument"]
+    options = [own for own in parameters if own.param_type_name == "option"]
+    usage = " ".join(
+        ["edgeqat", name, *map(_shown, arguments), *(["[OPTIONS]"] if options else [])]
+    )
+    lines = [_MADE, f"# edgeqat {name}", "", _paragraphs(verb.help), "", f"    {usage}", ""]
+    if arguments:
+        lines += ["| argument | |", "|---|---|"]
+        lines += [f"| `{own.name.upper()}` | {_cell(own.help)} |" for own in arguments] + [""]
+    if options:
+        lines += ["| option | |", "|---|---|"]
+        lines += [f"| {_names(own)} | {_cell(own.help)}{_default(own)} |" for own in options] + [""]
+    return "\n".join(lines)
+
+
+def _shown(argument: Any) -> str:
+    name = argument.name.upper()
+    return name if argument.required else f"[{name}]"
+
+
+def _names(option: Any) -> str:
+    return ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return " Required."
+    plain = isinstance(option.default, int | float | str) and not isinstance(option.default, bool)
+    return f" [{option.default}]" if plain else ""
+
+
+def _cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))

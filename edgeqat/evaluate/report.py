@@ -1,0 +1,232 @@
+"""report.html: what was made, how good, how it got there, on one page without a network.
+
+The page is a template (report.html.jinja) filled with figures (evaluate/figures); this file turns
+metrics, records, the portraits of evaluate/portrait and rows of a bench into them. What a folder
+does not have is left out.
+
+Legend: L layers, N query heads, K key heads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeqat.errors import UsageError
+from edgeqat.evaluate import figures
+from edgeqat.evaluate.portrait import STAGES, Arrays
+
+TITLES = {"float": "float", "ptq": "PTQ", "qat": "QAT"}
+_COLOUR = {stage: number for number, stage in enumerate(STAGES)}
+_KINDS = ("weights", "scales", "embeddings", "other")
+_QAT = "qat"
+
+
+def page(
+    metrics: dict[str, Any],
+    rows: Sequence[tuple[str, float | None]],
+    records: Sequence[dict[str, Any]],
+    layers: dict[str, Any],
+    recipe: str,
+    data: Arrays | None = None,
+    bench: Sequence[dict[str, Any]] = (),
+) -> str:
+    """The page of a packed folder: its metrics.json, the rows of its table, metrics.jsonl,
+    quantization_config.layers, its recipe, its portraits and rows of `edgeqat bench`.
+    """
+    import jinja2
+
+    text = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(text)
+    name = metrics["model"].rstrip("/").rpartition("/")[2]
+    return template.render(
+        title=f"{name} at {metrics['scheme']}",
+        summary=_summary(metrics),
+        metric=metric_of(metrics),
+        rows=_rows(metrics, rows),
+        conditions=_conditions(metrics),
+        sizes=_sizes(metrics["bytes"]),
+        fp16=_megabytes(metrics["bytes"]["fp16"]),
+        losses=loss_figures(records),
+        widths=_widths(layers),
+        recipe=recipe,
+        **(_portraits(data) if data else {}),
+        **(_speeds(bench) if bench else {}),
+    )
+
+
+def metric_of(metrics: dict[str, Any]) -> str:
+    """What the rows of a table are measured in: perplexity, or top1 in percent."""
+    return next(iter(metrics["float"]))
+
+
+def series(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of every loss term of QAT in metrics.jsonl."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for record in records:
+        if record.get("stage") == _QAT:
+            for name, value in record["terms"].items():
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(record["step"])
+                values.append(value)
+    return found
+
+
+def loss_figures(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A curve over the steps for each loss term."""
+    return [
+        (name, figures.lines(steps, {name: values}, "step", "", first=_COLOUR["qat"]))
+        for name, (steps, values) in series(records).items()
+        if len(steps) > 1
+    ]
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    train, bits = metrics["train"], metrics["average_bits"]
+    parts = [
+        f"{train['steps']} steps of QAT on {metrics['data']}, seed {metrics['seed']}",
+        f"{train['seconds']:.0f} s, peak {train['peak_rss_bytes'] / 1e9:.1f} GB",
+        f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}",
+    ]
+    return "; ".join(parts)
+
+
+def _rows(metrics: dict[str, Any], rows: Sequence[tuple[str, float | None]]) -> list[Any]:
+    metric = metric_of(metrics)
+    floating = metrics["float"][metric]
+    found = []
+    for name, value in rows:
+        if value is None:
+            continue
+        points = f"{value - floating:+.2f} points"
+        change = points if metric == "top1" else f"{100 * (value / floating - 1):+.2f}%"
+        found.append((name, f"{value:.3f}", change))
+    return found
+
+
+def _conditions(metrics: dict[str, Any]) -> str:
+    own = ", ".join(f"{name} {value}" for name, value in metrics["evaluation"].items())
+    share = metrics["recovered"]
+    text = f"Evaluated with: {own}."
+    if share is not None:
+        text += f" Recovered {100 * share:.1f}% of what quantization without training loses."
+    return text
+
+
+def _sizes(sizes: dict[str, int]) -> list[tuple[str, int, str]]:
+    known = [(kind, sizes[kind]) for kind in _KINDS if sizes.get(kind)]
+    return [(name, size, _megabytes(size)) for name, size in known]
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+def _widths(layers: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Layers of the same name and kind in one row, with their number."""
+    counted: Counter[tuple[str, ...]] = Counter()
+    for name, spec in layers.items():
+        inputs = "float" if spec["input_bits"] > 8 else f"{spec['input_mode']} {spec['input_bits']}"
+        inputs += ", rotated" if spec.get("rotation") else ""
+        shape = "x".join(map(str, spec["shape"]))
+        group = (spec["tied_to"] and "tied") or str(spec["group_size"] or "row")
+        counted[name.rpartition(".")[2], shape, str(spec["bits"]), group, inputs] += 1
+    return [(*key, str(count)) for key, count in counted.items()]
+
+
+def _portraits(data: Arrays) -> dict[str, Any]:
+    heads = list(range(data["attention_float"].shape[1]))
+    layers = data["layers"].tolist()
+    names = [TITLES[stage] for stage in STAGES]
+    numbers = [str(n) for n in range(len(data["blocks"]))]
+    errors = {TITLES[s]: (100 * data[f"error_{s}"]).tolist() for s in ("ptq", "qat")}
+    panels = [
+        {
+            "layer": layer,
+            "head": head,
+            "query": histogram(data, "q", layer, head),
+            "key": histogram(data, "k", layer, head),
+            "maps": [
+                (name, figures.heat_map(data[f"attention_{stage}"][row, head]))
+                for stage, name in zip(STAGES, names, strict=True)
+            ],
+        }
+        for row, layer in enumerate(layers)
+        for head in heads
+    ]
+    return {
+        "layers": layers,
+        "heads": heads,
+        "tokens": data["tokens"].tolist(),
+        "panels": panels,
+        "importance": _importance(data),
+        "errors": figures.bars(numbers, errors, "% of power", _COLOUR["ptq"]),
+    }
+
+
+def histogram(data: Arrays, part: str, layer: int, head: int) -> str:
+    """Shares of the values of `q` or `k` of one head, of all three models."""
+    centres, shares = densities(data, part, layer, head)
+    noun = "query" if part == "q" else "key"
+    return figures.lines(centres, shares, noun, "% of values", fill=True)
+
+
+def densities(
+    data: Arrays, part: str, layer: int, head: int
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Centres of the bins and % of the values in each, by model; a key head serves several query
+    heads.
+    """
+    edges = data[f"{part}_edges"][layer]
+    found = {}
+    for stage in STAGES:
+        counts = data[f"{part}_{stage}"][layer]
+        own = counts[head * len(counts) // data[f"q_{stage}"].shape[1]].astype(np.float64)
+        found[TITLES[stage]] = (100 * own / own.sum()).tolist()
+    return ((edges[1:] + edges[:-1]) / 2).tolist(), found
+
+
+def _importance(data: Arrays) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Tokens with s_i (i + 1), scaled to the largest, for the mean of the layers and each of them.
+
+    The first token, which attends to itself only, is left out of the scale.
+    """
+    scores = data["importance"].astype(np.float64)
+    scores = scores * np.arange(1, scores.shape[1] + 1)
+    tokens = [text.replace("\n", "\u23ce") for text in data["tokens"].tolist()]
+    named = [("all, mean", scores.mean(0))] + [(str(n), own) for n, own in enumerate(scores)]
+    found = []
+    for name, own in named:
+        shown = np.clip(own / max(own[1:].max(initial=0.0), 1e-9), 0, 1).round(3).tolist()
+        found.append((name, list(zip(tokens, shown, strict=True))))
+    return found
+
+
+def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Bars for each test; behind those of decoding the tokens a second that reading the native
+    engine's matrices at the speed of a plain loop would allow.
+    """
+    try:
+        found = []
+        for test in dict.fromkeys(row["test"] for row in bench):
+            own = [row for row in bench if row["test"] == test]
+            own.sort(key=lambda row: row["engine"] != "native")
+            entries = [
+                (row["engine"], row["tokens_per_second"]["mean"], row["tokens_per_second"]["sd"])
+                for row in own
+            ]
+            first, limit = own[0], None
+            if test.startswith("tg") and first["read_bytes_per_second"] and first["weight_bytes"]:
+                limit = first["read_bytes_per_second"] / first["weight_bytes"]
+            note = "; dashed: its matrices at the speed of a plain read loop" if limit else ""
+            found.append((f"{test}{note}", figures.rows(entries, "tokens/s", limit)))
+        machine = f"{bench[0]['model']} on {bench[0]['cpu']}, {bench[0]['threads']} threads"
+    except (KeyError, TypeError, IndexError):
+        raise UsageError(
+            "bench: the file holds no rows of `edgeqat bench`; write it with edgeqat bench --json"
+        ) from None
+    return {"speeds": found, "machine": machine}

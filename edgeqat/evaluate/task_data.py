@@ -1,0 +1,123 @@
+"""Local data of tasks: what the files of eval/lm_eval name in `custom_dataset`.
+
+    dataset_kwargs: {file: blimp/adjunct_island}     below the data root, any of SUFFIXES
+
+The data root comes with the task's metadata (`--data-root`, or `--metadata data_root=FOLDER` of
+lm-eval's own command line), else from EDGEQAT_DATA. lm-eval calls these functions with its metadata
+and dataset_kwargs in one, so that what they do not know is passed over.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+from pyarrow.parquet import read_table
+
+from edgeqat.data.text import documents
+from edgeqat.errors import DataError
+
+VARIABLE = "EDGEQAT_DATA"
+_SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
+_TEXTS = (".txt.gz", ".txt")
+
+
+def rows(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]:
+    """The rows of one file as the split `test`."""
+    import datasets
+
+    path = locate(file, data_root, _SUFFIXES)
+    try:
+        if path.suffix == ".parquet":
+            return {"test": datasets.Dataset(read_table(path))}
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+        found = [json.loads(line) for line in text.split("\n") if line.strip()]
+        return {"test": datasets.Dataset.from_list(found)}
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error) as error:
+        raise DataError(
+            f"tasks: '{path}' cannot be read ({' '.join(str(error).split())[:120]}); check the file"
+        ) from None
+
+
+def pages(file: str, data_root: str | None = None, size: int = 8000, **_: Any) -> dict[str, Any]:
+    """A text in pages of about `size` characters that end with a paragraph, field `page`."""
+    import datasets
+
+    pages, page = [], ""
+    for paragraph in _paragraphs(file, data_root):
+        page += f"{paragraph}\n\n"
+        if len(page) >= size:
+            pages.append(page)
+            page = ""
+    pages += [page] if page else []
+    return {"test": datasets.Dataset.from_dict({"page": pages})}
+
+
+def passages(
+    file: str, data_root: str | None = None, least: int = 50, most: int = 100, **_: Any
+) -> dict[str, Any]:
+    """Paragraphs of `least` to `most` words whose last one ends a sentence, field `text` without
+    the final stop: what a last-word task asks for.
+    """
+    import datasets
+
+    found = []
+    for paragraph in _paragraphs(file, data_root):
+        words = paragraph.split()
+        if least <= len(words) <= most and words[-1].endswith(".") and words[-1][:-1].isalpha():
+            found.append(" ".join(words)[:-1])
+    return {"test": datasets.Dataset.from_dict({"text": found})}
+
+
+def endings(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]:
+    """HellaSwag's rows with fields `query`, `choices` and `gold`; WikiHow's marks in square
+    brackets go.
+    """
+    found = rows(file, data_root)["test"]
+
+    def prepared(row: dict[str, Any]) -> dict[str, Any]:
+        begun = f"{row['ctx_a']} {row['ctx_b'].capitalize()}"
+        return {
+            "query": _unmarked(f"{row['activity_label']}: {begun}"),
+            "choices": [_unmarked(ending) for ending in row["endings"]],
+            "gold": int(row["label"]),
+        }
+
+    return {"test": found.map(prepared, keep_in_memory=True)}
+
+
+def locate(file: str, data_root: str | None, suffixes: tuple[str, ...]) -> Path:
+    """The file below the data root, with the first suffix that is there."""
+    root = data_root or os.environ.get(VARIABLE)
+    if not root:
+        raise DataError(
+            f"tasks: no data root for '{file}'; give --data-root FOLDER, or set {VARIABLE}"
+        )
+    for suffix in suffixes:
+        path = Path(root).expanduser() / f"{file}{suffix}"
+        if path.is_file():
+            return path
+    raise DataError(
+        f"tasks: '{Path(root) / file}' with {', '.join(suffixes)} is not there; put the data below "
+        "--data-root as eval/lm_eval/README.md says"
+    )
+
+
+def _unmarked(text: str) -> str:
+    whole = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
+    return whole.replace("  ", " ")
+
+
+def _paragraphs(file: str, data_root: str | None) -> list[str]:
+    path = locate(file, data_root, _TEXTS)
+    found = []
+    for document in documents(str(path)):
+        parts = (" ".join(part.split()) for part in document.split("\n\n"))
+        found += [part for part in parts if part]
+    return found

@@ -1,0 +1,153 @@
+"""compressed-tensors folders: what plain transformers, and vLLM, load without any edgeqat.
+
+    weight_packed  int32 (O, ceil(I * bits / 32))   level + 2^(bits-1), inputs from the low bits up
+    weight_scale   float32 (O, G)                   G groups that divide the row
+    weight_shape   int64 (2,)                       (O, I)
+
+Levels of at most 4 bits travel in 4, others in 8: the value is the same. A group that does not
+divide the row is cut into groups that do. Embeddings, norms and biases are float32. Activations are
+that runtime's own dynamic int8 per token (its scale is max|x| / 127.5, ours / 127): perplexity is
+equal, logits are not.
+
+Legend: O rows, I inputs, G groups of a row.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeqat import checkpoint
+from edgeqat.export.packed import Levels, PackedFolder, kv_reasons, refuse
+from edgeqat.quant import functional
+from edgeqat.scheme import FLOAT_BITS, grid_of
+
+_WAY = "quantize it with --set quant.activation.rotate=[]"
+_DROP = "leave keys and values in float with --drop-kv"
+_NARROW, _WIDE = 4, 8
+_COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md")
+_HEAD = "lm_head"
+_logger = logging.getLogger("edgeqat")
+
+
+def export(
+    folder: Path, output: Path, requantize: bool = False, drop_kv: bool = False
+) -> list[str]:
+    """Write a packed folder as a compressed-tensors folder; returns lines that say how to load it.
+    Raises an EdgeQATError in one line.
+    """
+    packed = PackedFolder(folder)
+    cache = kv_reasons(packed, "plain transformers")
+    if not drop_kv:
+        refuse("compressed-tensors", cache, _DROP)
+    for reason in cache:
+        _logger.warning("compressed-tensors: %s; they stay float", reason)
+    reasons = _reasons(packed)
+    if not requantize:
+        refuse("compressed-tensors", reasons, _WAY)
+    for reason in reasons:
+        _logger.warning("compressed-tensors: %s; the folder is not what was trained", reason)
+    tensors, groups = _converted(packed)
+    with checkpoint.atomic_folder(output) as place:
+        checkpoint.write_tensors(place / checkpoint.WEIGHTS, tensors)
+        for name in _COPIED:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, place / name)
+        config = {**packed.config, "quantization_config": _config(packed, groups)}
+        text = json.dumps(config, indent=2) + "\n"
+        (place / checkpoint.CONFIG).write_text(text, encoding="utf-8")
+    return [f"AutoModelForCausalLM.from_pretrained('{output}')  # pip install compressed-tensors"]
+
+
+def pack(levels: np.ndarray, bits: int) -> np.ndarray:
+    """Levels (O, I) as int32 (O, ceil(I * bits / 32)); bits is 4 or 8."""
+    rows, columns = levels.shape
+    padded = np.zeros((rows, math.ceil(columns * bits / 32) * 32 // bits), np.uint8)
+    padded[:, :columns] = levels.astype(np.int16) + (1 << (bits - 1))
+    if bits == _NARROW:
+        padded = padded[:, ::2] | (padded[:, 1::2] << 4)
+    return np.ascontiguousarray(padded).view("<i4")
+
+
+def _reasons(packed: PackedFolder) -> list[str]:
+    """Why its arithmetic differs from what this folder was trained for."""
+    bits, found = packed.scheme.activation_bits, []
+    rotated = packed.rotated()
+    if rotated is not None:
+        found.append(f"the input of {rotated} is rotated")
+    if bits < _WIDE:
+        found.append(f"it has {bits}-bit activations")
+    elif bits < FLOAT_BITS and packed.quant.activation.mode != "dynamic":
+        found.append(f"its activations are {packed.quant.activation.mode}")
+    if packed.quant.adaptive.share is not None:
+        found.append("its tokens have two widths")
+    return found
+
+
+def _converted(packed: PackedFolder) -> tuple[dict[str, torch.Tensor], dict[Any, list[str]]]:
+    """Tensors of the new folder, and the packed layers by (bits, group size; 0: a row)."""
+    tensors: dict[str, torch.Tensor] = {}
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name, tensor in packed.tensors.items():
+        layer, _, part = name.rpartition(".")
+        if (layer not in packed.layers and "attention_quantizer" not in name) or part == "bias":
+            tensors[name] = tensor.float()
+    for name, spec in packed.layers.items():
+        if spec.tied_to:
+            continue
+        if spec.kind == "embedding":
+            tensors[f"{name}.weight"] = torch.from_numpy(packed.weight(name).values())
+            continue
+        weight = _anew(packed, name) if spec.rotation else packed.weight(name)
+        size = math.gcd(weight.group_size, spec.shape[1])
+        weight = weight.regrouped(size)
+        bits = _NARROW if weight.bits <= _NARROW else _WIDE
+        groups.setdefault((bits, 0 if size == spec.shape[1] else size), []).append(name)
+        tensors[f"{name}.weight_packed"] = torch.from_numpy(pack(weight.levels, bits))
+        tensors[f"{name}.weight_scale"] = torch.from_numpy(weight.scale.copy())
+        tensors[f"{name}.weight_shape"] = torch.tensor(spec.shape)
+    return tensors, groups
+
+
+def _anew(packed: PackedFolder, name: str) -> Levels:
+    """A rotated layer's weight in the float model's basis, rounded again at MSE scales."""
+    spec = packed.layers[name]
+    grid = grid_of(_NARROW if spec.bits <= _NARROW else _WIDE)
+    values = torch.from_numpy(packed.float_weight(name))
+    grouped = functional.to_groups(values, spec.group_size)
+    scale = functional.mse_scale(grouped, grid)
+    codes = functional.from_groups(functional.quantize(grouped, scale, grid), spec.shape[1])
+    size = spec.group_size or spec.shape[1]
+    return Levels(codes.numpy().astype(np.int8), scale.squeeze(-1).numpy(), size, grid.bits)
+
+
+def _config(packed: PackedFolder, groups: dict[tuple[int, int], list[str]]) -> dict[str, Any]:
+    inputs = None
+    if packed.scheme.activation_bits < FLOAT_BITS:
+        inputs = _kind(_WIDE, "token", dynamic=True)
+    found = {}
+    for number, ((bits, size), names) in enumerate(groups.items()):
+        weights = _kind(bits, "group" if size else "channel", dynamic=False)
+        weights |= {"group_size": size} if size else {}
+        group = {"targets": names, "weights": weights, "input_activations": inputs}
+        found[f"group_{number}"] = {**group, "format": "pack-quantized"}
+    head = any(_HEAD in names for names in groups.values())
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": found,
+        "ignore": [] if head else [_HEAD],
+    }
+
+
+def _kind(bits: int, strategy: str, dynamic: bool) -> dict[str, Any]:
+    kind = {"num_bits": bits, "type": "int", "symmetric": True}
+    return {**kind, "strategy": strategy, "dynamic": dynamic}

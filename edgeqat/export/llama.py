@@ -1,0 +1,190 @@
+"""What a GGUF file of the Llama family holds: names, sizes and tensors as llama.cpp wants them.
+
+    rows of q_proj and k_proj   interleaved per head (x0 y0 x1 y1 ...) in the architecture `llama`
+    ffn no multiple of 32       padded with channels of zeros: silu(0) * 0 = 0
+    tied embeddings             token_embd alone
+
+Levels and scales become Q4_0 and Q8_0 blocks as they are (export/blocks); norms and biases are
+float32. What llama.cpp would compute otherwise is a reason to refuse (reasons()).
+
+Legend: O rows, I inputs, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from edgeqat.export import blocks
+from edgeqat.export.packed import (
+    Levels,
+    PackedFolder,
+    config_value,
+    kv_reasons,
+    model_type,
+)
+from edgeqat.scheme import FLOAT_BITS
+
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+PAIRS = "llama"  # the architecture whose heads are interleaved
+KV_TYPES = {4: "q4_0", 8: "q8_0", FLOAT_BITS: "f16"}
+_HIDDEN = "hidden_size"
+_ACTIVATION_BITS = 8  # what llama.cpp multiplies with
+_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+_WIDE = ("mlp.gate_proj", "mlp.up_proj")
+
+Tensor = tuple[str, str, np.ndarray]  # name, type (F32, Q4_0, Q8_0), values or bytes (O, ...)
+
+
+def reasons(packed: PackedFolder) -> list[str]:
+    """Why llama.cpp would not compute what this folder was trained for."""
+    scheme, found = packed.scheme, []
+    rotated = packed.rotated()
+    if rotated is not None:
+        found.append(f"the input of {rotated} is rotated")
+    if scheme.activation_bits < _ACTIVATION_BITS:
+        found.append(f"it has {scheme.activation_bits}-bit activations")
+    elif scheme.activation_bits < FLOAT_BITS and packed.quant.activation.mode != "dynamic":
+        found.append(f"its activations are {packed.quant.activation.mode}")
+    if packed.quant.adaptive.share is not None:
+        found.append("its tokens have two widths")
+    if not packed.quant.kv.llama_cpp:
+        found += kv_reasons(packed, "llama.cpp")
+    return found
+
+
+def unsupported(packed: PackedFolder) -> str | None:
+    """What no option helps with."""
+    kind = model_type(packed)
+    if kind not in ARCHITECTURES:
+        return f"model_type '{kind}' is not one of {', '.join(ARCHITECTURES)}"
+    if config_value(packed, "sliding_window") and config_value(packed, "use_sliding_window", True):
+        return "llama.cpp has no sliding window in this architecture"
+    bits, head = packed.scheme.kv_bits, sizes(packed)["key_length"]
+    if kind == "qwen2" and head * packed.config["num_attention_heads"] != packed.config[_HIDDEN]:
+        return "llama.cpp's qwen2 wants hidden_size = heads * head_dim"
+    if bits < FLOAT_BITS and head % blocks.BLOCK:
+        return f"heads of {head} are no multiple of the {blocks.BLOCK} of a quantized cache"
+    kind = _rope(packed).get("rope_type", "default")
+    return None if kind in ("default", "llama3") else f"rope_type '{kind}' is not exported"
+
+
+def architecture(packed: PackedFolder) -> str:
+    """llama.cpp's name of the architecture."""
+    return ARCHITECTURES[model_type(packed)]
+
+
+def sizes(packed: PackedFolder) -> dict[str, Any]:
+    """The numbers of a GGUF header, by the part of the writer's method name behind `add_`."""
+    config = packed.config
+    heads = config["num_attention_heads"]
+    head = config_value(packed, "head_dim", config["hidden_size"] // heads)
+    return {
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"],
+        "feed_forward_length": _padded(config["intermediate_size"]),
+        "head_count": heads,
+        "head_count_kv": config_value(packed, "num_key_value_heads", heads),
+        "key_length": head,
+        "value_length": head,
+        "rope_dimension_count": head,
+        "rope_freq_base": float(_rope(packed).get("rope_theta", 10000.0)),
+        "layer_norm_rms_eps": config["rms_norm_eps"],
+        "vocab_size": config["vocab_size"],
+    }
+
+
+def tensors(packed: PackedFolder, requantize: bool = False) -> Iterator[Tensor]:
+    """Every tensor of the file. `requantize` rounds the weights of rotated layers anew."""
+    names = sorted({name.rpartition(".")[0] for name in packed.tensors if "quantizer" not in name})
+    for name in names:
+        target = _name(name)
+        yield f"{target}.weight", *_weight(packed, name, requantize)
+        bias = packed.array(f"{name}.bias")
+        if bias is not None:
+            yield f"{target}.bias", "F32", _arranged(packed, name, bias)
+    if _rope(packed).get("rope_type") == "llama3":
+        yield "rope_freqs.weight", "F32", _rope_factors(packed)
+
+
+def _weight(packed: PackedFolder, name: str, requantize: bool) -> tuple[str, np.ndarray]:
+    spec = packed.layers.get(name)
+    if spec is None:
+        found = packed.tensors[f"{name}.weight"].float().numpy()
+        return "F32", _arranged(packed, name, found)
+    if spec.rotation and requantize:
+        from edgeqat.export import gguf
+
+        values = _arranged(packed, name, packed.float_weight(name))
+        return gguf.rounded(values, blocks.Q4_0 if spec.bits <= 4 else blocks.Q8_0)
+    weight = packed.weight(name)
+    order = _order(packed, name, len(weight.levels))
+    weight = weight if order is None else weight.rows(order)
+    missing = _padded(spec.shape[0]) - spec.shape[0] if name.endswith(_WIDE) else 0
+    if missing:
+        levels = np.pad(weight.levels, ((0, missing), (0, 0)))
+        scale = np.pad(weight.scale, ((0, missing), (0, 0)), constant_values=1.0)
+        weight = Levels(levels, scale, weight.group_size, weight.bits)
+    return blocks.encode(weight)
+
+
+def _arranged(packed: PackedFolder, name: str, values: np.ndarray) -> np.ndarray:
+    """A float tensor in llama.cpp's order of rows, padded like the packed ones."""
+    order = _order(packed, name, len(values))
+    values = values if order is None else values[order]
+    rows = _padded(len(values)) - len(values) if name.endswith(_WIDE) else 0
+    columns = 0
+    if values.ndim == 2:
+        columns = _padded(values.shape[1]) - values.shape[1]
+    pads = [(0, rows), (0, columns)][: values.ndim]
+    return np.ascontiguousarray(np.pad(values, pads)) if rows or columns else values
+
+
+def _order(packed: PackedFolder, name: str, rows: int) -> np.ndarray | None:
+    """The order of a projection's rows (heads x D), or None where it stays."""
+    if architecture(packed) != PAIRS or not name.endswith(("q_proj", "k_proj")):
+        return None
+    head = sizes(packed)["key_length"]
+    return np.arange(rows).reshape(-1, 2, head // 2).swapaxes(1, 2).reshape(-1)
+
+
+def _name(name: str) -> str:
+    if name in _ENDS:
+        return _ENDS[name]
+    number, _, part = name.removeprefix("model.layers.").partition(".")
+    return f"blk.{number}.{_LAYER[part]}"
+
+
+def _padded(size: int) -> int:
+    return -(-size // blocks.BLOCK) * blocks.BLOCK
+
+
+def _rope(packed: PackedFolder) -> dict[str, Any]:
+    return config_value(packed, "rope_parameters", {})
+
+
+def _rope_factors(packed: PackedFolder) -> np.ndarray:
+    """What llama.cpp divides the frequencies by, for the scaling of Llama 3."""
+    rope, head = _rope(packed), sizes(packed)["key_length"]
+    frequency = rope["rope_theta"] ** -(np.arange(0, head, 2, dtype=np.float64) / head)
+    length = 2 * np.pi / frequency
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    part = rope["original_max_position_embeddings"] / length
+    smooth = np.clip((part - low) / (high - low), 0, 1)
+    return (1 / (smooth + (1 - smooth) / rope["factor"])).astype(np.float32)

@@ -1,0 +1,47 @@
+"""Portraits of a run's models for the report, taken while they exist and kept in its run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from edgeqat.evaluate import portrait
+from edgeqat.evaluate.portrait import STAGES, Arrays
+from edgeqat.nn.blocks import decoder_layers
+from edgeqat.pipeline.inputs import Inputs
+from edgeqat.pipeline.run import Run
+
+
+class Portraits:
+    """Portraits of the float model, of PTQ and of QAT on one held-out block; a model without
+    attention has none.
+    """
+
+    def __init__(self, inputs: Inputs, run: Run) -> None:
+        self._run, self._inputs = run, inputs
+        self._names = decoder_layers(inputs.model)
+
+    def take(self, stage: str, model: Any) -> None:
+        """Keep the portrait of a model under the name of its stage (STAGES)."""
+        if not self._names:
+            return
+        edges = None if stage == STAGES[0] else portrait.load(self._file(STAGES[0]))
+        taken = portrait.portrait(model, self._ids(), self._names, edges)
+        portrait.save(self._file(stage), taken)
+
+    def arrays(self) -> Arrays | None:
+        """What the report needs of all of them."""
+        if not self._names:
+            return None
+        stages = {stage: portrait.load(self._file(stage)) for stage in STAGES}
+        tokens = [str(self._inputs.tokenizer.decode([id])) for id in self._ids().tolist()]
+        return portrait.assemble(stages, self._names, tokens)
+
+    def _ids(self) -> Tensor:
+        valid = self._inputs.valid
+        return valid.ids[len(valid) // 2]
+
+    def _file(self, stage: str) -> Path:
+        return self._run.folder / f"portrait-{stage}.npz"

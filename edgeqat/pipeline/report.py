@@ -1,0 +1,79 @@
+"""`edgeqat report`: the page of a packed folder, and its figures as PNG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgeqat import checkpoint
+from edgeqat import recipe as recipes
+from edgeqat.errors import FormatError, OutputError, UsageError
+from edgeqat.evaluate import chart, portrait
+from edgeqat.evaluate import report as pages
+from edgeqat.pipeline import card
+
+METRICS = "metrics.json"
+RECORDS = "metrics.jsonl"
+FILE = "report.html"
+
+
+def report(
+    folder: Path, output: Path, bench: Path | None = None, pictures: Path | None = None
+) -> list[Path]:
+    """Write the page of a packed folder to `output`, with the rows of `bench` where a file is
+    named, and PNGs into the folder `pictures`; returns what was written. Raises an EdgeQATError in
+    one line.
+    """
+    config = checkpoint.verify(folder)
+    _check(output)
+    rows = _bench(bench) if bench is not None else []
+    if pictures is not None:
+        chart.check_installed()
+    metrics = json.loads(_text(folder, METRICS))
+    records = read_records(folder / RECORDS)
+    found = folder / portrait.FILE
+    data = portrait.load(found) if found.is_file() else None
+    html = pages.page(
+        metrics, card.table(metrics), records, config["quantization_config"]["layers"],
+        _text(folder, recipes.RESOLVED), data, rows,
+    )  # fmt: skip
+    temporary = output.with_name(f".{output.name}")
+    temporary.write_text(html, encoding="utf-8")
+    temporary.replace(output)
+    if pictures is None:
+        return [output]
+    return [output, *chart.report_pictures(pictures, pages.series(records), data)]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Records of metrics.jsonl; none where nothing was trained."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _text(folder: Path, name: str) -> str:
+    path = folder / name
+    if not path.is_file():
+        raise FormatError(f"{name}: missing from '{folder}'; copy the folder again")
+    return path.read_text(encoding="utf-8")
+
+
+def _bench(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(
+            f"bench: '{path}' is no readable JSON; write it with edgeqat bench --json"
+        ) from None
+    return rows if isinstance(rows, list) else [rows]
+
+
+def _check(output: Path) -> None:
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise OutputError(f"output: '{output}' cannot be written; name a file in a folder")
+    if checkpoint.is_packed(output.absolute().parent):
+        raise OutputError(
+            f"output: '{output}' is inside a packed folder, whose files are hashed; choose another"
+        )

@@ -1,0 +1,111 @@
+"""`edgeqat eval --tasks`: lm-eval's tasks on a packed folder or its float model, and the result.
+
+The file is lm-eval's own result (results, groups, configs, versions, n-shot, config, ...) with one
+more section, `edgeqat`: scheme, backend, the hash of the recipe and the commit of the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import edgeqat
+from edgeqat import checkpoint
+from edgeqat.errors import OutputError, UsageError
+from edgeqat.evaluate.backends import FLOAT
+from edgeqat.recipe import RESOLVED
+
+_FLOAT_SCHEME = "w16a16kv16"
+
+
+def evaluate_tasks(
+    model: str,
+    tasks: Sequence[str],
+    backend: str,
+    output: Path | None = None,
+    data_root: str | None = None,
+    limit: float | None = None,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    threads: int | None = None,
+    num_fewshot: int | None = None,
+    gen_kwargs: str | None = None,
+) -> tuple[dict[str, Any], str]:
+    """lm-eval's result of tasks on a backend, written to `output` where one is named, and its
+    tables. Raises an EdgeQATError in one line.
+    """
+    check_file(output)
+    if not tasks:
+        raise UsageError("tasks: none is named; write for example --tasks blimp")
+    from edgeqat.evaluate import harness
+
+    lm = harness.EdgeQATLM(model, backend, batch_size, max_length, threads=threads)
+    start = time.perf_counter()
+    try:
+        found = harness.run_tasks(
+            lm, tasks, task_folder(), data_root, limit, num_fewshot, gen_kwargs
+        )
+    finally:
+        lm.opened.close()
+    found["edgeqat"] = {
+        "version": edgeqat.__version__,
+        "model": model,
+        "backend": backend,
+        **_origin(Path(model), backend),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    if output is not None:
+        write_json(output, found, harness.plain)
+    return found, harness.table(found)
+
+
+def task_folder() -> Path:
+    """Where our task files are: inside the installed package or in a checkout."""
+    package = Path(edgeqat.__file__).parent
+    installed = package / "tasks"
+    return installed if installed.is_dir() else package.parent / "eval" / "lm_eval"
+
+
+def check_file(output: Path | None) -> None:
+    """Refuse a file that cannot be written, before anything is computed."""
+    if output is None:
+        return
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"output: the folder of '{output}' does not exist; make it first")
+    if output.is_dir():
+        raise OutputError(f"output: '{output}' is a folder; name a file")
+
+
+def write_json(output: Path, values: Any, default: Any = None) -> None:
+    """Write a JSON file, whole or not at all."""
+    temporary = output.with_name(f".{output.name}")
+    text = json.dumps(values, indent=2, ensure_ascii=False, default=default)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(output)
+
+
+def _origin(folder: Path, backend: str) -> dict[str, Any]:
+    """Scheme and recipe of what was evaluated."""
+    if not checkpoint.is_packed(folder):
+        return {"scheme": _FLOAT_SCHEME, "recipe": None}
+    quantization = checkpoint.read_config(folder)["quantization_config"]
+    recipe = {"sha256": quantization["sha256"].get(RESOLVED), "commit": _commit()}
+    scheme = _FLOAT_SCHEME if backend == FLOAT else quantization["scheme"]
+    return {"scheme": scheme, "recipe": recipe}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that edgeqat runs from; None where it is installed."""
+    root = Path(edgeqat.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

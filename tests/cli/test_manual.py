@@ -1,0 +1,53 @@
+"""docs/ against the code: pages of verbs, quoted errors, links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edgeqat.cli import manual, run
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+if not DOCS.is_dir():
+    pytest.skip("no docs in this installation", allow_module_level=True)
+
+
+def test_pages_of_verbs_are_current():
+    written = {path.stem: path.read_text(encoding="utf-8") for path in DOCS.glob("cli/*.md")}
+    assert written == manual.pages(), "run `edgeqat manual docs/cli`"
+
+
+def test_a_page_names_arguments_options_and_defaults():
+    page = manual.pages()["export"]
+    assert "edgeqat export TARGET FOLDER [OPTIONS]" in page
+    assert "| `--output` | File (gguf) or folder to write. Required. |" in page
+    assert "| `--repeat` | Repetitions after the warm-up. [5] |" in manual.pages()["bench"]
+
+
+def test_the_verb_writes_the_pages(tmp_path, capsys):
+    assert run(["manual", str(tmp_path / "cli")]) == 0
+    names = sorted(path.stem for path in (tmp_path / "cli").iterdir())
+    assert names == sorted(manual.pages())
+    assert "manual" not in names
+
+
+def test_troubleshooting_quotes_real_errors():
+    sources = [*ROOT.glob("edgeqat/**/*.py"), *ROOT.glob("kernels/src/*.cc")]
+    whole = "".join(path.read_text(encoding="utf-8") for path in sources)
+    whole = re.sub(r"[\"']\s*\n\s*f?[\"']", "", whole)  # a message over several lines
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(quoted) > 10
+    assert [words for words in quoted if words not in whole] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*DOCS.glob("*.md"), ROOT / "README.md"]), ids=lambda p: p.name
+)
+def test_links_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith("http")]
+    assert [link for link in local if not (path.parent / link).exists()] == []

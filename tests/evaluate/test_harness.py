@@ -1,0 +1,238 @@
+"""lm-eval with our models: the numbers of its `hf`, our task files, its command line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from edgeqat.cli import run
+from edgeqat.errors import DataError, UsageError
+from edgeqat.evaluate import task_data
+from edgeqat.pipeline.tasks import task_folder
+
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and what it imports
+
+PARADIGMS = sorted(path.stem for path in (task_folder() / "blimp").glob("*.yaml"))
+PARADIGMS.remove("all")
+WORDS = tiny.text(400, seed=5).split()
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    """Two rows of every paradigm, and small files of the other layouts."""
+    root = tmp_path_factory.mktemp("data")
+    for number, name in enumerate(PARADIGMS):
+        good = [" ".join(WORDS[number + n : number + n + 7]) for n in range(2)]
+        rows = [
+            {"sentence_good": own, "sentence_bad": own[: len(own) // 2] + " mill wheel"}
+            for own in good
+        ]
+        write(root / f"blimp/{name}.jsonl.gz", rows)
+    write(
+        root / "piqa/validation.jsonl",
+        [{"goal": "the old", "sol1": "river", "sol2": "mill", "label": 0}] * 2,
+    )
+    arc = {
+        "question": "the old",
+        "choices": {"text": ["river", "past a mill"], "label": ["A", "B"]},
+    }
+    write(root / "arc/ARC-Easy-test.jsonl", [{**arc, "answerKey": "B"}])
+    swag = {"activity_label": "River", "ctx_a": "the old", "ctx_b": "mill", "label": "1"}
+    write(root / "hellaswag/validation.jsonl", [{**swag, "endings": ["runs [step] on.", "sings"]}])
+    write(root / "wikitext/test.jsonl", [{"page": " ".join(WORDS[:150])}])
+    write(root / "lambada/test.jsonl", [{"text": "the old river runs"}])
+    (root / "text").mkdir()
+    lines = [" ".join(WORDS[n : n + 60]).replace(".", "") + "." for n in range(0, 300, 60)]
+    (root / "text/novels-valid.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    return root
+
+
+def write(path: Path, rows: list) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def requests(kind, arguments):
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, own, n, ("task", n, 1)) for n, own in enumerate(arguments)]
+
+
+@pytest.fixture(scope="module")
+def pair(model_folder):
+    """lm-eval's own class and ours on the same float model."""
+    from lm_eval.models.huggingface import HFLM
+
+    from edgeqat.evaluate.harness import EdgeQATLM
+
+    reference = HFLM(pretrained=str(model_folder), device="cpu", dtype="float32", batch_size=2)
+    return reference, EdgeQATLM(str(model_folder), backend="float", batch_size=3)
+
+
+def test_log_likelihoods_are_those_of_lm_eval(pair):
+    texts = [
+        ("", "the old river"), ("the old", " river runs"), ("the old", " mill"), ("a ", "b c"),
+        ("the old river runs past", " some birds"), ("", " ".join(WORDS[:90])),
+        (" ".join(WORDS[:200]), " every morning"),
+    ]  # fmt: skip
+    reference, ours = pair
+    expected = reference.loglikelihood(requests("loglikelihood", texts), disable_tqdm=True)
+    found = ours.loglikelihood(requests("loglikelihood", texts), disable_tqdm=True)
+    assert [v for v, _ in found] == pytest.approx([v for v, _ in expected], abs=2e-4)
+    assert [g for _, g in found] == [g for _, g in expected]
+    assert ours.cut == 1
+    assert ours.prefix_token_id == reference.prefix_token_id == 1
+
+
+def test_rolling_log_likelihoods_are_those_of_lm_eval(pair):
+    texts = [(" ".join(WORDS[:200]),), ("the old river",)]
+    reference, ours = pair
+    expected = reference.loglikelihood_rolling(requests("x", texts), disable_tqdm=True)
+    found = ours.loglikelihood_rolling(requests("x", texts), disable_tqdm=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_generated_text_is_that_of_lm_eval(pair):
+    options = {"until": ["old", "\n"], "max_gen_toks": 12}
+    texts = [("the old river", options), ("some birds sing near", options), ("a", options)]
+    reference, ours = pair
+    reference.tokenizer.pad_token_id = 0
+    expected = reference.generate_until(requests("x", texts), disable_tqdm=True)
+    found = ours.generate_until(requests("x", texts), disable_tqdm=True)
+    assert found == expected
+
+
+def test_a_sequence_longer_than_the_model_is_refused(model_folder, pair):
+    from edgeqat.evaluate.harness import EdgeQATLM
+
+    with pytest.raises(UsageError, match="max-length: 500 is not within the model's 128 positions"):
+        EdgeQATLM(str(model_folder), backend="float", max_length=500)
+    answer = requests("x", [("a", " ".join(WORDS[:300]))])
+    with pytest.raises(UsageError, match=r"an answer of .* tokens exceeds the 128 positions"):
+        pair[1].loglikelihood(answer, disable_tqdm=True)
+    wide = requests("x", [("a", {"max_gen_toks": 200})])
+    with pytest.raises(UsageError, match="200 new tokens do not fit into the 128 positions"):
+        pair[1].generate_until(wide, disable_tqdm=True)
+
+
+def test_the_command_scores_all_of_blimp(packed_folder, data_root, tmp_path, capsys):
+    output = tmp_path / "blimp.json"
+    arguments = ["eval", packed_folder, "--tasks", "blimp", "--data-root", data_root]
+    assert run([str(a) for a in [*arguments, "--limit", 1, "--output", output]]) == 0
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert set(found["results"]) == {"blimp", *(f"blimp_{name}" for name in PARADIGMS)}
+    assert len(PARADIGMS) == 67
+    each = [found["results"][f"blimp_{name}"]["acc,none"] for name in PARADIGMS]
+    assert found["groups"]["blimp"]["acc,none"] == pytest.approx(sum(each) / 67)
+    assert found["n-samples"]["blimp_adjunct_island"] == {"original": 2, "effective": 1}
+    assert found["config"]["bos"]["prefix_token"] == "<s>"
+    assert found["config"]["max_length"] == 128
+    own = found["edgeqat"]
+    assert (own["scheme"], own["backend"]) == ("w4a8kv4", "fake-quant")
+    assert len(own["recipe"]["sha256"]) == 64
+    printed = capsys.readouterr().out
+    assert "|blimp " in printed
+    assert f"wrote {output}" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["blimp.json"]
+
+
+def test_the_other_layouts_are_read(model_folder, data_root, monkeypatch, tmp_path):
+    names = "piqa,arc_easy,hellaswag,wikitext_raw,lambada_openai,novels,novels_last_word"
+    monkeypatch.setenv("EDGEQAT_DATA", str(data_root))
+    output = tmp_path / "found.json"
+    arguments = ["eval", model_folder, "--backend", "float", "--tasks", names]
+    assert run([str(a) for a in [*arguments, "--output", output]]) == 0
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert set(found["results"]) == set(names.split(","))
+    assert found["edgeqat"]["scheme"] == "w16a16kv16"
+    assert found["results"]["novels"]["word_perplexity,none"] > 1
+    assert found["n-samples"]["novels_last_word"]["original"] == 5
+    assert found["results"]["hellaswag"]["acc_norm,none"] in (0, 1)
+
+
+def test_rows_are_read_from_parquet_too(data_root, tmp_path):
+    expected = task_data.rows("piqa/validation", str(data_root))["test"]
+    (tmp_path / "piqa").mkdir()
+    expected.to_parquet(str(tmp_path / "piqa" / "validation.parquet"))
+    assert task_data.rows("piqa/validation", str(tmp_path))["test"][:] == expected[:]
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[1]\n", b"\xff\xfe"], ids=["cut off", "no rows", "bytes"])
+def test_damaged_data_is_refused(tmp_path, raw):
+    (tmp_path / "one.jsonl").write_bytes(raw)
+    with pytest.raises(DataError, match=r"one.jsonl' cannot be read"):
+        task_data.rows("one", str(tmp_path))
+
+
+def test_hellaswag_loses_its_marks(data_root):
+    (row,) = task_data.endings("hellaswag/validation", str(data_root))["test"]
+    assert row["query"] == "River: the old Mill"
+    assert row["choices"] == ["runs on.", "sings"]
+    assert row["gold"] == 1
+
+
+@pytest.fixture
+def few_tasks(monkeypatch):
+    """lm-eval without its own thousands of task files, which take seconds to list."""
+    from lm_eval.tasks import _index
+
+    listed = _index.TaskIndex._iter_yaml_files
+    ours = lambda root: listed(root) if root == task_folder() else iter(())  # noqa: E731
+    monkeypatch.setattr(_index.TaskIndex, "_iter_yaml_files", staticmethod(ours))
+
+
+def test_lm_evals_command_line_knows_our_model(
+    model_folder, data_root, tmp_path, monkeypatch, capsys, few_tasks
+):
+    from edgeqat.evaluate import harness
+
+    command = [
+        *("harness", "run", "--model", "edgeqat", "--tasks", "piqa"),
+        *("--model_args", f"pretrained={model_folder},backend=float"),
+        *("--include_path", str(task_folder()), "--metadata", f"data_root={data_root}"),
+        *("--output_path", str(tmp_path / "out.json")),
+    ]
+    monkeypatch.setattr(sys, "argv", command)
+    harness.main()
+    assert "|piqa" in capsys.readouterr().out
+    (written,) = tmp_path.rglob("*.json")
+    assert json.loads(written.read_text(encoding="utf-8"))["config"]["backend"] == "float"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--tasks", "blimpp"], ["tasks: 'blimpp' is unknown; did you mean 'blimp"]),
+        (["--tasks", ","], ["tasks: none is named"]),
+        (["--tasks", "piqa"], ["tasks: no data root for 'piqa/validation'", "--data-root"]),
+        (["--tasks", "piqa", "--data-root", "nowhere"], ["nowhere/piqa/validation", "README"]),
+        (["--tasks", "piqa", "--blocks", "3"], ["blocks: '3' is for held-out text"]),
+        (["--limit", "3"], ["limit: '3.0' is for tasks; add --tasks"]),
+        (["--tasks", "piqa", "--backend", "gpu"], ["backend: 'gpu' is unknown", "fake-quant"]),
+        (["--backend", "float"], ["backend: 'float' is for --tasks", "--against"]),
+        (["--tasks", "piqa", "--max-length", "999"], ["max-length: 999", "128 positions"]),
+        (["--tasks", "piqa", "--output", "no/where.json"], ["output", "no/where.json", "make it"]),
+    ],
+    ids=lambda own: " ".join(own) if own and own[0].startswith("--") else "",
+)
+def test_wrong_use_is_one_line(
+    packed_folder, capsys, monkeypatch, tmp_path, few_tasks, arguments, words
+):
+    monkeypatch.delenv("EDGEQAT_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert run(["eval", str(packed_folder), *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ")
+    assert [word for word in words if word not in lines[-1]] == [], lines[-1]
+
+
+def test_a_folder_that_is_not_packed_is_refused(model_folder, capsys):
+    assert run(["eval", str(model_folder), "--tasks", "piqa"]) == 1
+    assert "quantization_config" in capsys.readouterr().err

@@ -1,0 +1,178 @@
+"""GGUF export: bit for bit by the gguf package, and the same text model in llama.cpp."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.nn import functional as F
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+import edgeqat
+from edgeqat.cli import run
+from edgeqat.export import llama, vocabulary
+from edgeqat.hf import folder as packed_folder
+from edgeqat.nn import convert
+from edgeqat.recipe import QuantSection
+
+gguf = pytest.importorskip("gguf")
+KV = {"llama_cpp": True, "sink_tokens": 0, "key_offset": False, "rotate_keys": False}
+SHAPE = {"head_dim": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+MODELS = {
+    "llama": lambda: tiny.llama(**SHAPE, intermediate_size=80),
+    "untied": lambda: tiny.llama(**SHAPE, tie_word_embeddings=False, attention_bias=True),
+    "qwen2": lambda: tiny.model(Qwen2ForCausalLM, Qwen2Config, **{**SHAPE, "head_dim": 32}),
+    "qwen3": lambda: tiny.model(Qwen3ForCausalLM, Qwen3Config, **SHAPE),
+}
+
+
+def pack(path, model, scheme, kv=None, **quant):
+    """A packed folder without training."""
+    section = QuantSection.model_validate(
+        {"scheme": scheme, "activation": {"rotate": []}, "kv": kv or {}, **quant}
+    )
+    path.mkdir()
+    made = tiny.drift(edgeqat.prepare(model, quant=section))
+    packed_folder.write(path, convert.convert(made), section, tiny.tokenizer())
+    return path
+
+
+def export(folder, output, *arguments):
+    return run(["export", "gguf", str(folder), "--output", str(output), *arguments])
+
+
+def read(path):
+    """Values of every tensor of a GGUF file, by name."""
+    found = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        values = gguf.quants.dequantize(np.array(tensor.data), tensor.tensor_type)
+        found[tensor.name] = values.reshape(tuple(reversed(tensor.shape.tolist())))
+    return found
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("scheme", ["w4a8", "w8a8", "w3a16", "w2a8", "w1a8", "w6a8"])
+def test_weights_are_those_of_the_folder_bit_for_bit(tmp_path, family, scheme):
+    if family != "llama" and scheme != "w4a8":
+        pytest.skip("widths are the same in every family")
+    folder = pack(tmp_path / "packed", MODELS[family](), scheme)
+    assert export(folder, tmp_path / "out.gguf") == 0
+    found, model = read(tmp_path / "out.gguf"), packed_folder.load(folder)
+    state = {
+        n: m.dequantized().detach().numpy() for n, m in model.named_modules() if hasattr(m, "spec")
+    }
+    for name, expected in state.items():
+        if name == "lm_head" and model.config.tie_word_embeddings:
+            assert "output.weight" not in found
+            continue
+        own = found[f"{llama._name(name)}.weight"]
+        if family in ("llama", "untied") and name.endswith(("q_proj", "k_proj")):
+            expected = expected.reshape(-1, 2, 32, 64).swapaxes(1, 2).reshape(-1, 64)
+        rows, columns = expected.shape
+        assert np.array_equal(own[:rows, :columns], expected), name
+        assert not own[rows:].any()
+        assert not own[:, columns:].any()
+    assert np.array_equal(found["output_norm.weight"], model.model.norm.weight.detach().numpy())
+
+
+def logits_in_llama_cpp(path, ids, kind):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    opened = llama_cpp.Llama(
+        str(path), n_ctx=128, logits_all=True, verbose=False, n_threads=1, flash_attn=True,
+        type_k=kind, type_v=kind,
+    )  # fmt: skip
+    found = []
+    for row in ids.tolist():
+        opened.reset()
+        opened.eval(row)
+        found.append(torch.from_numpy(opened.scores[: len(row)].copy()))
+    opened.close()
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("family", "scheme", "kind"),
+    [("llama", "w4a8kv4", 2), ("llama", "w4a8kv8", 8), ("untied", "w4a8", 1), ("qwen2", "w4a8", 1),
+     ("qwen3", "w8a8kv8", 8)],
+)  # fmt: skip
+@torch.no_grad()
+def test_llama_cpp_computes_what_was_trained(tmp_path, family, scheme, kind):
+    kv = KV if "kv" in scheme else None
+    folder = pack(tmp_path / "packed", MODELS[family](), scheme, kv)
+    assert export(folder, tmp_path / "out.gguf") == 0
+    model, ids = packed_folder.load(folder), tiny.ids(3, 48)
+    expected = model(ids, use_cache=False).logits
+    found = logits_in_llama_cpp(tmp_path / "out.gguf", ids, kind)
+    assert F.cosine_similarity(found.flatten(0, 1), expected.flatten(0, 1)).min() > 0.99
+    losses = [
+        F.cross_entropy(x[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for x in (found, expected)
+    ]
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=0.02)
+
+
+def test_llama_cpp_splits_text_into_the_same_tokens(tmp_path):
+    llama_cpp = pytest.importorskip("llama_cpp")
+    folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8")
+    assert export(folder, tmp_path / "out.gguf") == 0
+    opened = llama_cpp.Llama(str(tmp_path / "out.gguf"), vocab_only=True, verbose=False)
+    text = "The old river runs past 12 mills, and it's new: \u00e9t\u00e9.\n"
+    expected = tiny.tokenizer()(text, add_special_tokens=False)["input_ids"]
+    assert opened.tokenize(text.encode(), add_bos=False) == expected
+    assert opened.detokenize(expected).decode() == text
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "quant", "words"),
+    [
+        ("w4a8kv4", {}, ["4-bit keys and values", "--target gguf", "--requantize"]),
+        ("w4a4", {}, ["4-bit activations"]),
+        ("w4a8", {"activation": {"rotate": ["*"]}}, ["q_proj is rotated"]),
+        ("w4a8", {"activation": {"mode": "static", "rotate": []}}, ["activations are static"]),
+    ],
+)
+def test_what_llama_cpp_cannot_hold_is_refused(tmp_path, capsys, scheme, quant, words):
+    folder = pack(tmp_path / "packed", MODELS["llama"](), scheme, **quant)
+    assert export(folder, tmp_path / "out.gguf") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert [word for word in words if word not in line] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_rotated_weights_are_rounded_anew_where_that_is_asked_for(tmp_path, capsys):
+    folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8kv4", activation={"rotate": ["*"]})
+    assert export(folder, tmp_path / "out.gguf", "--requantize") == 0
+    assert "not what was trained" in " ".join(capsys.readouterr().err.split())
+    found = read(tmp_path / "out.gguf")["blk.0.ffn_gate.weight"]
+    float_model = edgeqat.restore(packed_folder.load(folder))
+    expected = float_model.model.layers[0].mlp.gate_proj.weight.detach().numpy()
+    error = np.square(found[:80] - expected).sum() / np.square(expected).sum()
+    assert 1e-4 < error < 0.02
+
+
+def test_other_wrong_use_is_one_line(tmp_path, capsys):
+    folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8")
+    cases = [
+        (["export", "ggfu", folder, "--output", tmp_path / "a"], "did you mean 'gguf'"),
+        (["export", "gguf", folder, "--output", folder], "exists"),
+        (["export", "gguf", folder, "--output", tmp_path / "no" / "a.gguf"], "make it first"),
+        (["export", "gguf", folder, "--output", tmp_path / "a", "--drop-kv"], "drop-kv"),
+    ]
+    for arguments, words in cases:
+        assert run([str(a) for a in arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+    assert export(tmp_path, tmp_path / "a.gguf") == 1
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_the_vocabulary_is_padded_and_typed(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    found = vocabulary.read(tmp_path, tiny.VOCABULARY + 2)
+    assert (found.model, found.split) == ("gpt2", "gpt-2")
+    assert len(found.tokens) == len(found.types) == tiny.VOCABULARY + 2
+    assert found.tokens[:3] == ["<unk>", "<s>", "</s>"]
+    assert found.types[:4] == [vocabulary.CONTROL] * 3 + [vocabulary.NORMAL]
+    assert found.special == {"bos": 1, "eos": 2, "unk": 0}
+    assert not found.adds_bos

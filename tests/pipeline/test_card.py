@@ -1,0 +1,84 @@
+"""The model card: front matter for the hub, table, licence, commands."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import yaml
+
+from edgeqat.hf import source
+from edgeqat.pipeline import card
+from edgeqat.recipe import QuantSection, Recipe
+
+METRICS = {
+    "scheme": "w4a8kv4", "model": "x", "float": {"perplexity": 10.0}, "float_same_steps": None,
+    "ptq": {"perplexity": 12.0}, "qat_start": {"perplexity": 11.5}, "qat": {"perplexity": 11.0},
+    "recovered": 0.5, "train": {"steps": 3}, "bytes": {"total": 2_000_000, "fp16": 8_000_000},
+    "average_bits": {"activations": 8.0, "kv": 4.06},
+    "evaluation": {"blocks": 4, "context": 32, "bos": False},
+}  # fmt: skip
+
+
+def render(name, **quant):
+    recipe = Recipe.model_validate({"model": {"name": name}, "quant": quant})
+    text = card.render(METRICS, recipe)
+    front = yaml.safe_load(text.split("---\n")[1])
+    return front, text
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    front, _ = render("tinyllama")
+    assert front == {
+        "library_name": "edgeqat", "base_model": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "base_model_relation": "quantized", "pipeline_tag": "text-generation",
+        "tags": ["edgeqat", "quantization-aware-training", "w4a8kv4"],
+    }  # fmt: skip
+
+
+def test_the_licence_is_that_of_the_base(tmp_path):
+    folder = tmp_path / "base"
+    tiny.llama().save_pretrained(folder)
+    assert "license" not in render(str(folder))[0]
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Base\n", encoding="utf-8")
+    front, _ = render(str(folder))
+    assert front["license"] == "mit"
+    assert front["base_model"] == "base"
+    for text in ("no front matter", "---\n[broken\n---\n", "---\n- a list\n---\n"):
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        assert source.license_of(str(folder)) is None
+
+
+def test_the_table_leaves_nothing_out():
+    _, text = render("demo")
+    for row in ("| float | 10.000 |", "same 3 steps | - |", "no training | 12.000 |", "| 11.000 |"):
+        assert row in text
+    assert "Recovered 50.0%" in text
+    assert "edgeqat quantize --recipe recipe.resolved.yaml" in text
+
+
+def test_a_classifier_is_measured_in_top1():
+    metrics = {**METRICS, **{row: {"top1": 60.0} for row in ("float", "ptq", "qat_start", "qat")}}
+    assert "| | top1 |" in card.render(metrics, Recipe())
+    assert card.table(metrics)[-1] == ("QAT at w4a8kv4, packed", 60.0)
+
+
+@pytest.mark.parametrize(
+    ("quant", "targets"),
+    [
+        ({}, []),
+        ({"activation": {"rotate": []}, "scheme": "w4a8"}, ["gguf", "compressed-tensors"]),
+        ({"activation": {"rotate": []}, "scheme": "w4a4"}, []),
+        ({"activation": {"rotate": []}}, ["compressed-tensors"]),
+        (
+            {
+                "activation": {"rotate": []},
+                "kv": {"llama_cpp": True, "sink_tokens": 0, "key_offset": False},
+            },
+            ["gguf", "compressed-tensors"],
+        ),
+    ],
+)
+def test_exports_are_named_where_they_are_exact(quant, targets):
+    commands = card.exports(QuantSection.model_validate(quant))
+    assert [command.split()[2] for command in commands] == targets
+    assert ("--drop-kv" in " ".join(commands)) == (bool(commands) and quant.get("scheme") is None)
