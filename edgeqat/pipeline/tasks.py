@@ -66,7 +66,7 @@ def evaluate_tasks(
 def task_folder() -> Path:
     """Where our task files are: inside the installed package or in a checkout."""
     package = Path(edgeqat.__file__).parent
-    installed = package / "tasks"
+    installed = package / "lm_eval"
     return installed if installed.is_dir() else package.parent / "eval" / "lm_eval"
 
 
