@@ -7,6 +7,7 @@ absent; until it is whole, the run folder beside it (pipeline/run) is where the 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -88,6 +89,7 @@ def quantize(
 
 def prepared(inputs: Inputs, recipe: Recipe, quant: QuantSection) -> PreTrainedModel:
     """A copy of the float model, fake-quantized and calibrated, not trained."""
+    gc.collect()  # a prepared model before this one refers to itself
     set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
     model: Any = prepare(float_copy(inputs.model), quant=quant)
     convert.calibrate(model, calibration_batches(inputs, recipe))
