@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
+from edgeqat.sections import (
+    CoresetSection,
+    CorrectSection,
+    ImageSection,
+    Section,
+    coreset_value,
+)
 
 VERSION = 1
 LLAMA_CPP_BITS = (4, 8, FLOAT_BITS)  # of keys and values
 RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every default written out
-
-
-class Section(BaseModel):
-    """A part of a recipe; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ModelSection(Section):
@@ -189,6 +190,7 @@ class DataSection(Section):
     )
     streaming: bool = Field(False, description="tokenize while training; for text beyond memory")
     text_field: str = Field("text", description="field of .jsonl lines and datasets")
+    images: ImageSection = ImageSection()
 
 
 class LowRankSection(Section):
@@ -205,7 +207,12 @@ class TrainSection(Section):
     )
     lowrank: LowRankSection = LowRankSection()
     steps: int = Field(200, ge=0, description="optimizer steps")
-    batch_size: int = Field(8, ge=1, description="blocks per step and process")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the data (or coreset) instead of steps"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with momentum")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    batch_size: int = Field(8, ge=1, description="blocks or images per step and process")
     accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step")
     learning_rate: float | None = Field(
         None, gt=0, description="peak learning rate of the weights; absent: from the PTQ gap"
@@ -215,7 +222,7 @@ class TrainSection(Section):
     )
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after warm-up")
     warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW decay of matrices (never of scales)")
+    weight_decay: float = Field(0.0, ge=0, description="decay of matrices (never of scales)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     bf16: bool = Field(False, description="bf16 autocast; quantizers stay float32")
     bf16_states: bool = Field(False, description="AdamW's moments in bf16: less memory")
@@ -287,9 +294,16 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     distill: DistillSection = DistillSection()
     guide: GuideSection = GuideSection()
+    coreset: CoresetSection = CoresetSection()
+    correct: CorrectSection = CorrectSection()
     architecture: ArchitectureSection | None = Field(
         None, description="shape of the float model (only for `edgeqat train`)"
     )
+
+    @field_validator("coreset", mode="before")
+    @classmethod
+    def _coreset(cls, value: Any) -> Any:
+        return coreset_value(value)
 
 
 def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -300,7 +314,10 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
         raise RecipeError(
             f"version: {found} of recipe '{source}' is newer than {VERSION}; update edgeqat"
         )
-    for path, value in (overrides or {}).items():
+    overrides = overrides or {}
+    if "train.steps" in overrides and isinstance(values.get("train"), dict):
+        values["train"].pop("epochs", None)
+    for path, value in overrides.items():
         _put(values, path, value)
     return validate(values)
 

@@ -136,7 +136,7 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
         if row == "float_and_teacher":
             with torch.no_grad():
                 teacher(input_ids=batch, use_cache=False)
-        objective(model, batch)["loss"].backward()
+        objective(model, {"input_ids": batch})["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -16,6 +16,7 @@ from typer import exceptions
 
 from edgeqat.cli import (
     bench,
+    coreset,
     evaluate,
     export,
     generate,
@@ -33,7 +34,7 @@ _SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
 
 app = typer.Typer(
     name="edgeqat",
-    help="Quantization-aware training of small language models for edge CPUs.",
+    help="Quantization-aware training of small language and image models for edge CPUs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command("quantize")(quantize.command)
 app.command("train")(train.command)
+app.command("coreset")(coreset.command)
 app.command("eval")(evaluate.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)

@@ -74,7 +74,8 @@ def command(
     ] = None,
 ) -> None:
     """With --tasks: scores of lm-eval's tasks. Without: perplexity in one pass and token by token
-    through the KV cache; KL, top token and error of each layer against a float model.
+    through the KV cache; KL, top token and error of each layer against a float model. Of an image
+    classifier: top-1 and top-5.
     """
     log.setup()
     text: dict[str, Any] = {
@@ -99,7 +100,7 @@ def command(
         given = {name: value for name, value in text.items() if value is not None}
         with log.console().status("evaluating"):
             found = evaluate(Path(folder), backend, output, threads=threads, **given)
-        for line in _lines(found):
+        for line in _image_lines(found) if "top1" in found else _lines(found):
             print(line)
     if output is not None:
         print(f"wrote {output}")
@@ -109,6 +110,22 @@ def _refuse(given: dict[str, Any], reason: str) -> None:
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"{name.replace('_', '-')}: '{value}' {reason}")
+
+
+def _image_lines(found: dict[str, Any]) -> list[str]:
+    evaluation = found["evaluation"]
+    lines = [
+        f"{found['model']} at {found['scheme']}, {evaluation['images']} images of "
+        f"{evaluation['size']} pixels a side",
+        f"top-1 {found['top1']:.2f}%, top-5 {found['top5']:.2f}%",
+    ]
+    if found["against"] is not None:
+        other = found["against"]
+        lines.append(
+            f"the float model: top-1 {other['top1']:.2f}%, top-5 {other['top5']:.2f}%; the same "
+            f"class in {other['same_top']:.2f}%"
+        )
+    return lines
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

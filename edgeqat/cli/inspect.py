@@ -56,14 +56,14 @@ def command(
     if metrics.is_file():
         try:
             values = json.loads(metrics.read_text(encoding="utf-8"))
-            found = {row: values[row] and values[row]["perplexity"] for row in ROWS}
-        except (ValueError, KeyError, TypeError):
+            found = {row: values[row] and next(iter(values[row].items())) for row in ROWS}
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
             raise FormatError(
                 f"metrics.json: '{metrics}' is damaged; copy the folder again"
             ) from None
-        for row, perplexity in found.items():
-            if perplexity is not None:
-                print(f"{row}: perplexity {perplexity:.3f}")
+        for row, score in found.items():
+            if score is not None:
+                print(f"{row}: {score[0]} {score[1]:.3f}")
     if verify:
         print(f"verified {len(quantization['sha256']) + 1} files")
 

@@ -15,7 +15,10 @@ RecipeOption = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="Text file or folder (.txt, .txt.gz, .jsonl); else EDGEQAT_DATA."),
+    typer.Option(
+        "--data",
+        help="Text file or folder (.txt, .txt.gz, .jsonl), or folder of images; else EDGEQAT_DATA.",
+    ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimizer steps.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of order and sampling.")]
@@ -27,6 +30,21 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a recipe field: a.b=value. Repeatable."),
 ]
+
+CoresetOption = Annotated[
+    str | None,
+    typer.Option("--coreset", help="Share of the samples to train on, e.g. 0.01, or a JSON file."),
+]
+
+
+def coreset(given: str | None) -> dict[str, Any]:
+    """The overrides that `--coreset` stands for: a share, or a file of `edgeqat coreset`."""
+    if given is None:
+        return {}
+    try:
+        return {"coreset.share": float(given), "coreset.file": None}
+    except ValueError:
+        return {"coreset.file": given}
 
 
 def overrides(entries: list[str] | None, **given: Any) -> dict[str, Any]:

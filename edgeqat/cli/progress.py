@@ -1,4 +1,4 @@
-"""The progress bar of a training run: loss terms, tokens/s and the time left, on stderr."""
+"""The progress bar of a training run: loss terms, speed and the time left, on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def training_progress() -> Iterator[Any]:
         BarColumn(bar_width=24),
         TextColumn("{task.completed:>5}/{task.total}"),
         TextColumn("{task.fields[terms]}"),
-        TextColumn("{task.fields[speed]:>6.0f} tokens/s"),
+        TextColumn("{task.fields[speed]:>6.0f} {task.fields[unit]}/s"),
         TimeRemainingColumn(),
         console=log.console(),
     )
@@ -30,10 +30,12 @@ def training_progress() -> Iterator[Any]:
 
     def listener(record: dict[str, Any]) -> None:
         stage = record["stage"]
+        speed, unit = _speed(record)
         if stage not in tasks:
-            tasks[stage] = bar.add_task(stage, total=record["steps"], terms="", speed=0.0)
+            tasks[stage] = bar.add_task(
+                stage, total=record["steps"], terms="", speed=0.0, unit=unit
+            )
         terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
-        speed = record["tokens_per_second"]
         bar.update(tasks[stage], completed=record["step"], terms=terms, speed=speed)
 
     with bar:
@@ -42,8 +44,15 @@ def training_progress() -> Iterator[Any]:
 
 def _print_line(record: dict[str, Any]) -> None:
     terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
+    speed, unit = _speed(record)
     left = record["seconds"] / record["step"] * (record["steps"] - record["step"])
     log.console().print(
         f"{record['stage']:>5} {record['step']:>5}/{record['steps']}  {terms}  "
-        f"{record['tokens_per_second']:.0f} tokens/s  {left:.0f} s left"
+        f"{speed:.0f} {unit}/s  {left:.0f} s left"
     )
+
+
+def _speed(record: dict[str, Any]) -> tuple[float, str]:
+    """The speed of a record and what is counted: tokens or samples."""
+    field = next(name for name in record if name.endswith("_per_second"))
+    return record[field], field.removesuffix("_per_second")

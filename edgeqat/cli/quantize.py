@@ -34,6 +34,7 @@ def command(
         str | None,
         typer.Option("--target", help="native, or gguf: train on llama.cpp's numbers. [native]"),
     ] = None,
+    coreset: options.CoresetOption = None,
     data: options.DataOption = None,
     steps: options.StepsOption = None,
     seed: options.SeedOption = None,
@@ -57,7 +58,7 @@ def command(
         data__root=data, train__steps=steps, seed=seed, quant__adaptive__share=adaptive,
     )  # fmt: skip
     values = {**options.target_values(target or "native"), **values}
-    resolved = recipes.load(chosen, values)
+    resolved = recipes.load(chosen, {**values, **options.coreset(coreset)})
     name = f"{Path(resolved.model.name).name}-{resolved.quant.scheme}"
     if resolved.quant.adaptive.share is not None:
         name += f"-adaptive{resolved.quant.adaptive.share}"
@@ -88,30 +89,42 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edgeqat.pipeline.card import table
+    from edgeqat.pipeline.card import metric_of, table
 
     rows = Table(title=f"{metrics['model']} at {metrics['scheme']}", title_justify="left")
+    metric = metric_of(metrics)
+    images = metric == "top1"
     rows.add_column("")
-    rows.add_column("perplexity", justify="right")
+    rows.add_column(metric, justify="right")
     rows.add_column("over float", justify="right")
-    floating = metrics["float"]["perplexity"]
+    floating = metrics["float"][metric]
     for name, value in table(metrics):
         if value is not None:
-            rows.add_row(name, f"{value:.3f}", f"{100 * (value / floating - 1):+.2f}%")
+            over = value - floating if images else 100 * (value / floating - 1)
+            rows.add_row(name, f"{value:.3f}", f"{over:+.2f}{'' if images else '%'}")
     console = Console()
     console.print(rows)
     if metrics["recovered"] is not None:
-        print(f"recovered {100 * metrics['recovered']:.1f}% of the PTQ gap (log-perplexity)")
+        unit = "top-1" if images else "log-perplexity"
+        print(f"recovered {100 * metrics['recovered']:.1f}% of the PTQ gap ({unit})")
     sizes, trained = metrics["bytes"], metrics["train"]
     kinds = ", ".join(
         f"{kind} {sizes[kind] / 1e6:.2f}" for kind in ("weights", "scales", "embeddings", "other")
     )
     print(f"size {sizes['total'] / 1e6:.2f} MB ({kinds}); fp16 {sizes['fp16'] / 1e6:.2f} MB")
     bits = metrics["average_bits"]
-    print(f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}")
+    if not images:
+        print(f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}")
+    if "coreset" in metrics:
+        found = metrics["coreset"]
+        print(
+            f"coreset: {found['size']} of {found['samples']}, selected "
+            f"{len(found['selections']) or 1} times in {trained['selection_seconds']:.0f} s"
+        )
+    unit = "samples" if images else "tokens"
     print(
         f"QAT {trained['steps']} steps in {trained['seconds']:.0f} s, "
-        f"{trained['tokens_per_second']:.0f} tokens/s, peak "
+        f"{trained[f'{unit}_per_second']:.0f} {unit}/s, peak "
         f"{trained['peak_rss_bytes'] / 1e9:.1f} GB"
     )
     print(f"wrote {target}")

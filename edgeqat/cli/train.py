@@ -15,7 +15,7 @@ from edgeqat.cli.progress import training_progress
 
 def command(
     recipe: Annotated[
-        str, typer.Option("--recipe", help="YAML file or shipped name with an `architecture`.")
+        str, typer.Option("--recipe", help="YAML file or shipped name of a float model.")
     ],
     data: options.DataOption = None,
     steps: options.StepsOption = None,
@@ -24,7 +24,7 @@ def command(
     overwrite: options.OverwriteOption = False,
     settings: options.SetOption = None,
 ) -> None:
-    """Train a float model from scratch and write a Hugging Face folder."""
+    """Train a float model from scratch: a Hugging Face folder, or an image classifier."""
     values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
     resolved = recipes.load(recipe, values)
     target = Path(Path(recipe).stem if output is None else output)
@@ -37,5 +37,6 @@ def command(
     with training_progress() as listener:
         metrics = pretrain(resolved, target, overwrite, listener)
     if log.speaks():
-        print(f"perplexity {metrics['float']['perplexity']:.3f} on {metrics['evaluation']}")
+        score = ", ".join(f"{name} {value:.3f}" for name, value in metrics["float"].items())
+        print(f"{score} on {metrics['evaluation']}")
         print(f"wrote {target}")

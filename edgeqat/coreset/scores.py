@@ -36,7 +36,7 @@ def relative_entropy(
     if index is not None:
         own = _with_rest(own.gather(-1, index))
         teacher = _with_rest(teacher)
-    return _per_sample((own.exp() * (own - teacher)).sum(-1), labels)
+    return per_sample((own.exp() * (own - teacher)).sum(-1), labels)
 
 
 def error_vector(student: Tensor, labels: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def error_vector(student: Tensor, labels: Tensor) -> Tensor:
     error = student.float().softmax(-1)
     index = labels.clamp(min=0).unsqueeze(-1)
     error.scatter_add_(-1, index, torch.full_like(index, -1.0, dtype=error.dtype))
-    return _per_sample(torch.linalg.vector_norm(error, dim=-1), labels)
+    return per_sample(torch.linalg.vector_norm(error, dim=-1), labels)
 
 
 def disagreement(
@@ -56,7 +56,7 @@ def disagreement(
     own, target = student.float().log_softmax(-1), teacher.float()
     if index is not None:
         own, target = _with_rest(own.gather(-1, index)), _with_rest(target)
-    return _per_sample(torch.linalg.vector_norm(own.exp() - target.exp(), dim=-1), labels)
+    return per_sample(torch.linalg.vector_norm(own.exp() - target.exp(), dim=-1), labels)
 
 
 def blend(progress: float) -> float:
@@ -107,7 +107,10 @@ def _with_rest(log_probabilities: Tensor) -> Tensor:
     return torch.cat([log_probabilities, rest.log()], dim=-1)
 
 
-def _per_sample(values: Tensor, labels: Tensor | None) -> Tensor:
+def per_sample(values: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Means (N,) over the tokens of each sample, those with label -100 left out; values (N, [T])
+    of samples without tokens are returned.
+    """
     if values.ndim == 1:
         return values
     if labels is None:

@@ -49,6 +49,16 @@ def size(samples: int, share: float) -> int:
     return max(round(share * samples), 1)
 
 
+def check_balance(labels: Tensor, count: int) -> None:
+    """Refuse fewer places than classes; labels (N,)."""
+    classes = len(labels.unique())
+    if count < classes:
+        raise UsageError(
+            f"coreset.share: {count} samples cannot cover {classes} classes; raise the share or "
+            "set coreset.balanced to false"
+        )
+
+
 def overlap(first: Tensor, second: Tensor) -> float:
     """The share of `first` (indices) that `second` holds too."""
     return torch.isin(first, second).float().mean().item() if len(first) else 0.0
@@ -56,12 +66,8 @@ def overlap(first: Tensor, second: Tensor) -> float:
 
 def _balanced(order: Tensor, labels: Tensor, count: int) -> Tensor:
     """The first `count` of `order` with as equal a number from each class as there are samples."""
+    check_balance(labels, count)
     classes, member = labels[order].unique(return_inverse=True)
-    if count < len(classes):
-        raise UsageError(
-            f"coreset: {count} samples cannot cover {len(classes)} classes; raise the share or "
-            "turn balancing off"
-        )
     by_class = member.argsort(stable=True)
     sizes = torch.bincount(member, minlength=len(classes))
     first = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)

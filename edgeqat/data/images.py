@@ -2,7 +2,7 @@
 uint8 and kept beside the other caches; batches are normalised and augmented whole.
 
 Images are brought to one size: the shorter side resized, the middle cut out. Scores and evaluation
-read them clean; training crops and flips each at random.
+read them clean; training shifts and flips each at random.
 """
 
 from __future__ import annotations
@@ -48,6 +48,17 @@ class Images(Dataset):
         """The images at `index` (M,), renumbered."""
         return Images(self.pixels[index], self.labels[index], self.names)
 
+    def evenly(self, count: int) -> Images:
+        """`count` images evenly spaced over the data (0: all)."""
+        if not 0 < count < len(self):
+            return self
+        return self.subset(torch.linspace(0, len(self) - 1, count).long())
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label."""
+        return bool((self.labels >= 0).all())
+
     def fingerprint(self) -> str:
         """A hash of pixels and labels."""
         digest = hashlib.sha256(self.pixels.flatten().numpy().data)
@@ -66,17 +77,21 @@ class Normalizer:
         return pixels.float().mul_(self.scale.to(pixels.device)).add_(self.offset.to(pixels.device))
 
 
-def augment(pixels: Tensor, padding: int = 4) -> Tensor:
-    """Each image of (B, 3, S, S) shifted by up to `padding`, zeros coming in; half are flipped."""
+def augment(pixels: Tensor, padding: int = 4, generator: torch.Generator | None = None) -> Tensor:
+    """Each image of (B, 3, S, S) shifted by up to `padding`, zeros coming in; half are flipped.
+    `generator` is one of the CPU.
+    """
     count, _, height, width = pixels.shape
     padded = torch.nn.functional.pad(pixels, (padding,) * 4)
-    down, right = torch.randint(2 * padding + 1, (2, count, 1))
+    down, right = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
     rows = down + torch.arange(height)
     columns = right + torch.arange(width)
-    columns = torch.where(torch.rand(count, 1) < 0.5, columns.flip(1), columns)
+    flipped = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.where(flipped, columns.flip(1), columns)
     image = torch.arange(count)[:, None, None, None]
     channel = torch.arange(3)[:, None, None]
-    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    places = (image, channel, rows[:, None, :, None], columns[:, None, None, :])
+    return padded[tuple(place.to(pixels.device) for place in places)]
 
 
 def load_images(source: str, split: str, size: int = 32, label: str | None = None) -> Images:
@@ -139,7 +154,9 @@ def _fields(rows: Any, source: str, label: str | None) -> tuple[str, str | None]
     if not images or not len(rows):
         raise DataError(f"data: '{source}' holds no images; its columns are {rows.column_names}")
     if label is not None and label not in rows.column_names:
-        raise DataError(f"data.label: '{label}' is no column of '{source}': {rows.column_names}")
+        raise DataError(
+            f"data.images.label: '{label}' is no column of '{source}': {rows.column_names}"
+        )
     found = [name for name in LABELS if name in rows.column_names]
     return images[0], label or (found[0] if found else None)
 

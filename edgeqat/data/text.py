@@ -10,6 +10,7 @@ blocks.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator
@@ -56,6 +57,12 @@ class Blocks(Dataset):
         if not 0 < count < len(self):
             return self
         return Blocks(self.ids[torch.linspace(0, len(self) - 1, count).long()])
+
+    def fingerprint(self) -> str:
+        """A hash of shape and ids."""
+        digest = hashlib.sha256(str(tuple(self.ids.shape)).encode())
+        digest.update(self.ids.numpy().tobytes())
+        return digest.hexdigest()
 
 
 class BlockStream(IterableDataset):

@@ -72,18 +72,21 @@ def seal(
     checkpoint.write_config(folder, config)
 
 
-def load(folder: str | Path, integer: bool = False, verify: bool = True) -> PreTrainedModel:
-    """A packed folder as a transformers model, ready for generate(); every file is checked against
-    its hash.
+def load(folder: str | Path, integer: bool = False, verify: bool = True) -> Any:
+    """A packed folder as a transformers model, ready for generate(), or as the image classifier it
+    holds; every file is checked against its hash.
 
     integer: compute linear layers on the integer path (what the kernels do) instead of the float
     one, which equals fake-quantization bit for bit. Raises FormatError in one line for a damaged or
     foreign folder.
     """
     import edgeqat.hf  # noqa: F401  (registers attention and quantizer)
+    from edgeqat.hf import image_folder
 
     path = Path(folder)
-    checkpoint.verify(path) if verify else checkpoint.read_config(path)
+    config = checkpoint.verify(path) if verify else checkpoint.read_config(path)
+    if image_folder.is_image_folder(config):
+        return image_folder.load(path, config)
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True).eval()
     for module in model.modules():
         if isinstance(module, PackedLinear):

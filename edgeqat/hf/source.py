@@ -85,7 +85,7 @@ def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
     if getattr(model.config, "quantization_config", None) is not None:
         raise ModelError(f"model: '{name}' is quantized already; start from its float model")
     if weights is not None:
-        _replace_weights(model, weights)
+        replace_weights(model, weights)
     return model
 
 
@@ -160,12 +160,19 @@ def _check_folder(path: Path) -> None:
     raise ModelError(f"model: '{path}' holds no *.safetensors; copy the weights there")
 
 
-def _replace_weights(model: PreTrainedModel, weights: str) -> None:
+def weights_file(weights: str) -> Path:
+    """The safetensors file that replaces weights; pickled ones are refused."""
     path = Path(weights).expanduser()
     if path.suffix in _PICKLES:
         raise ModelError(f"model.weights: '{weights}' holds pickled weights, {_CONVERT}")
     if path.suffix != ".safetensors" or not path.is_file():
         raise ModelError(f"model.weights: '{weights}' is not a .safetensors file; name one")
+    return path
+
+
+def replace_weights(model: PreTrainedModel, weights: str) -> None:
+    """Fill a model, in place, with the tensors of a safetensors file."""
+    path = weights_file(weights)
     try:
         missing, unexpected = model.load_state_dict(checkpoint.read_tensors(path), strict=False)
     except (FormatError, RuntimeError) as error:

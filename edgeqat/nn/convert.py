@@ -71,6 +71,12 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     return model
 
 
+def differ(model: nn.Module, one: QuantSection, other: QuantSection) -> bool:
+    """Whether two sections prepare a float model differently."""
+    cache = one.kv != other.kv and any(attentions(model))
+    return cache or decisions(model, one) != decisions(model, other)
+
+
 def convert(model: nn.Module) -> nn.Module:
     """Swap fake-quantized layers for packed ones, in place: the learned integers and scales."""
     embeddings: dict[int, tuple[str, PackedEmbedding]] = {}

@@ -12,60 +12,57 @@ import json
 from pathlib import Path
 
 from edgeqat import cache
-from edgeqat.data.text import Blocks
-from edgeqat.evaluate.perplexity import perplexity
+from edgeqat.data.text import BlockStream
 from edgeqat.hf import source
 from edgeqat.nn.half import float_copy
-from edgeqat.pipeline.inputs import Inputs
 from edgeqat.pipeline.run import Run
+from edgeqat.pipeline.task import Score, Task
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
-from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer
 
 _ROW = "float_same_steps"
 
 
-def float_same_steps(inputs: Inputs, recipe: Recipe, run: Run, listener: Listener | None) -> float:
-    """Perplexity of the float model after the run's steps of plain training."""
-    file = _cache_file(inputs, recipe)
+def float_same_steps(task: Task, recipe: Recipe, run: Run, listener: Listener | None) -> Score:
+    """Score of the float model after the run's steps of plain training on all data."""
+    file = _cache_file(task, recipe)
     known = processes.agreed(lambda: run.known(_ROW) or _read(file))
     if known is None:
         checkpoints = run.checkpoints("float")
-        model = float_copy(inputs.model)
+        model = float_copy(task.model)
         trainer = QATTrainer(
-            model, recipe, inputs.train, Objective(recipe.distill, teacher=None), "float",
+            model, recipe, task.train, task.objective(recipe, None), "float",
             listener=listener, checkpoints=checkpoints,
         )  # fmt: skip
         trainer.run()
         if sharding.is_sharded(model):
-            model = sharding.gathered(model, float_copy(inputs.model))
-        known = run.result(_ROW, lambda: perplexity(model, inputs.valid))
+            model = sharding.gathered(model, float_copy(task.model))
+        known = run.result(_ROW, lambda: task.evaluate(model))
         if processes.is_first():
             checkpoints.clear()
             if file is not None:
-                cache.keep(file, lambda part: part.write_text(json.dumps({"perplexity": known})))
+                cache.keep(file, lambda part: part.write_text(json.dumps(known)))
     return known
 
 
-def _cache_file(inputs: Inputs, recipe: Recipe) -> Path | None:
+def _cache_file(task: Task, recipe: Recipe) -> Path | None:
     """Where the result of exactly this training is kept; None for streams, which have no
     fingerprint.
     """
-    if not isinstance(inputs.train, Blocks):
+    if isinstance(task.train, BlockStream):
         return None
     digest = hashlib.sha256()
     digest.update(source.fingerprint(recipe.model.name, recipe.model.weights).encode())
-    for blocks in (inputs.train, inputs.valid):
-        digest.update(str(tuple(blocks.ids.shape)).encode())
-        digest.update(blocks.ids.numpy().tobytes())
+    digest.update((task.train.fingerprint() + task.valid.fingerprint()).encode())
     train = recipe.train.model_dump(exclude={"save_steps"})
-    digest.update(json.dumps([recipe.seed, train], sort_keys=True).encode())
+    told = [recipe.seed, train, recipe.data.images.model_dump()]
+    digest.update(json.dumps(told, sort_keys=True).encode())
     return cache.folder(_ROW) / f"{digest.hexdigest()}.json"
 
 
-def _read(file: Path | None) -> float | None:
+def _read(file: Path | None) -> Score | None:
     if file is None or not file.is_file():
         return None
-    return json.loads(file.read_text(encoding="utf-8"))["perplexity"]
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -16,14 +16,15 @@ library_name: edgeqat
 base_model: {{ base }}
 base_model_relation: quantized
 {% if license %}license: {{ license }}
-{% endif %}pipeline_tag: text-generation
+{% endif %}pipeline_tag: {{ "image-classification" if images else "text-generation" }}
 tags: [edgeqat, quantization-aware-training, {{ m.scheme }}]
 ---
 # {{ model }} at {{ m.scheme }}
 
-Trained with quantization in the loop by [EdgeQAT](https://arxiv.org/abs/2402.10787) for
+Trained with quantization in the loop by
+[EdgeQAT](https://arxiv.org/abs/{{ "2507.17768" if images else "2402.10787" }}) for
 {{ m.train.steps }} steps and packed as the learned integers. `report.html` beside this file shows
-losses, attention and errors; this repeats the run:
+losses, {{ "sizes" if images else "attention and errors" }}; this repeats the run:
 
 ```
 edgeqat quantize --recipe recipe.resolved.yaml --output {{ model }}-{{ m.scheme }}
@@ -35,13 +36,27 @@ edgeqat quantize --recipe recipe.resolved.yaml --output {{ model }}-{{ m.scheme 
 {% endfor %}
 {% if m.recovered is not none -%}
 Recovered {{ "%.1f"|format(100 * m.recovered) }}% of what quantization without training loses
-(in log-perplexity).
+({{ "in top-1" if images else "in log-perplexity" }}).
 {% endif -%}
+{% if images -%}
+Evaluated on {{ m.evaluation.images }} held-out images of {{ m.evaluation.size }} pixels a side.
+{% if m.coreset is defined -%}
+Trained on {{ m.coreset.size }} of {{ m.coreset.samples }} images.
+{% endif -%}
+{% else -%}
 Evaluated on {{ m.evaluation.blocks }} blocks of {{ m.evaluation.context }} held-out tokens,
 {{ "with" if m.evaluation.bos else "without" }} BOS, one pass.
-
+{% endif %}
 Size: {{ "%.2f"|format(m.bytes.total / 1e6) }} MB packed,
 {{ "%.2f"|format(m.bytes.fp16 / 1e6) }} MB at fp16.
+{% if images %}
+## Load it
+```python
+import edgeqat
+
+model = edgeqat.load("THIS_FOLDER")  # checks every file; (pixels / 255 - mean) / deviation goes in
+```
+{% else -%}
 Average bits: activations {{ "%.2f"|format(m.average_bits.activations) }}, KV cache
 {{ "%.2f"|format(m.average_bits.kv) }}.
 
@@ -57,6 +72,7 @@ On the C++ engine, from the shell (`edgeqat-run` of the C++ library does without
 ```
 edgeqat generate THIS_FOLDER --prompt "Once upon a time"
 ```
+{% endif -%}
 {% if exports %}
 In other runtimes:
 ```
@@ -64,6 +80,7 @@ In other runtimes:
 ```
 {% endif -%}
 """
+_ONNX = "edgeqat export onnx THIS_FOLDER --output model.onnx"
 _NO_LICENSE = ("", "other", "unknown")
 
 
@@ -77,6 +94,8 @@ def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
         "qat_start": "... rotated, where QAT starts",
         "qat": f"QAT at {scheme}, packed",
     }
+    if metric == "top1" and metrics.get("qat_start") == metrics["ptq"]:
+        del titles["qat_start"]  # nothing is rotated
     rows = {name: metrics.get(name) for name in titles}
     return [(titles[name], own[metric] if own else None) for name, own in rows.items()]
 
@@ -99,16 +118,19 @@ def render(metrics: dict[str, Any], recipe: Recipe) -> str:
     """README.md of the packed folder."""
     import jinja2
 
-    name = recipe.model.name.rstrip("/").rpartition("/")[2]
+    name, metric = recipe.model.name.rstrip("/").rpartition("/")[2], metric_of(metrics)
     template = jinja2.Template(_TEMPLATE, keep_trailing_newline=True)
     rows = [(row, "-" if value is None else f"{value:.3f}") for row, value in table(metrics)]
     license = source.license_of(recipe.model.name)
+    images = metric == "top1"
+    commands = [_ONNX] if images else exports(recipe.quant)
     return template.render(
         m=metrics,
         model=name,
         base=source.base_model(recipe.model.name),
         license=None if license in _NO_LICENSE else license,
-        metric=metric_of(metrics),
+        metric=metric,
+        images=images,
         rows=rows,
-        exports="\n".join(exports(recipe.quant)),
+        exports="\n".join(commands),
     )

@@ -1,5 +1,5 @@
-"""`edgeqat eval`: a packed folder on held-out text, in one pass and decoding, against its float
-model.
+"""`edgeqat eval`: a packed folder on held-out text, in one pass and decoding, or on held-out
+images, against its float model.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from edgeqat import checkpoint
 from edgeqat import recipe as recipes
 from edgeqat.data.text import held_out_blocks
 from edgeqat.errors import FormatError, ModelError, UsageError, nearest
+from edgeqat.evaluate.accuracy import accuracy, same_top
 from edgeqat.evaluate.agreement import MODES, agreement
 from edgeqat.evaluate.backends import BACKENDS, FAKE_QUANT, FLOAT, NATIVE, PACKED, Native
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.hf import folder as packed_folder
-from edgeqat.hf import source
+from edgeqat.hf import image_folder, image_source, source
+from edgeqat.pipeline.image_inputs import held_out
 from edgeqat.pipeline.inputs import with_data_root
 from edgeqat.pipeline.quantize import average_bits, data_name
 from edgeqat.pipeline.tasks import check_file, write_json
@@ -55,6 +57,26 @@ def evaluate(
     recipe = with_data_root(_recipe(folder, data, blocks))
     if threads is not None:
         torch.set_num_threads(threads)
+    if image_folder.is_image_folder(checkpoint.read_config(folder)):
+        if backend != FAKE_QUANT or blocks is not None:
+            raise UsageError("backend, blocks: they are for text; leave them out")
+        found = _evaluate_images(folder, recipe, against)
+    else:
+        found = _evaluate_text(folder, recipe, against, mode, exact, backend, threads)
+    if output is not None:
+        write_json(output, found)
+    return found
+
+
+def _evaluate_text(
+    folder: Path,
+    recipe: Recipe,
+    against: str | None,
+    mode: str,
+    exact: bool,
+    backend: str,
+    threads: int | None,
+) -> dict[str, Any]:
     model = packed_folder.load(folder, integer=backend == PACKED)
     opened = None
     if backend == NATIVE:
@@ -76,8 +98,39 @@ def evaluate(
     if opened is not None:
         opened.close()
         found["average_bits"] = average_bits(recipe)
-    if output is not None:
-        write_json(output, found)
+    return found
+
+
+def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[str, Any]:
+    """Accuracy of a packed classifier, and with a float model how often both answer the same;
+    `against` is a folder, or a safetensors file of the recipe's architecture.
+    """
+    model = packed_folder.load(folder)
+    kind = image_source.from_config(checkpoint.read_config(folder))
+    images = held_out(recipe.data, kind)
+    normalizer = kind.normalizer()
+    found = {
+        "model": str(folder),
+        "scheme": recipe.quant.scheme,
+        "data": data_name(recipe.data),
+        **accuracy(model, images, normalizer),
+        "against": None,
+        "evaluation": {"images": len(images), "size": kind.size, "classes": kind.classes},
+    }
+    if against is not None:
+        weights = against.endswith(".safetensors")
+        name = recipe.model.name if weights else against
+        floating, other = image_source.load(name, against if weights else None)
+        if other.classes != kind.classes:
+            raise ModelError(
+                f"against: '{against}' has {other.classes} classes, the packed model "
+                f"{kind.classes}; name the float model it was made from"
+            )
+        found["against"] = {
+            "model": against,
+            **accuracy(floating, images, normalizer),
+            "same_top": same_top(model, floating, images, normalizer),
+        }
     return found
 
 

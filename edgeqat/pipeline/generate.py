@@ -15,6 +15,7 @@ from transformers import TextIteratorStreamer, set_seed
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
 from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import image_folder
 from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
 
@@ -46,6 +47,8 @@ def generate(
     if engine not in ENGINES:
         raise UsageError(f"engine: '{engine}' is unknown; choose from {', '.join(ENGINES)}")
     config = checkpoint.verify(folder)
+    if image_folder.is_image_folder(config):
+        raise UsageError(f"folder: '{folder}' holds an image classifier; use `edgeqat eval` on it")
     tokenizer = packed_folder.load_tokenizer(folder)
     ids = tokenizer(prompt, return_token_type_ids=False)["input_ids"]
     longest = config["max_position_embeddings"]

@@ -1,34 +1,104 @@
-"""What every run starts from: the float model, its tokenizer and the blocks of text, checked
-against each other.
+"""What a run of a language model starts from: the float model, its tokenizer and the blocks of
+text, checked against each other.
 """
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from edgeqat.data.text import DEMO, Blocks, BlockStream, load_blocks
 from edgeqat.errors import DataError, ModelError, UsageError
+from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
+from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import source
 from edgeqat.hf.model import check_family
 from edgeqat.nn.half import keep_half
-from edgeqat.recipe import Recipe
+from edgeqat.pipeline import image_inputs
+from edgeqat.pipeline.task import Score, Task
+from edgeqat.recipe import QuantSection, Recipe
+from edgeqat.train import processes
+from edgeqat.train.correction import Correction
 from edgeqat.train.guidance import Guidance
+from edgeqat.train.objective import Objective
+from edgeqat.train.samples import BlockSamples
 
 DATA_VARIABLE = "EDGEQAT_DATA"
 
 
 @dataclass
-class Inputs:
+class Inputs(Task):
     """Model, teacher (None: the model's own float weights), tokenizer and blocks of a run."""
+
+    metric = "perplexity"
 
     model: PreTrainedModel
     teacher: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     train: Blocks | BlockStream
     valid: Blocks
+
+    def describe(self) -> str:
+        held = f"{len(self.valid)} held-out blocks of {self.valid.ids.shape[1]} tokens"
+        if isinstance(self.train, Blocks):
+            return f"{len(self.train)} training blocks, {held}"
+        return f"streaming, {held}"
+
+    def evaluate(self, model: nn.Module) -> Score:
+        return {"perplexity": perplexity(model, self.valid)}
+
+    def conditions(self, recipe: Recipe) -> dict[str, Any]:
+        return conditions(recipe.data, self.valid)
+
+    def gap(self, found: Score, floating: Score) -> float:
+        return math.log(found["perplexity"] / floating["perplexity"])
+
+    def recovered(self, floating: Score, ptq: Score, qat: Score) -> float | None:
+        return recovered(floating["perplexity"], ptq["perplexity"], qat["perplexity"])
+
+    def objective(self, recipe: Recipe, teacher: nn.Module | None) -> Objective:
+        if teacher is None:
+            return Objective(recipe.distill, teacher=None)
+        return Objective(recipe.distill, teacher, recipe.guide, recipe.correct)
+
+    def samples(self) -> BlockSamples:
+        if not isinstance(self.train, Blocks):
+            raise UsageError(
+                "coreset: streamed text has no samples to select from; set data.streaming to false"
+            )
+        return BlockSamples(self.train)
+
+    def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
+        """Blocks of token ids, as many as a training step over all processes has."""
+        size = recipe.train.batch_size * processes.count()
+        if isinstance(self.train, Blocks):
+            wanted = recipe.quant.activation.calibration_batches * size
+            ids = self.train.evenly(min(wanted, len(self.train))).ids
+        else:
+            ids = self.valid.ids
+        return (batch.to(self.model.device) for batch in ids.split(size))
+
+    def batch(self, size: int) -> dict[str, Tensor]:
+        blocks = self.train if isinstance(self.train, Blocks) else self.valid
+        return {"input_ids": blocks.ids[:size]}
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module) -> Tensor:
+        return model.eval()(input_ids=self.valid.ids[:1], use_cache=False).logits
+
+    def write(self, folder: Path, model: Any, quant: QuantSection) -> None:
+        packed_folder.write(folder, model, quant, self.tokenizer)
+
+    def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
+        packed_folder.seal(folder, model, quant, files)
 
 
 def with_data_root(recipe: Recipe) -> Recipe:
@@ -39,13 +109,20 @@ def with_data_root(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def load_inputs(recipe: Recipe) -> Inputs:
+def load_task(recipe: Recipe) -> Task:
     """Load and cross-check everything a run needs; seeds every generator first."""
-    set_seed(recipe.seed)
     if recipe.quant.bits().is_float:
         raise UsageError(
             "scheme: w16a16kv16 leaves everything in float; write for example --w4a8kv4"
         )
+    if image_inputs.is_image_model(recipe.model.name):
+        return image_inputs.load_inputs(recipe)
+    return load_inputs(recipe)
+
+
+def load_inputs(recipe: Recipe) -> Inputs:
+    """What load_task gives for a language model."""
+    set_seed(recipe.seed)
     data = recipe.data
     model = keep_half(source.load_model(recipe.model.name, recipe.model.weights))
     check_family(model)
@@ -60,12 +137,14 @@ def load_inputs(recipe: Recipe) -> Inputs:
     name = recipe.distill.teacher if needs_teacher(recipe) else None
     teacher = load_teacher(name, model) if name else None
     Guidance(recipe.guide).check(model, teacher or model)
+    Correction(recipe.correct).check(model, teacher or model)
     return Inputs(model, teacher, tokenizer, train, valid)
 
 
 def needs_teacher(recipe: Recipe) -> bool:
     """Whether the run trains against the float model, or another teacher."""
-    return recipe.distill.weight > 0 or Guidance(recipe.guide).needs_teacher
+    helped = Guidance(recipe.guide).needs_teacher or recipe.correct.weight > 0
+    return recipe.distill.weight > 0 or helped
 
 
 def load_teacher(name: str, student: PreTrainedModel) -> PreTrainedModel:

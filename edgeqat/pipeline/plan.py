@@ -17,16 +17,18 @@ import torch
 from torch import nn
 
 from edgeqat.checkpoint import WEIGHTS, check_output
-from edgeqat.data.text import Blocks
+from edgeqat.coreset.select import size
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
+from edgeqat.nn.convert import attentions
 from edgeqat.nn.decision import Decision, decisions, layers
-from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
+from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
 from edgeqat.pipeline.quantize import adaptive_line, prepared
+from edgeqat.pipeline.sampling import with_steps
+from edgeqat.pipeline.task import Task
 from edgeqat.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, Scheme
-from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer, with_rates
 
 
@@ -44,21 +46,23 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     """Check a run without training: raises what the run would raise, writes nothing that stays."""
     check_output(output, overwrite)
     recipe = with_data_root(recipe)
-    inputs = load_inputs(recipe)
-    found = decisions(inputs.model, recipe.quant)
-    model = prepared(inputs, recipe, recipe.quant)
-    seconds = recipe.train.steps * _step_seconds(model, inputs, recipe)
+    task = load_task(recipe)
+    recipe = with_steps(recipe, task)
+    found = decisions(task.model, recipe.quant)
+    model = prepared(task, recipe, recipe.quant)
+    seconds = recipe.train.steps * _step_seconds(model, task, recipe)
     convert.convert(model)
     with tempfile.TemporaryDirectory(prefix="edgeqat-") as name:
-        packed_folder.write(Path(name), model, recipe.quant, inputs.tokenizer)
+        task.write(Path(name), model, recipe.quant)
         file = (Path(name) / WEIGHTS).stat().st_size
-        _check_equal(model, packed_folder.load(name), inputs)
-    sizes = {**packed_folder.size_by_kind(model), **packed_folder.float_size(inputs.model)}
+        _check_equal(model, packed_folder.load(name), task)
+    sizes = {**packed_folder.size_by_kind(model), **packed_folder.float_size(task.model)}
     packed = dict(layers(model))
     rows = [_row(name, layer, d, packed[name]) for name, layer, d in found]
     scheme = recipe.quant.bits()
     lines = [
-        _attention_line(recipe, scheme),
+        *([_attention_line(recipe, scheme)] if any(attentions(task.model)) else []),
+        *_coreset_lines(recipe, task),
         *_adaptive_lines(recipe),
         f"predicted size: {file} bytes in {WEIGHTS} (fp16: {sizes['fp16']} bytes)",
         f"predicted QAT time: {seconds:.0f} s for {recipe.train.steps} steps on this machine"
@@ -69,7 +73,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
 
 
 def _row(name: str, layer: Any, decision: Decision, packed: Any) -> tuple[str, ...]:
-    rows, columns = layer.weight.shape
+    rows, columns = layer.weight.shape[0], layer.weight[0].numel()
     size = sum(
         p.numel() * (4 if p.dtype == torch.float32 else p.element_size())
         for p in packed.parameters()
@@ -115,14 +119,26 @@ def _adaptive_lines(recipe: Recipe) -> list[str]:
     return [f"adaptive: {adaptive_line(recipe.quant)}"] if adaptive else []
 
 
-def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
+def _coreset_lines(recipe: Recipe, task: Task) -> list[str]:
+    section, count = recipe.coreset, len(task.train) if recipe.coreset.is_on else 0
+    if section.file is not None:
+        return [f"coreset: the samples of '{section.file}'"]
+    if section.share is None or not section.is_on:
+        return []
+    again = f"anew every {section.every} passes" if section.every else "once"
+    if section.every_steps is not None:
+        again = f"anew every {section.every_steps} steps"
+    return [f"coreset: {size(count, section.share)} of {count} by {section.selector}, {again}"]
+
+
+def _step_seconds(model: nn.Module, task: Task, recipe: Recipe) -> float:
     """The time of one optimizer step, measured on one batch of the run's own data."""
-    teacher = inputs.teacher or inputs.model if needs_teacher(recipe) else None
-    objective = Objective(recipe.distill, teacher, recipe.guide)
+    teacher = task.teacher or task.model if needs_teacher(recipe) else None
+    objective = task.objective(recipe, teacher)
     trial = copy.deepcopy(model).train()
     optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))
-    blocks = inputs.train if isinstance(inputs.train, Blocks) else inputs.valid
-    batch = blocks.ids[: recipe.train.batch_size]
+    batch = task.batch(recipe.train.batch_size)
+    given = len(next(iter(batch.values())))
     spent = 0.0
     for _ in range(2):  # the first warms up
         start = time.perf_counter()
@@ -130,15 +146,11 @@ def _step_seconds(model: nn.Module, inputs: Inputs, recipe: Recipe) -> float:
         optimizer.step()
         optimizer.zero_grad()
         spent = time.perf_counter() - start
-    return spent * recipe.train.accumulation * recipe.train.batch_size / len(batch)
+    return spent * recipe.train.accumulation * recipe.train.batch_size / given
 
 
-@torch.no_grad()
-def _check_equal(model: nn.Module, loaded: nn.Module, inputs: Inputs) -> None:
-    ids = inputs.valid.ids[:1]
-    expected = model.eval()(input_ids=ids, use_cache=False).logits
-    found = loaded(input_ids=ids, use_cache=False).logits
-    if not torch.equal(expected, found):
+def _check_equal(model: nn.Module, loaded: nn.Module, task: Task) -> None:
+    if not torch.equal(task.outputs(model), task.outputs(loaded)):
         raise FormatError(
             "dry run: the reloaded model differs from the packed one; please report it"
         )

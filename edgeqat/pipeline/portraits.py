@@ -10,8 +10,8 @@ from torch import Tensor
 from edgeqat.evaluate import portrait
 from edgeqat.evaluate.portrait import STAGES, Arrays
 from edgeqat.nn.blocks import decoder_layers
-from edgeqat.pipeline.inputs import Inputs
 from edgeqat.pipeline.run import Run
+from edgeqat.pipeline.task import Task
 
 
 class Portraits:
@@ -19,8 +19,9 @@ class Portraits:
     attention has none.
     """
 
-    def __init__(self, inputs: Inputs, run: Run) -> None:
-        self._run, self._inputs = run, inputs
+    def __init__(self, inputs: Task, run: Run) -> None:
+        self._run: Run = run
+        self._inputs: Any = inputs
         self._names = decoder_layers(inputs.model)
 
     def take(self, stage: str, model: Any) -> None:

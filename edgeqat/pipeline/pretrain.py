@@ -1,5 +1,5 @@
 """Float models: train a Llama of a recipe's `architecture` from scratch and write a Hugging Face
-folder.
+folder (image classifiers: pipeline/image_pretrain).
 
 The tokenizer is a byte-level BPE trained on the same text, through the `tokenizers` library.
 """
@@ -19,6 +19,8 @@ from edgeqat import recipe as recipes
 from edgeqat.data.text import documents, load_blocks, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
+from edgeqat.pipeline.image_inputs import is_image_model
+from edgeqat.pipeline.image_pretrain import FROM_SCRATCH, pretrain_images
 from edgeqat.pipeline.inputs import with_data_root
 from edgeqat.pipeline.quantize import data_name, peak_rss_bytes
 from edgeqat.pipeline.report import METRICS
@@ -32,7 +34,6 @@ from edgeqat.train.trainer import QATTrainer
 
 logger = logging.getLogger(__name__)
 
-FROM_SCRATCH = 1.0  # nats: everything is still to learn
 UNKNOWN, BOS, EOS = "<unk>", "<s>", "</s>"
 
 
@@ -43,6 +44,8 @@ def pretrain(
     what its metrics.json holds.
     """
     recipe, shape = with_data_root(recipe), recipe.architecture
+    if shape is None and recipe.quant.bits().is_float and is_image_model(recipe.model.name):
+        return pretrain_images(recipe, output, overwrite, listener)
     if shape is None:
         raise RecipeError("architecture: the recipe has none; `edgeqat train` needs a float recipe")
     check_start(output, overwrite)

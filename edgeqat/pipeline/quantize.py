@@ -10,20 +10,17 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import math
 import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel, set_seed
+from transformers import set_seed
 
 from edgeqat import recipe as recipes
-from edgeqat.data.text import Blocks
 from edgeqat.evaluate import portrait
 from edgeqat.evaluate import report as pages
-from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import lowrank, source
@@ -33,15 +30,16 @@ from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
-from edgeqat.pipeline.inputs import Inputs, load_inputs, needs_teacher, with_data_root
+from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
 from edgeqat.pipeline.portraits import Portraits
 from edgeqat.pipeline.report import FILE, METRICS, read_records
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
+from edgeqat.pipeline.sampling import coreset_of, with_steps
+from edgeqat.pipeline.task import Score, Task
 from edgeqat.recipe import RESOLVED, DataSection, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
-from edgeqat.train.objective import Objective
 from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer
 
@@ -60,43 +58,44 @@ def quantize(
     """
     recipe = with_data_root(recipe)
     check_start(output, overwrite)
-    inputs = load_inputs(recipe)
-    logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, _text(inputs))
+    task = load_task(recipe)
+    recipe = with_steps(recipe, task)
+    logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, task.describe())
     if recipe.quant.adaptive.share is not None:
         logger.info("adaptive: %s", adaptive_line(recipe.quant))
     model_hash = source.fingerprint(recipe.model.name, recipe.model.weights)
-    wanted = identity("quantize", recipe, model_hash, inputs.train, inputs.valid)
+    wanted = identity("quantize", recipe, model_hash, task.train, task.valid)
     with open_run(output, overwrite, wanted) as run:
         done = processes.agreed(run.metrics)
         if done is not None:
             return done
-        metrics, model = _rows_before(inputs, recipe, run)
-        gap = math.log(metrics["qat_start"]["perplexity"] / metrics["float"]["perplexity"])
+        metrics, model = _rows_before(task, recipe, run)
+        gap = task.gap(metrics["qat_start"], metrics["float"])
         recipe = recipe.model_copy(update={"train": with_rates(recipe.train, gap)})
         if recipe.train.compare_float and recipe.train.steps > 0:
-            same_steps = float_same_steps(inputs, recipe, run, listener)
-            logger.info("float, trained for the same steps: perplexity %.3f", same_steps)
-            metrics["float_same_steps"] = {"perplexity": same_steps}
+            same_steps = float_same_steps(task, recipe, run, listener)
+            logger.info("float, trained for the same steps: %s", spoken(same_steps))
+            metrics["float_same_steps"] = same_steps
         model = trainable(model, recipe)
-        metrics["train"] = train(model, inputs, recipe, run, listener)
+        metrics |= train(model, task, recipe, run, listener)
         if sharding.is_sharded(model):
-            whole = trainable(prepared(inputs, recipe, recipe.quant), recipe)
+            whole = trainable(prepared(task, recipe, recipe.quant), recipe)
             model = sharding.gathered(model, whole)
         if processes.is_first():
-            _write_output(model, inputs, recipe, run, metrics)
+            _write_output(model, task, recipe, run, metrics)
     return metrics
 
 
-def prepared(inputs: Inputs, recipe: Recipe, quant: QuantSection) -> PreTrainedModel:
+def prepared(task: Task, recipe: Recipe, quant: QuantSection) -> Any:
     """A copy of the float model, fake-quantized and calibrated, not trained."""
     gc.collect()  # a prepared model before this one refers to itself
     set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
-    model: Any = prepare(float_copy(inputs.model), quant=quant)
-    convert.calibrate(model, calibration_batches(inputs, recipe))
+    model: Any = prepare(float_copy(task.model), quant=quant)
+    convert.calibrate(model, task.calibration(recipe))
     return model
 
 
-def trainable(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
+def trainable(model: Any, recipe: Recipe) -> Any:
     """The prepared model with what the recipe's method trains: everything, or adapters in place."""
     if recipe.train.method == "lowrank":
         add_adapters(model, recipe.train.lowrank)
@@ -104,39 +103,43 @@ def trainable(model: PreTrainedModel, recipe: Recipe) -> PreTrainedModel:
 
 
 def train(
-    model: PreTrainedModel, inputs: Inputs, recipe: Recipe, run: Run, listener: Listener | None
+    model: nn.Module, task: Task, recipe: Recipe, run: Run, listener: Listener | None
 ) -> dict[str, Any]:
-    """QAT of a prepared model in place; returns the `train` metrics."""
+    """QAT of a prepared model in place; returns the metrics `train` and, with one, `coreset`."""
     teacher = None
     if needs_teacher(recipe):
-        teacher = inputs.teacher or inputs.model  # the float model is not trained any more
-    objective = Objective(recipe.distill, teacher, recipe.guide)
+        teacher = task.teacher or task.model  # the float model is not trained any more
+    reselection, cache_seconds = coreset_of(task, recipe)
+    cache_seconds = run.result("cache_seconds", lambda: cache_seconds)
     trainer = QATTrainer(
-        model, recipe, inputs.train, objective, "qat", run.records, listener, run.checkpoints("qat")
-    )
+        model, recipe, task.train, task.objective(recipe, teacher), "qat", run.records, listener,
+        run.checkpoints("qat"), reselection,
+    )  # fmt: skip
     trainer.run()
-    seconds = trainer.recorder.seconds
-    tokens = trainer.state.global_step * trainer.recorder.tokens_per_step
-    return {
-        "steps": recipe.train.steps,
-        "tokens_per_second": round(tokens / seconds, 1),
-        "seconds": round(seconds, 1),
-        "selection_seconds": 0.0,
-        "peak_rss_bytes": peak_rss_bytes(),
+    recorder = trainer.recorder
+    done = trainer.state.global_step * recorder.per_step
+    metrics: dict[str, Any] = {
+        "train": {
+            "steps": recipe.train.steps,
+            recorder.rate: round(done / recorder.seconds, 1),
+            "seconds": round(recorder.seconds, 1),
+            "selection_seconds": round(recorder.selection_seconds + cache_seconds, 1),
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
     }
+    if reselection is not None:
+        metrics["coreset"] = {
+            "size": len(reselection.sampler),
+            "samples": len(task.train),
+            "cache_seconds": round(cache_seconds, 1),
+            "selections": reselection.turns,
+        }
+    return metrics
 
 
-def calibration_batches(inputs: Inputs, recipe: Recipe):
-    """Batches of training blocks that initialise static activation scales: as large as those of a
-    training step over all processes.
-    """
-    size = recipe.train.batch_size * processes.count()
-    if isinstance(inputs.train, Blocks):
-        wanted = recipe.quant.activation.calibration_batches * size
-        ids = inputs.train.evenly(min(wanted, len(inputs.train))).ids
-    else:
-        ids = inputs.valid.ids
-    return (batch.to(inputs.model.device) for batch in ids.split(size))
+def spoken(score: Score) -> str:
+    """A score in words, for example `perplexity 68.540`."""
+    return ", ".join(f"{name} {value:.3f}" for name, value in score.items())
 
 
 def data_name(data: DataSection) -> str | None:
@@ -177,31 +180,29 @@ def adaptive_line(quant: QuantSection) -> str:
 
 
 def _write_output(
-    model: PreTrainedModel, inputs: Inputs, recipe: Recipe, run: Run, metrics: dict[str, Any]
+    model: Any, task: Task, recipe: Recipe, run: Run, metrics: dict[str, Any]
 ) -> None:
     """Convert the trained model, write the packed folder, and add what the folder itself gives."""
     with run.finished(metrics) as folder:
         if recipe.train.method == "lowrank":
             lowrank.save_adapters(model, folder / ADAPTER, recipe.model.name)
+        device = next(model.parameters()).device
         convert.convert(model)
         metrics["bytes"] = {
             **packed_folder.size_by_kind(model),
-            **packed_folder.float_size(inputs.model),
+            **packed_folder.float_size(task.model),
         }
-        packed_folder.write(folder, model, recipe.quant, inputs.tokenizer)
+        task.write(folder, model, recipe.quant)
         packed: nn.Module = packed_folder.load(folder)
-        packed.to(model.device)
-        portraits = Portraits(inputs, run)
+        packed.to(device)
+        portraits = Portraits(task, run)
         portraits.take("qat", packed)
         with WidthMeter(packed, recipe.quant.bits()) as meter:
-            qat = perplexity(packed, inputs.valid)
-        metrics["qat"] = {"perplexity": qat}
+            metrics["qat"] = task.evaluate(packed)
         if recipe.quant.adaptive.share is not None:
             metrics["average_bits"] = meter.average_bits()
             metrics["adaptive"] = {**recipe.quant.adaptive.model_dump(), **meter.shares()}
-        metrics["recovered"] = recovered(
-            metrics["float"]["perplexity"], metrics["ptq"]["perplexity"], qat
-        )
+        metrics["recovered"] = task.recovered(metrics["float"], metrics["ptq"], metrics["qat"])
         texts = {
             METRICS: json.dumps(metrics, indent=2) + "\n",
             RESOLVED: recipes.dump(recipe),
@@ -214,51 +215,41 @@ def _write_output(
         texts[FILE] = pages.page(
             metrics, card.table(metrics), read_records(run.records), layers, texts[RESOLVED], data
         )
-        packed_folder.seal(folder, model, recipe.quant, texts)
+        task.seal(folder, model, recipe.quant, texts)
 
 
-def _rows_before(
-    inputs: Inputs, recipe: Recipe, run: Run
-) -> tuple[dict[str, Any], PreTrainedModel]:
+def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], Any]:
     """The rows of the table that need no training, and the model that training starts from."""
-    portraits = Portraits(inputs, run)
+    portraits = Portraits(task, run)
 
-    def measured(model: PreTrainedModel, stage: str | None = None) -> float:
+    def measured(model: nn.Module, stage: str | None = None) -> Score:
         if stage is not None:
             portraits.take(stage, model)
-        return perplexity(model, inputs.valid)
+        return task.evaluate(model)
 
-    floating = run.result("float", lambda: measured(inputs.model, "float"))
-    logger.info("float: perplexity %.3f", floating)
+    floating = run.result("float", lambda: measured(task.model, "float"))
+    logger.info("float: %s", spoken(floating))
     plain = recipe.quant.plain()
-    if plain != recipe.quant:
-        ptq = run.result("ptq", lambda: measured(prepared(inputs, recipe, plain), "ptq"))
-        logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
-    model = prepared(inputs, recipe, recipe.quant)
-    stage = "ptq" if plain == recipe.quant else None
-    start = run.result("qat_start", lambda: measured(model, stage))
-    if plain == recipe.quant:
-        ptq = start
-        logger.info("PTQ at %s: perplexity %.3f", recipe.quant.scheme, ptq)
+    if convert.differ(task.model, plain, recipe.quant):
+        ptq = run.result("ptq", lambda: measured(prepared(task, recipe, plain), "ptq"))
+        logger.info("PTQ at %s: %s", recipe.quant.scheme, spoken(ptq))
+        model = prepared(task, recipe, recipe.quant)
+        start = run.result("qat_start", lambda: measured(model))
+        logger.info("with rotations and key offsets, not trained: %s", spoken(start))
     else:
-        logger.info("with rotations and key offsets, not trained: perplexity %.3f", start)
+        model = prepared(task, recipe, recipe.quant)
+        ptq = start = run.result("qat_start", lambda: measured(model, "ptq"))
+        logger.info("PTQ at %s: %s", recipe.quant.scheme, spoken(ptq))
     metrics = {
         "scheme": recipe.quant.scheme,
         "model": recipe.model.name,
         "data": data_name(recipe.data),
         "seed": recipe.seed,
-        "float": {"perplexity": floating},
+        "float": floating,
         "float_same_steps": None,
-        "ptq": {"perplexity": ptq},
-        "qat_start": {"perplexity": start},
+        "ptq": ptq,
+        "qat_start": start,
         "average_bits": average_bits(recipe),
-        "evaluation": conditions(recipe.data, inputs.valid),
+        "evaluation": task.conditions(recipe),
     }
     return metrics, model
-
-
-def _text(inputs: Inputs) -> str:
-    held = f"{len(inputs.valid)} held-out blocks of {inputs.valid.ids.shape[1]} tokens"
-    if isinstance(inputs.train, Blocks):
-        return f"{len(inputs.train)} training blocks, {held}"
-    return f"streaming, {held}"

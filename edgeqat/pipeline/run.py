@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import edgeqat
 from edgeqat.checkpoint import atomic_folder, check_output
+from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, OutputError, StorageError, UsageError
 from edgeqat.recipe import Recipe
@@ -109,20 +110,16 @@ def check_start(output: Path, overwrite: bool) -> None:
 
 
 def identity(
-    verb: str, recipe: Recipe, model: str, train: Blocks | BlockStream, valid: Blocks
+    verb: str, recipe: Recipe, model: str, *data: Blocks | BlockStream | Images
 ) -> dict[str, Any]:
     """What makes two runs the same: of a stream only its names and the held-out text count."""
-    digest = hashlib.sha256()
-    for blocks in (train, valid):
-        if isinstance(blocks, Blocks):
-            digest.update(str(tuple(blocks.ids.shape)).encode())
-            digest.update(blocks.ids.numpy().tobytes())
+    prints = [part.fingerprint() for part in data if not isinstance(part, BlockStream)]
     return {
         "verb": verb,
         "edgeqat": edgeqat.__version__,
         "processes": processes.count(),
         "model": model,
-        "data": digest.hexdigest(),
+        "data": hashlib.sha256("".join(prints).encode()).hexdigest(),
         "recipe": recipe.model_dump(mode="json"),
     }
 

@@ -1,8 +1,9 @@
 """What a run tells while it trains: one record per interval to metrics.jsonl, and the same record
 to a listener.
 
-A record: step, seconds, tokens_per_second, learning_rate and the mean of every loss term since the
-last record. A run that continues at a step drops the records after it.
+A record: step, seconds, tokens_per_second (of images: samples_per_second), learning_rate and the
+mean of every loss term since the last record. Seconds spent on selecting samples count apart. A run
+that continues at a step drops the records after it.
 """
 
 from __future__ import annotations
@@ -25,17 +26,35 @@ class Recorder(TrainerCallback):
     """Writes metrics.jsonl (when a path is given) and calls the listener (when there is one)."""
 
     def __init__(
-        self, stage: str, tokens_per_step: int, path: Path | None, listener: Listener | None
+        self,
+        stage: str,
+        per_step: float,
+        unit: str,
+        path: Path | None,
+        listener: Listener | None,
     ) -> None:
         self.stage, self.path, self.listener = stage, path, listener
-        self.tokens_per_step = tokens_per_step
+        self.per_step, self.unit = per_step, unit
         self.seconds_before = 0.0  # spent by earlier parts of the run
+        self.selection_seconds = 0.0
+        self._selection_before = 0.0  # of it, not within this process's time
         self.start = time.perf_counter()
+
+    def continue_from(self, seconds: float, selection_seconds: float) -> None:
+        """Count on from what earlier parts of the run spent."""
+        self.seconds_before = seconds
+        self.selection_seconds = self._selection_before = selection_seconds
 
     @property
     def seconds(self) -> float:
-        """Training time of the run so far."""
-        return self.seconds_before + time.perf_counter() - self.start
+        """Training time of the run so far, without selection."""
+        selecting = self.selection_seconds - self._selection_before
+        return self.seconds_before + time.perf_counter() - self.start - selecting
+
+    @property
+    def rate(self) -> str:
+        """The record's field of speed."""
+        return f"{self.unit}_per_second"
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -61,14 +80,14 @@ class Recorder(TrainerCallback):
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
         seconds = self.seconds
-        done = state.global_step * self.tokens_per_step
+        done = state.global_step * self.per_step
         names = {"epoch", "grad_norm", "learning_rate"}
         record = {
             "stage": self.stage,
             "step": state.global_step,
             "steps": state.max_steps,
             "seconds": round(seconds, 3),
-            "tokens_per_second": round(done / seconds, 1),
+            self.rate: round(done / seconds, 1),
             "learning_rate": logs.get("learning_rate"),
             "terms": {k: round(v, 6) for k, v in logs.items() if k not in names},
         }
@@ -77,8 +96,8 @@ class Recorder(TrainerCallback):
                 file.write(json.dumps(record) + "\n")
         terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
         logger.debug(
-            "%s step %5d/%d  %s  %.0f tokens/s",
-            self.stage, state.global_step, state.max_steps, terms, record["tokens_per_second"],
+            "%s step %5d/%d  %s  %.0f %s/s",
+            self.stage, state.global_step, state.max_steps, terms, record[self.rate], self.unit,
         )  # fmt: skip
         if self.listener is not None:
             self.listener(record)

@@ -1,14 +1,18 @@
-"""The training objective: named loss terms of one batch. A term of weight zero is not computed.
+"""The training objective of language models: named loss terms of one batch. A term of weight zero
+is not computed.
 
     loss = (1 - gamma) * ce + gamma * kl                    kl against the float teacher
            + w_E * entropy + w_D * distribution             guidance on query and key
+           + beta * correction                              block outputs
 
-Sources: losses/distill, train/guidance. Legend: B batch, T tokens, V vocabulary.
+Images have the same terms but for guidance (train/image_objective).
+
+Sources: losses/distill, train/guidance, train/correction. Legend: B batch, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,62 +21,89 @@ from torch import Tensor, nn
 from edgeqat.losses.distill import IGNORE, distill
 from edgeqat.nn.token_importance import observing
 from edgeqat.recipe import DistillSection, GuideSection
+from edgeqat.sections import CorrectSection
+from edgeqat.train.correction import Correction
 from edgeqat.train.guidance import Guidance
 
 
 class Objective:
-    """Turns a batch of token ids into {"loss", "ce", "kl", ...}; holds the teacher, if any."""
+    """Turns a batch into {"loss", "ce", "kl", ...}; holds the teacher, if any.
+
+    A batch holds `input_ids` (B, T) and, where some are padding, `attention_mask` (B, T).
+    """
 
     def __init__(
         self,
         distillation: DistillSection,
         teacher: nn.Module | None,
         guide: GuideSection | None = None,
+        correct: CorrectSection | None = None,
     ) -> None:
         self.gamma = distillation.weight if teacher is not None else 0.0
         self.temperature = distillation.temperature
         self.guidance = Guidance(guide or GuideSection())
-        needed = self.gamma > 0 or self.guidance.needs_teacher
+        self.correction = Correction(correct or CorrectSection())
+        helped = self.guidance.needs_teacher or self.correction.is_on
+        needed = self.gamma > 0 or helped
         self.teacher = teacher.eval().requires_grad_(False) if needed and teacher else None
-        assert self.teacher is not None or not self.guidance.needs_teacher, "guided by no teacher"
+        assert self.teacher is not None or not helped, "guided by no teacher"
 
     def __call__(
         self,
         student: nn.Module,
-        input_ids: Tensor,
+        batch: dict[str, Tensor],
         count: Tensor | None = None,
         step: int = 0,
-        attention_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Terms of a batch (B, T); `count` is the number of predicted tokens of the whole step, the
-        attention rows that guidance compares follow from `step`.
+        """Terms of a batch; `count` is the number of labels of the whole step, what is drawn at
+        random follows from `step`.
         """
-        inputs = {"input_ids": input_ids, "use_cache": False}
+        inputs, labels = self.prepared(batch, step)
+        with self._taps(student) as own, self._blocks(student) as blocks, observing(student):
+            logits = self.logits(student, inputs)
+        teacher, other, targets = None, {}, []
+        if self.teacher is not None:
+            with (
+                torch.no_grad(),
+                self._taps(self.teacher) as other,
+                self._blocks(self.teacher) as targets,
+            ):
+                found = self.logits(self.teacher, inputs)
+            teacher = found.flatten(0, -2) if self.gamma > 0 else None
+        loss, cross_entropy, divergence = distill(
+            logits.flatten(0, -2), teacher, labels.flatten(), self.gamma, self.temperature, count
+        )
+        terms = {"ce": cross_entropy}
+        if self.gamma > 0:
+            terms["kl"] = divergence
+        share = 1.0 if count is None else (labels != IGNORE).sum() / count
+        if self.guidance.is_on:
+            guided = self.guidance.terms(own, other, step)
+            loss = loss + share * self.guidance.weighted(guided)
+            terms |= guided
+        if self.correction.is_on:
+            terms["correction"] = self.correction.term(blocks, targets)
+            loss = loss + share * self.correction.weight * terms["correction"]
+        return {"loss": loss, **terms}
+
+    def prepared(self, batch: dict[str, Tensor], step: int) -> tuple[Any, Tensor]:
+        """What goes into the models, and the labels (B, T) of their logits."""
+        input_ids, attention_mask = batch["input_ids"], batch.get("attention_mask")
+        inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
         labels = torch.full_like(input_ids, IGNORE)
         labels[:, :-1] = input_ids[:, 1:]  # shifting labels copies less than slicing logits
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask
             real = attention_mask.bool()
             labels[:, :-1].masked_fill_(~(real[:, :-1] & real[:, 1:]), IGNORE)
-        with self._capture(student) as own, observing(student):
-            logits = student(**inputs).logits
-        teacher, other = None, {}
-        if self.teacher is not None:
-            with torch.no_grad(), self._capture(self.teacher) as other:
-                found = self.teacher(**inputs).logits
-            teacher = found.flatten(0, 1) if self.gamma > 0 else None
-        loss, cross_entropy, divergence = distill(
-            logits.flatten(0, 1), teacher, labels.flatten(), self.gamma, self.temperature, count
-        )
-        terms = {"ce": cross_entropy}
-        if self.gamma > 0:
-            terms["kl"] = divergence
-        if self.guidance.is_on:
-            guided = self.guidance.terms(own, other, step)
-            share = 1.0 if count is None else (labels != IGNORE).sum() / count
-            loss = loss + share * self.guidance.weighted(guided)
-            terms |= guided
-        return {"loss": loss, **terms}
+        return inputs, labels
 
-    def _capture(self, model: nn.Module) -> Any:
+    def logits(self, model: nn.Module, inputs: Any) -> Tensor:
+        """Logits (B, T, V) of what `prepared` gave."""
+        return model(**inputs).logits
+
+    def _taps(self, model: nn.Module) -> AbstractContextManager[Any]:
         return self.guidance.capture(model) if self.guidance.is_on else nullcontext({})
+
+    def _blocks(self, model: nn.Module) -> AbstractContextManager[list[Tensor]]:
+        return self.correction.capture(model) if self.correction.is_on else nullcontext([])

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -39,3 +40,20 @@ def agreed(compute: Callable[[], T]) -> T:
 
 def _state() -> PartialState:
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def shard(count: int) -> Tensor:
+    """The numbers of 0..count-1 this process works on: equally many in each, the last ones twice
+    where they do not divide.
+    """
+    each = -(-count // _state().num_processes)
+    return (torch.arange(each) + each * _state().process_index).clamp(max=count - 1)
+
+
+def gathered(own: Tensor, count: int) -> Tensor:
+    """What the processes computed of their shards (each, ...) as one tensor (count, ...) on the
+    CPU, in every process.
+    """
+    if _state().num_processes == 1:
+        return own[:count].cpu()
+    return gather(own.to(_state().device)).cpu()[:count]

@@ -1,13 +1,14 @@
 """QATTrainer: the Hugging Face Trainer with our objective, optimizer groups and records. The only
 training loop.
 
-Float models train with it too (an objective without teacher). Quantizers compute in float32 outside
+Language models and image classifiers differ in their data and their objective only; float models
+train with it too (an objective without teacher). Quantizers compute in float32 outside
 autocast by themselves; `bf16` turns on autocast for everything else, on CPU and GPU.
 
 With `checkpoints` a stage that stopped continues at its last one, to the same result: latent
 weights, scales and buffers (safetensors), optimizer, scheduler and generators (the Trainer's own
 torch files, which it reads with weights_only), the data position (the step: the order follows from
-the seed) and the sums of the record in the making.
+the seed), the coreset in use and the sums of the record in the making.
 """
 
 from __future__ import annotations
@@ -24,19 +25,23 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from edgeqat.checkpoint import WEIGHTS, read_tensors, write_tensors
+from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, TrainingError
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes
 from edgeqat.train.callbacks import Listener, Recorder
 from edgeqat.train.checkpoints import Checkpoints
+from edgeqat.train.diagnosis import Diagnosis
 from edgeqat.train.interruption import Interruption
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
+from edgeqat.train.reselection import Reselection
 from edgeqat.train.thresholds import Thresholds
 
 logger = logging.getLogger(__name__)
@@ -83,24 +88,28 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
 
 
 class QATTrainer(Trainer):
-    """Trains a prepared (or float) causal language model on packed blocks."""
+    """Trains a prepared (or float) causal language model on packed blocks, or a classifier on
+    images; with `reselection`, on the coreset it chooses.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         recipe: Recipe,
-        blocks: Blocks | BlockStream,
+        data: Blocks | BlockStream | Images,
         objective: Objective,
         stage: str = "qat",
         metrics_path: Path | None = None,
         listener: Listener | None = None,
         checkpoints: Checkpoints | None = None,
+        reselection: Reselection | None = None,
     ) -> None:
         if checkpoints is None:
             train = recipe.train.model_copy(update={"save_steps": 0})
             recipe = recipe.model_copy(update={"train": train})
         self.stage = stage
         self.checkpoints = checkpoints
+        self.reselection = reselection
         self.interruption = Interruption()
         self.recipe: Recipe = recipe
         self.objective: Objective = objective
@@ -111,20 +120,38 @@ class QATTrainer(Trainer):
         super().__init__(
             model=model,
             args=training_arguments(recipe, folder),
-            train_dataset=blocks,
-            data_collator=_stack,
+            train_dataset=data,
+            data_collator=_whole,
         )
         self.model_accepts_loss_kwargs = False  # the Trainer divides by accumulation steps
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         if objective.teacher is not None:
             objective.teacher.to(self.args.device)
-        per_step = recipe.data.context * recipe.train.batch_size * recipe.train.accumulation
-        per_step *= self.args.world_size
-        self.recorder = Recorder(stage, per_step, metrics_path, listener)
+        self.recorder = Recorder(stage, *self._per_step(data), metrics_path, listener)
         self.add_callback(self.recorder)
         self.add_callback(self.interruption)
         self.add_callback(Thresholds())
+        self.add_callback(Diagnosis())
+        if reselection is not None:
+            reselection.recorder = self.recorder
+            self.add_callback(reselection)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        if self.reselection is not None:
+            return self.reselection.sampler
+        return super()._get_train_sampler(train_dataset)
+
+    def _per_step(self, data: Blocks | BlockStream | Images) -> tuple[float, str]:
+        """Tokens or samples of a step, on average over a pass, and which of the two."""
+        train = self.recipe.train
+        samples: float = train.batch_size * train.accumulation * self.args.world_size
+        if self.reselection is not None or isinstance(data, Images):
+            total = len(self.reselection.sampler if self.reselection else cast(Images, data))
+            samples = total / -(-total // int(samples))  # the last batch is smaller
+        if isinstance(data, Images):
+            return samples, "samples"
+        return samples * self.recipe.data.context, "tokens"
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -138,7 +165,7 @@ class QATTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        terms = self.objective(model, inputs["input_ids"], step=self.state.global_step)
+        terms = self.objective(model, inputs, step=self.state.global_step)
         loss = terms["loss"]
         self._check_finite("loss", loss.item())
         for name, value in terms.items():
@@ -208,6 +235,8 @@ class QATTrainer(Trainer):
             self._save_rng_state(str(folder))
             progress = {
                 "seconds": self.recorder.seconds,
+                "selection_seconds": self.recorder.selection_seconds,
+                "coreset": self.reselection.state() if self.reselection else None,
                 "count": self._count,
                 "sums": self._shared_sums(),
             }
@@ -217,7 +246,9 @@ class QATTrainer(Trainer):
 
     def _load_progress(self, folder: Path) -> None:
         progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        self.recorder.seconds_before = progress["seconds"]
+        self.recorder.continue_from(progress["seconds"], progress["selection_seconds"])
+        if self.reselection is not None:
+            self.reselection.restore(progress["coreset"])
         self._count = progress["count"]
         self._sums = {name: torch.tensor(total) for name, total in progress["sums"].items()}
 
@@ -247,5 +278,8 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-def _stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _whole(rows: list[dict[str, Tensor]] | dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch: of images it comes whole."""
+    if isinstance(rows, dict):
+        return rows
     return {"input_ids": torch.stack([row["input_ids"] for row in rows])}

@@ -322,5 +322,5 @@ def test_an_interrupt_is_one_line(quantize, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgeqat.pipeline.quantize.load_inputs", interrupt)
+    monkeypatch.setattr("edgeqat.pipeline.quantize.load_task", interrupt)
     quantize(130, ["interrupted", "nothing was written"], "--w4a8kv4")

@@ -3,29 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value
-from PIL import Image as Picture
+from datasets import Value
+from pictures import LABEL, parquet, picture
 
 from edgeqat.data.images import Normalizer, augment, load_images
 from edgeqat.errors import DataError
-
-LABEL = ClassLabel(names=["cat", "dog", "owl"])
-
-
-def picture(seed, width=8, height=8):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Picture.fromarray(pixels)
-
-
-def parquet(folder, split="train", count=5, labels=None, kind=LABEL, name="fine_label", **shape):
-    columns = {"img": [picture(seed, **shape) for seed in range(count)]}
-    features = {"img": Image()}
-    if labels is not False:
-        columns[name] = labels or [index % 3 for index in range(count)]
-        features[name] = kind
-    rows = Dataset.from_dict(columns, features=Features(features))
-    rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
-    return folder
 
 
 def test_parquet_files_are_read_without_loss(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_prepare_train_write_load_generate(tmp_path, family, tied):
     objective = Objective(DistillSection(), made(family, tie_word_embeddings=tied))
     losses = []
     for _ in range(8):
-        loss = objective(model.train(), tiny.ids(seed=5))["loss"]
+        loss = objective(model.train(), {"input_ids": tiny.ids(seed=5)})["loss"]
         loss.backward()
         frozen = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not frozen

@@ -36,7 +36,7 @@ def trained(model, steps=6):
     objective = Objective(DistillSection(), tiny.llama(attention_bias=True))
     losses = []
     for _ in range(steps):
-        loss = objective(model, tiny.ids(seed=5))["loss"]
+        loss = objective(model, {"input_ids": tiny.ids(seed=5)})["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -10,7 +10,7 @@ import pytest
 
 from edgeqat.errors import DataError, Interrupted, OutputError, StorageError, TrainingError
 from edgeqat.hf import folder as packed_folder
-from edgeqat.pipeline import quantize as pipeline
+from edgeqat.pipeline import inputs
 from edgeqat.pipeline import run as runs
 from edgeqat.pipeline.pretrain import pretrain
 from edgeqat.pipeline.quantize import quantize
@@ -115,10 +115,8 @@ def test_numbers_that_are_known_are_not_computed_again(recipe, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         quantize(recipe(), tmp_path / "out", listener=at("qat", 4, kill))
     calls = []
-    perplexity = pipeline.perplexity
-    monkeypatch.setattr(
-        pipeline, "perplexity", lambda *given: calls.append(1) or perplexity(*given)
-    )
+    perplexity = inputs.perplexity
+    monkeypatch.setattr(inputs, "perplexity", lambda *given: calls.append(1) or perplexity(*given))
     with caplog.at_level("INFO", "edgeqat"):
         quantize(recipe(), tmp_path / "out")
     assert len(calls) == 1  # the packed folder's
@@ -230,7 +228,7 @@ def test_a_run_that_stops_half_way_leaves_its_run_folder_only(recipe, tmp_path, 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, DataError, RuntimeError])
 def test_a_run_that_got_nowhere_leaves_nothing(recipe, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(pipeline, "perplexity", lambda *_: fail(kind))
+    monkeypatch.setattr(inputs, "perplexity", lambda *_: fail(kind))
     with pytest.raises((kind, Interrupted), match=r"stop"):
         quantize(recipe(), tmp_path / "deep" / "out")
     assert names(tmp_path) == []

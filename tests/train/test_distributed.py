@@ -97,7 +97,7 @@ def test_a_sharded_step_is_a_plain_one_and_its_folder_loads(folder, seen, model_
     objective = Objective(chosen.distill, source.load_model(str(model_folder)))
     optimizer = make_optimizer(model, chosen.train)
     for batch, found in zip(inputs.train.ids.split(4), seen[0]["losses"], strict=False):
-        loss = objective(model, batch)["loss"]
+        loss = objective(model, {"input_ids": batch})["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

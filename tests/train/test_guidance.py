@@ -25,10 +25,13 @@ def guide(**parts):
     return GuideSection.model_validate(parts or BOTH)
 
 
-def terms(section=None, scheme="w4a4kv3", gamma=0.5, teacher=0, ids=None, **options):
+def terms(section=None, scheme="w4a4kv3", gamma=0.5, teacher=0, ids=None, mask=None, **options):
     objective = Objective(DistillSection(weight=gamma), tiny.llama(teacher), section or guide())
     student = edgeqat.prepare(tiny.llama(), scheme)
-    return objective(student, tiny.ids() if ids is None else ids, **options)
+    batch = {"input_ids": tiny.ids() if ids is None else ids}
+    if mask is not None:
+        batch["attention_mask"] = mask
+    return objective(student, batch, **options)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms():
@@ -53,12 +56,14 @@ def test_guidance_needs_no_distillation():
 def test_the_paper_s_form_needs_no_teacher():
     section = guide(entropy={"weight": 0.5, "form": "paper"})
     objective = Objective(DistillSection(weight=0.0), None, section)
-    assert "entropy" in objective(edgeqat.prepare(tiny.llama(), "w4a4kv4"), tiny.ids())
+    assert "entropy" in objective(
+        edgeqat.prepare(tiny.llama(), "w4a4kv4"), {"input_ids": tiny.ids()}
+    )
 
 
 def test_the_float_model_is_at_no_distance_from_itself():
     objective = Objective(DistillSection(), tiny.llama(), guide())
-    found = objective(tiny.llama(), tiny.ids())
+    found = objective(tiny.llama(), {"input_ids": tiny.ids()})
     assert found["entropy"].item() == pytest.approx(0, abs=1e-6)
     assert found["distribution"].item() == pytest.approx(0, abs=1e-6)
 
@@ -70,7 +75,7 @@ def test_rotation_and_key_offset_are_no_distance():
         for layer in student.model.layers:
             layer.self_attn.attention_quantizer.key.offset.add_(3.0)
     objective = Objective(DistillSection(), tiny.llama(), guide())
-    found = objective(student, tiny.ids())
+    found = objective(student, {"input_ids": tiny.ids()})
     assert found["entropy"].item() < 1e-3
     assert found["distribution"].item() < 1e-3
 
@@ -91,7 +96,7 @@ def test_chosen_layers_only():
 def test_every_query_and_key_projection_gets_a_gradient():
     student = edgeqat.prepare(tiny.llama(), "w4a4kv3")
     objective = Objective(DistillSection(weight=0), tiny.llama(), guide())
-    found = objective(student, tiny.ids())
+    found = objective(student, {"input_ids": tiny.ids()})
     (found["entropy"] + found["distribution"]).backward()
     for layer in student.model.layers:
         for part in (layer.self_attn.q_proj, layer.self_attn.k_proj):
@@ -111,7 +116,7 @@ def test_padding_is_left_out():
     mask = torch.cat([torch.zeros(2, 5), torch.ones(2, 12)], dim=1).long()
     section = guide(entropy={"weight": 1, "form": "paper"}, distribution={"weight": 1, "rows": 99})
     alone = terms(section, ids=ids)
-    found = terms(section, ids=padded, attention_mask=mask)
+    found = terms(section, ids=padded, mask=mask)
     for name in ("ce", "kl", "entropy"):
         assert found[name].item() == pytest.approx(alone[name].item(), rel=0.02), name
     # the first real token, left out alone, sees itself here and is at no distance
@@ -130,9 +135,12 @@ def test_other_families_are_guided_too(kind, config, changes):
     teacher = tiny.model(kind, config, **changes)
     objective = Objective(DistillSection(), teacher, guide())
     student = edgeqat.prepare(tiny.model(kind, config, **changes), "w4a4kv3")
-    found = objective(student, tiny.ids())
+    found = objective(student, {"input_ids": tiny.ids()})
     assert found["distribution"] > 0
-    assert objective(tiny.model(kind, config, **changes), tiny.ids())["distribution"] < 1e-6
+    assert (
+        objective(tiny.model(kind, config, **changes), {"input_ids": tiny.ids()})["distribution"]
+        < 1e-6
+    )
 
 
 def test_nothing_is_recorded_outside_of_a_capture():
@@ -207,7 +215,7 @@ def test_guidance_closes_what_it_measures(form):
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     distances = []
     for _ in range(15):
-        distances.append(objective(student, tiny.ids())["distribution"])
+        distances.append(objective(student, {"input_ids": tiny.ids()})["distribution"])
         distances[-1].backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -239,7 +247,7 @@ def saved_bytes(length):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = objective(student, tiny.ids(1, length))["loss"]
+        loss = objective(student, {"input_ids": tiny.ids(1, length)})["loss"]
     del loss
     return sum(seen.values())
 

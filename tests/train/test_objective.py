@@ -13,7 +13,7 @@ from edgeqat.train.objective import Objective
 
 def terms(weight, temperature=1.0, teacher=None, ids=None):
     objective = Objective(DistillSection(weight=weight, temperature=temperature), teacher)
-    return objective(tiny.llama(), tiny.ids() if ids is None else ids)
+    return objective(tiny.llama(), {"input_ids": tiny.ids() if ids is None else ids})
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -56,7 +56,7 @@ def test_the_teacher_is_frozen_and_in_evaluation_mode():
     teacher = tiny.llama(seed=1).train()
     objective = Objective(DistillSection(weight=0.5), teacher)
     student = tiny.llama()
-    objective(student, tiny.ids())["loss"].backward()
+    objective(student, {"input_ids": tiny.ids()})["loss"].backward()
     assert not objective.teacher.training
     assert not [p for p in objective.teacher.parameters() if p.requires_grad or p.grad is not None]
     assert all(p.grad is not None for p in student.parameters())
@@ -64,7 +64,7 @@ def test_the_teacher_is_frozen_and_in_evaluation_mode():
 
 def test_the_divisor_of_a_whole_step_is_passed_on():
     ids, objective = tiny.ids(4), Objective(DistillSection(weight=0.0), None)
-    whole = objective(tiny.llama(), ids)["loss"]
+    whole = objective(tiny.llama(), {"input_ids": ids})["loss"]
     count = torch.tensor(4 * 23)
-    halves = [objective(tiny.llama(), part, count)["loss"] for part in ids.split(2)]
+    halves = [objective(tiny.llama(), {"input_ids": part}, count)["loss"] for part in ids.split(2)]
     assert sum(halves).item() == pytest.approx(whole.item(), rel=1e-6)

@@ -60,7 +60,7 @@ def shard_and_train(folder: Path) -> dict:
     losses = []
     for step in range(2):
         batch = inputs.train.ids[4 * step : 4 * step + 4][2 * rank : 2 * rank + 2]
-        loss = objective(model, batch)["loss"]
+        loss = objective(model, {"input_ids": batch})["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

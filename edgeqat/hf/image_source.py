@@ -1,0 +1,215 @@
+"""Where float image classifiers come from: names of vision/zoo with weights of torchvision's keys,
+folders that `edgeqat train` wrote, and image models of transformers.
+
+`ImageModel` carries what a folder records besides weights: how images are made into inputs and what
+the classes are called.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from edgeqat import checkpoint
+from edgeqat.data import images
+from edgeqat.errors import FormatError, ModelError
+from edgeqat.hf import source
+from edgeqat.vision import zoo
+
+IMAGE = "image"  # the part of config.json that is ours
+MODEL_TYPE = "edgeqat-image"
+_SIZE, _LARGE_SIZE = 32, 224
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """A classifier: `network` is its name in vision/zoo, None for one of transformers."""
+
+    network: str | None
+    classes: int
+    size: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    data: str | None = None  # the data set its name speaks of
+    config: dict[str, Any] | None = None  # transformers'
+
+    def build(self) -> nn.Module:
+        """The classifier with random weights."""
+        if self.network is not None:
+            return zoo.build(self.network, self.classes)
+        assert self.config is not None
+        values = {key: value for key, value in self.config.items() if key != "model_type"}
+        config = AutoConfig.for_model(self.config["model_type"], **values)
+        return AutoModelForImageClassification.from_config(config)
+
+    def sized(self, size: int | None) -> ImageModel:
+        """The same for images of another size; None: as it is."""
+        return self if size is None else replace(self, size=size)
+
+    def normalizer(self) -> images.Normalizer:
+        """What makes pixels into inputs."""
+        return images.Normalizer(self.mean, self.deviation)
+
+    def to_config(self, labels: list[str]) -> dict[str, Any]:
+        """config.json of a folder."""
+        record = {
+            "network": self.network,
+            "classes": self.classes,
+            "size": self.size,
+            "mean": list(self.mean),
+            "deviation": list(self.deviation),
+            "data": self.data,
+            "labels": labels,
+        }
+        own = self.config or {"model_type": MODEL_TYPE, "architectures": [self.network]}
+        return {**own, IMAGE: record}
+
+
+def from_config(config: dict[str, Any]) -> ImageModel:
+    """The classifier that a config.json of ours describes."""
+    try:
+        found = dict(config[IMAGE])
+        found.pop("labels")
+        made = ImageModel(**found)
+        made = replace(made, mean=tuple(made.mean), deviation=tuple(made.deviation))
+        if made.network is None:
+            left_out = (IMAGE, "quantization_config", "architectures", "dtype")
+            own = {key: value for key, value in config.items() if key not in left_out}
+            return replace(made, config=own)
+        if zoo.parse(made.network) is None:
+            raise KeyError(made.network)
+        return made
+    except (KeyError, TypeError, ValueError):
+        raise FormatError(
+            f"{checkpoint.CONFIG}: its part '{IMAGE}' is not readable; copy the folder again"
+        ) from None
+
+
+def is_image_model(name: str) -> bool:
+    """Whether a model name stands for an image classifier: a name of ours, a folder of ours or one
+    of transformers.
+    """
+    if zoo.parse(name) is not None and not Path(name).is_dir():
+        return True
+    config = _config(name)
+    kinds = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    named = [str(kind) for kind in config.get("architectures") or ()]
+    return IMAGE in config or (
+        config.get("model_type") in kinds and any("ImageClassification" in kind for kind in named)
+    )
+
+
+def load(name: str, weights: str | None = None) -> tuple[nn.Module, ImageModel]:
+    """A float classifier and what describes it; `weights` are a safetensors file."""
+    config = _config(name)
+    if IMAGE in config:
+        if "quantization_config" in config:
+            raise ModelError(f"model: '{name}' is quantized already; start from its float model")
+        kind = from_config(config)
+        return _filled(kind, str(Path(name).expanduser() / checkpoint.WEIGHTS)), kind
+    if config:
+        return _of_transformers(name, weights)
+    if weights is None:
+        raise ModelError(
+            f"model.weights: '{name}' is an architecture without weights; give --weights "
+            "FILE.safetensors, or train some (`edgeqat train`, see `edgeqat recipes`)"
+        )
+    return _filled(named(name, _classes(weights)), weights), named(name, _classes(weights))
+
+
+def named(name: str, classes: int | None = None) -> ImageModel:
+    """What a name of vision/zoo describes; an unknown one suggests the nearest."""
+    found = zoo.parse(name)
+    if found is None:
+        zoo.build(name)
+    assert found is not None
+    small = found.data != "imagenet"
+    return ImageModel(
+        name,
+        classes or zoo.CLASSES[found.data],
+        _SIZE if small else _LARGE_SIZE,
+        images.MEAN if small else images.IMAGENET_MEAN,
+        images.DEVIATION if small else images.IMAGENET_DEVIATION,
+        found.data,
+    )
+
+
+def _filled(kind: ImageModel, weights: str) -> nn.Module:
+    path = source.weights_file(weights)
+    model = kind.build()
+    try:
+        model.load_state_dict(checkpoint.read_tensors(path))
+    except (FormatError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"model.weights: '{weights}' does not fit {kind.network} ({reason})"
+        ) from None
+    return model.eval()
+
+
+def _classes(weights: str) -> int | None:
+    """Rows of the last matrix of a weights file: the classes it was trained for."""
+    header = checkpoint.read_header(source.weights_file(weights))
+    matrices = [entry["shape"][0] for entry in header.values() if len(entry["shape"]) == 2]
+    return matrices[-1] if len(matrices) == 1 else None
+
+
+def _of_transformers(name: str, weights: str | None) -> tuple[nn.Module, ImageModel]:
+    place = source.locate(name)
+    loaded: Any
+    try:
+        loaded = AutoModelForImageClassification.from_pretrained(
+            place, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ModelError(f"model: '{name}' cannot be loaded ({reason}); check its files") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])[0]
+        raise ModelError(f"model: '{name}' holds no weights for {missing}; copy the whole model")
+    if weights is not None:
+        source.replace_weights(model, weights)
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    for key in ("_name_or_path", "_attn_implementation", "architectures", "dtype"):
+        config.pop(key, None)
+    size, mean, deviation = _preprocessing(Path(place), config)
+    return model.eval(), ImageModel(
+        None, model.config.num_labels, size, mean, deviation, None, config
+    )
+
+
+def _preprocessing(
+    folder: Path, config: dict[str, Any]
+) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Side, mean and deviation that a model's preprocessor_config.json names, else ImageNet's."""
+    values: dict[str, Any] = {}
+    file = folder / "preprocessor_config.json"
+    if file.is_file():
+        values = json.loads(file.read_text(encoding="utf-8"))
+    size: Any = values.get("crop_size") or values.get("size") or config.get("image_size")
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    mean = tuple(values.get("image_mean") or images.IMAGENET_MEAN)
+    return (
+        int(size or _LARGE_SIZE),
+        mean,
+        tuple(values.get("image_std") or images.IMAGENET_DEVIATION),
+    )
+
+
+def _config(name: str) -> dict[str, Any]:
+    """config.json of a local folder; empty without one."""
+    file = Path(name).expanduser() / checkpoint.CONFIG
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

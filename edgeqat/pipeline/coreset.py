@@ -1,0 +1,56 @@
+"""`edgeqat coreset`: select once, with the untrained student, into a file for `--coreset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgeqat.coreset import index_file
+from edgeqat.errors import OutputError, UsageError
+from edgeqat.pipeline.inputs import load_task, with_data_root
+from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.sampling import selection_of
+from edgeqat.recipe import Recipe
+from edgeqat.train import processes
+
+
+def choose(
+    recipe: Recipe, output: Path, overwrite: bool = False, against: str | None = None
+) -> dict[str, Any]:
+    """Select the recipe's coreset with the untrained student, write it and return its summary;
+    `against` is another coreset file, whose overlap is told.
+
+    Raises an EdgeQATError in one line.
+    """
+    recipe = with_data_root(recipe)
+    _check_output(output, overwrite)
+    section = recipe.coreset
+    if section.share is None or section.file is not None:
+        raise UsageError("coreset.share: none is given; write for example --coreset 0.01")
+    task = load_task(recipe)
+    samples = task.samples()
+    before = (
+        None if against is None else index_file.read(against, len(samples), samples.fingerprint())
+    )
+    selection, seconds = selection_of(task, recipe)
+    chosen = selection(prepared(task, recipe, recipe.quant), 0.0, 0, before)
+    told = {
+        "samples": len(samples),
+        "data": samples.fingerprint(),
+        "model": recipe.model.name,
+        "scheme": recipe.quant.scheme,
+        "seed": recipe.seed,
+        "coreset": section.model_dump(exclude_none=True),
+    }
+    summary = {**chosen.summary, "cache_seconds": round(seconds, 3)}
+    if processes.is_first():
+        index_file.write(output, chosen.index, {**told, "summary": summary})
+    return summary
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output file that exists or cannot be written."""
+    if output.is_dir() or (output.exists() and not overwrite):
+        raise OutputError(f"output: '{output}' exists; choose another --output or add --overwrite")
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"output: the folder of '{output}' does not exist; make it first")

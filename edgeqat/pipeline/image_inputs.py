@@ -1,0 +1,187 @@
+"""What a run of an image classifier starts from: the float model and its images, checked against
+each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import set_seed
+
+from edgeqat.data.images import Images, load_images
+from edgeqat.errors import DataError, RecipeError, UsageError
+from edgeqat.evaluate.accuracy import accuracy, recovered
+from edgeqat.hf import image_folder, image_source
+from edgeqat.hf.image_source import ImageModel
+from edgeqat.nn.logits import class_logits
+from edgeqat.pipeline.task import Score, Task
+from edgeqat.recipe import DataSection, QuantSection, Recipe
+from edgeqat.scheme import FLOAT_BITS
+from edgeqat.train import processes
+from edgeqat.train.correction import Correction
+from edgeqat.train.image_objective import ImageObjective
+from edgeqat.train.samples import ImageSamples
+
+_FEW = 64  # images of a comparison
+
+is_image_model = image_source.is_image_model
+
+
+@dataclass
+class ImageInputs(Task):
+    """Model, what describes it, and the images of a run; the teacher is the float model itself."""
+
+    metric = "top1"
+
+    model: nn.Module
+    kind: ImageModel
+    train: Images
+    valid: Images
+    teacher: None = None
+
+    def describe(self) -> str:
+        side = self.kind.size
+        return (
+            f"{len(self.train)} training images, {len(self.valid)} held-out ones of "
+            f"{side} x {side} pixels, {self.kind.classes} classes"
+        )
+
+    def evaluate(self, model: nn.Module) -> Score:
+        return accuracy(model, self.valid, self.kind.normalizer())
+
+    def conditions(self, recipe: Recipe) -> dict[str, Any]:
+        return {"images": len(self.valid), "size": self.kind.size, "classes": self.kind.classes}
+
+    def gap(self, found: Score, floating: Score) -> float:
+        return math.log(max(floating["top1"], 1.0) / max(found["top1"], 1.0))
+
+    def recovered(self, floating: Score, ptq: Score, qat: Score) -> float | None:
+        return recovered(floating["top1"], ptq["top1"], qat["top1"])
+
+    def objective(self, recipe: Recipe, teacher: nn.Module | None) -> ImageObjective:
+        return ImageObjective(
+            recipe.distill,
+            teacher,
+            self.kind.normalizer(),
+            recipe.data.images.augment,
+            recipe.seed,
+            None if teacher is None else recipe.correct,
+        )
+
+    def samples(self) -> ImageSamples:
+        return ImageSamples(self.train, self.kind.normalizer())
+
+    def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
+        """Clean training images, as many as a training step over all processes has."""
+        size = recipe.train.batch_size * processes.count()
+        wanted = min(recipe.quant.activation.calibration_batches * size, len(self.train))
+        device = next(self.model.parameters()).device
+        normalizer = self.kind.normalizer()
+        return (
+            normalizer(pixels.to(device)) for pixels in self.train.evenly(wanted).pixels.split(size)
+        )
+
+    def batch(self, size: int) -> dict[str, Tensor]:
+        return self.train.__getitems__(list(range(min(size, len(self.train)))))
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module) -> Tensor:
+        return class_logits(model.eval(), self.kind.normalizer()(self.valid.pixels[:_FEW]))
+
+    def write(self, folder: Path, model: Any, quant: QuantSection) -> None:
+        image_folder.write(folder, model, quant, self.kind, self.valid.names)
+
+    def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
+        image_folder.seal(folder, model, quant, self.kind, self.valid.names, files)
+
+
+def load_inputs(recipe: Recipe) -> ImageInputs:
+    """Load and cross-check everything a run of a classifier needs; seeds every generator first."""
+    set_seed(recipe.seed)
+    _check_recipe(recipe)
+    model, kind = image_source.load(recipe.model.name, recipe.model.weights)
+    kind = kind.sized(recipe.data.images.size)
+    Correction(recipe.correct).check(model, model)
+    inputs = ImageInputs(model, kind, *load_both(recipe.data, kind))
+    if not inputs.train.labelled and recipe.distill.weight < 1:
+        raise UsageError(
+            f"distill.weight: {recipe.distill.weight:g} needs labels and the training images have "
+            "none; set it to 1"
+        )
+    if not inputs.train.labelled and recipe.train.compare_float:
+        raise UsageError(
+            "train.compare_float: true needs labels and the training images have none; set it to "
+            "false"
+        )
+    return inputs
+
+
+def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
+    """Training and held-out images for a classifier. Raises DataError in one line."""
+    place, wanted = _place(data, kind.data), data.images
+    train = load_images(place, "train", kind.size, wanted.label).evenly(wanted.train_images)
+    return _checked(train, kind, place), held_out(data, kind)
+
+
+def held_out(data: DataSection, kind: ImageModel) -> Images:
+    """The held-out images of load_both() alone."""
+    place, wanted = _place(data, kind.data), data.images
+    valid = load_images(place, "test", kind.size, wanted.label)
+    if not valid.labelled:
+        raise DataError(f"data: the test images of '{place}' have no labels; name labelled ones")
+    return _checked(valid.evenly(wanted.valid_images), kind, place)
+
+
+def _checked(images: Images, kind: ImageModel, place: str) -> Images:
+    if int(images.labels.max()) >= kind.classes:
+        raise DataError(
+            f"data: label {int(images.labels.max())} of '{place}' is outside the model's "
+            f"0..{kind.classes - 1}; name the data it was trained on"
+        )
+    return images
+
+
+def _place(data: DataSection, known: str | None) -> str:
+    """Where the images are: `data.train` or the data set of the model's name below the root, or the
+    root itself; without a root a hub name.
+    """
+    if data.root is None and data.train is None:
+        raise DataError("data: no images are named; give --data FOLDER, or set EDGEQAT_DATA")
+    if data.root is None:
+        return str(data.train)
+    root = Path(data.root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"data.root: '{data.root}' is no folder; give --data a folder of images")
+    for name in (data.train, known):
+        if name and (root / name).is_dir():
+            return str(root / name)
+    return str(root)
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Refuse what only language models have."""
+    scheme = recipe.quant.bits()
+    if scheme.kv_bits < FLOAT_BITS:
+        raise UsageError(
+            f"scheme: {recipe.quant.scheme} quantizes a KV cache and image models have none; write "
+            "for example --w4a8 or --w2a32"
+        )
+    if recipe.train.method != "full" or recipe.train.gradient_checkpointing:
+        field = "gradient_checkpointing" if recipe.train.method == "full" else "method"
+        raise RecipeError(
+            f"train.{field}: {getattr(recipe.train, field)} is for language models; leave it out"
+        )
+    guide = recipe.guide
+    if guide.entropy.weight > 0 or guide.distribution.weight > 0:
+        raise RecipeError("guide: image models have no causal attention; set its weights to 0")
+    if recipe.distill.teacher is not None:
+        raise RecipeError(
+            f"distill.teacher: '{recipe.distill.teacher}': image models are taught by their own "
+            "float weights; leave it out"
+        )

@@ -1,0 +1,96 @@
+"""Float image classifiers from scratch: train what a recipe's `model.name` stands for and write a
+folder whose model.safetensors is a `--weights` file with torchvision's keys.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from edgeqat import recipe as recipes
+from edgeqat.checkpoint import CONFIG, WEIGHTS, write_tensors
+from edgeqat.errors import DataError, RecipeError
+from edgeqat.hf import image_source
+from edgeqat.pipeline.image_inputs import ImageInputs, load_both
+from edgeqat.pipeline.inputs import with_data_root
+from edgeqat.pipeline.quantize import METRICS, RESOLVED, data_name, peak_rss_bytes, spoken
+from edgeqat.pipeline.run import check_start, identity, open_run
+from edgeqat.pipeline.sampling import with_steps
+from edgeqat.recipe import Recipe
+from edgeqat.train import processes
+from edgeqat.train.callbacks import Listener
+from edgeqat.train.optim import with_rates
+from edgeqat.train.trainer import QATTrainer
+
+logger = logging.getLogger(__name__)
+
+FROM_SCRATCH = 1.0  # nats: everything is still to learn
+
+
+def pretrain_images(
+    recipe: Recipe, output: Path, overwrite: bool = False, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Train a float classifier and write it to `output`, or continue where the same run stopped;
+    returns what its metrics.json holds.
+    """
+    recipe = with_data_root(recipe)
+    if recipe.coreset.is_on or recipe.model.weights is not None:
+        field = "coreset" if recipe.coreset.is_on else "model.weights"
+        raise RecipeError(
+            f"{field}: a float model is trained from scratch on all data; leave it out"
+        )
+    check_start(output, overwrite)
+    set_seed(recipe.seed)
+    kind = image_source.named(recipe.model.name).sized(recipe.data.images.size)
+    inputs = ImageInputs(kind.build(), kind, *load_both(recipe.data, kind))
+    if not inputs.train.labelled:
+        raise DataError("data: the training images have no labels; name labelled ones")
+    recipe = with_steps(recipe, inputs)
+    recipe = recipe.model_copy(update={"train": with_rates(recipe.train, FROM_SCRATCH)})
+    model = inputs.model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    logger.info("%.2fM parameters, %s", parameters / 1e6, inputs.describe())
+    wanted = identity("train", recipe, "", inputs.train, inputs.valid)
+    with open_run(output, overwrite, wanted) as run:
+        done = processes.agreed(run.metrics)
+        if done is not None:
+            return done
+        trainer = QATTrainer(
+            model, recipe, inputs.train, inputs.objective(recipe, None), "float", run.records,
+            listener, run.checkpoints("float"),
+        )  # fmt: skip
+        trainer.run()
+        recorder = trainer.recorder
+        score = run.result("float", lambda: inputs.evaluate(model))
+        logger.info("float: %s", spoken(score))
+        images = trainer.state.global_step * recorder.per_step
+        metrics: dict[str, Any] = {
+            "model": recipe.model.name,
+            "data": data_name(recipe.data),
+            "seed": recipe.seed,
+            "parameters": parameters,
+            "float": score,
+            "train": {
+                "steps": recipe.train.steps,
+                recorder.rate: round(images / recorder.seconds, 1),
+                "seconds": round(recorder.seconds, 1),
+                "peak_rss_bytes": peak_rss_bytes(),
+            },
+            "evaluation": inputs.conditions(recipe),
+        }
+        if processes.is_first():
+            with run.finished(metrics) as folder:
+                tensors = {name: t.detach().cpu() for name, t in model.state_dict().items()}
+                write_tensors(folder / WEIGHTS, tensors)
+                texts = {
+                    CONFIG: json.dumps(kind.to_config(inputs.valid.names), indent=2) + "\n",
+                    METRICS: json.dumps(metrics, indent=2) + "\n",
+                    RESOLVED: recipes.dump(recipe),
+                }
+                for name, text in texts.items():
+                    (folder / name).write_text(text, encoding="utf-8")
+    return metrics

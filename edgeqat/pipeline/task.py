@@ -1,0 +1,79 @@
+"""What of a run depends on the kind of model: data, metric, objective and folder. Language models
+(pipeline/inputs) and image classifiers (pipeline/image_inputs) are the two of them; everything else
+of the pipeline is the same for both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgeqat.recipe import QuantSection, Recipe
+from edgeqat.train.objective import Objective
+from edgeqat.train.samples import Samples
+
+Score = dict[str, float]
+
+
+class Task(ABC):
+    """A loaded float model with its data. `train` and `valid` are data sets with fingerprints,
+    `teacher` None stands for the model's own float weights.
+    """
+
+    metric: str  # of the table, a key of every score
+    model: Any
+    teacher: Any
+    train: Any
+    valid: Any
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The data in words."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module) -> Score:
+        """The score of a model on the held-out data."""
+
+    @abstractmethod
+    def conditions(self, recipe: Recipe) -> dict[str, Any]:
+        """What a score depends on, for `evaluation` in metrics.json."""
+
+    @abstractmethod
+    def gap(self, found: Score, floating: Score) -> float:
+        """What a score has lost against the float model's, in nats (0 or less: nothing)."""
+
+    @abstractmethod
+    def recovered(self, floating: Score, ptq: Score, qat: Score) -> float | None:
+        """The share of what PTQ loses that training brought back; None when it loses nothing."""
+
+    @abstractmethod
+    def objective(self, recipe: Recipe, teacher: nn.Module | None) -> Objective:
+        """The training objective; without a teacher, of a float model."""
+
+    @abstractmethod
+    def samples(self) -> Samples:
+        """The training data as selection sees it."""
+
+    @abstractmethod
+    def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
+        """Inputs that initialise static activation scales, batch by batch."""
+
+    @abstractmethod
+    def batch(self, size: int) -> dict[str, Tensor]:
+        """A training batch, to measure time with."""
+
+    @abstractmethod
+    def outputs(self, model: nn.Module) -> Tensor:
+        """Logits of a model in eval mode on a little held-out data, to compare two with."""
+
+    @abstractmethod
+    def write(self, folder: Path, model: Any, quant: QuantSection) -> None:
+        """Fill an empty folder with a converted model, and seal it."""
+
+    @abstractmethod
+    def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
+        """Add text files and hash everything."""

@@ -1,0 +1,80 @@
+"""Sections of a recipe that say which samples are trained on and what besides logits is matched:
+images, coresets, layer correction. The rest is in recipe.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of a recipe; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageSection(Section):
+    """How labelled images are read."""
+
+    size: int | None = Field(
+        None, ge=8, description="side in pixels; absent: 224 for ImageNet models, else 32"
+    )
+    label: str | None = Field(
+        None, description="column of the labels; absent: fine_label, label or labels"
+    )
+    augment: bool = Field(True, description="shift and flip training images at random")
+    train_images: int = Field(0, ge=0, description="training images, evenly spaced (0: all)")
+    valid_images: int = Field(0, ge=0, description="held-out images, evenly spaced (0: all)")
+
+
+class CoresetSection(Section):
+    """Which samples are trained on (QuaRC, 2507.17768); a number stands for `share`, a file name
+    for `file`.
+    """
+
+    share: float | None = Field(
+        None, gt=0, le=1, description="share of the training samples to keep; absent: all"
+    )
+    file: str | None = Field(
+        None, description="JSON of `edgeqat coreset`: these samples, selected once"
+    )
+    selector: Literal[
+        "quarc", "acs", "res", "evs", "ds", "el2n", "forgetting", "moderate", "random"
+    ] = Field("quarc", description="score of a sample; the highest are kept")
+    every: int = Field(
+        50, ge=0, description="passes over the coreset between two selections (0: one selection)"
+    )
+    every_steps: int | None = Field(
+        None, ge=1, description="steps between two selections, at the next pass; instead of `every`"
+    )
+    balanced: bool | None = Field(
+        None, description="as many of each class; absent: for labelled images below 5%"
+    )
+    random_share: float = Field(0.0, ge=0, le=1, description="part of the coreset drawn at random")
+    kept_classes: int = Field(
+        16, ge=1, description="most probable classes cached of outputs with more than 1,000"
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether not all samples are trained on."""
+        return self.file is not None or (self.share is not None and self.share < 1)
+
+
+class CorrectSection(Section):
+    """Layer correction: block outputs matched to the float model's (2507.17768, section 3.3)."""
+
+    weight: float = Field(0.0, ge=0, description="beta, weight of the term (0: not computed)")
+    form: Literal["mse", "kl"] = Field(
+        "mse", description="mse: normalised squared error; kl: the paper's, over channels"
+    )
+    blocks: str = Field("auto", description="which blocks: auto, or a glob pattern of modules")
+
+
+def coreset_value(value: Any) -> Any:
+    """A share or a file name as the section it stands for."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return {"share": value}
+    return {"file": value} if isinstance(value, str) else value

@@ -1,0 +1,51 @@
+"""The training objective of image classifiers: the terms of train/objective on pixels that student
+and teacher see augmented alike.
+
+With gamma 1 the loss is the soft cross-entropy with the teacher, up to the teacher's entropy (QuaRC
+2507.17768, eq. 6); labels may be missing then. What is drawn at random follows from seed, step and
+batch, so that a run that continues draws what the undisturbed one drew.
+
+Legend: B batch, S side, C classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat.data.images import Normalizer, augment
+from edgeqat.nn.logits import class_logits
+from edgeqat.recipe import DistillSection
+from edgeqat.sections import CorrectSection
+from edgeqat.train.objective import Objective
+
+_PADDING_SHARE = 8  # CIFAR's 4 of 32 pixels
+
+
+class ImageObjective(Objective):
+    """Turns a batch of `pixels` (B, 3, S, S) uint8, `labels` (B,) and `index` (B,) into terms."""
+
+    def __init__(
+        self,
+        distillation: DistillSection,
+        teacher: nn.Module | None,
+        normalizer: Normalizer,
+        augmented: bool,
+        seed: int = 0,
+        correct: CorrectSection | None = None,
+    ) -> None:
+        super().__init__(distillation, teacher, correct=correct)
+        self.normalizer, self.augmented, self.seed = normalizer, augmented, seed
+
+    def prepared(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, Tensor]:
+        pixels, labels = batch["pixels"], batch["labels"]
+        if self.augmented:
+            drawn = hash((self.seed, step, int(batch["index"][0]))) & 0x7FFFFFFFFFFFFFFF
+            generator = torch.Generator().manual_seed(drawn)
+            pixels = augment(pixels, pixels.shape[-1] // _PADDING_SHARE, generator)
+        if self.gamma == 1:
+            labels = labels.clamp(min=0)  # their term has no weight
+        return self.normalizer(pixels), labels
+
+    def logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        return class_logits(model, inputs)
