@@ -1,12 +1,15 @@
 """The experiment queue: every run of a list, one after the other, each with `edgeqat quantize`.
 
-usage: EDGEQAT_DATA=FOLDER python eval/experiments.py MODEL_FOLDER [--list FILE] [--only PATTERN]
+usage: EDGEQAT_DATA=FOLDER python eval/experiments.py MODEL [--list FILE] [--only PATTERN]
                               [--out FOLDER] [--threads N] [--dry-run] [--table]
+
+MODEL is the float model: a folder, or the .safetensors weights of the list's image model
+(--list eval/quarc.yaml).
 
 A finished run is skipped, one that was killed continues where it stopped; so the queue may be
 stopped and started at will. --table prints what is finished as Markdown: perplexity and log-gap to
 the float model (mean and sd over seeds), and how much smaller the gap is than that of the group's
-row `against`, paired by seed.
+row `against`, paired by seed; of images, top-1 and the points it is above that row.
 """
 
 from __future__ import annotations
@@ -32,6 +35,10 @@ HEAD = (
     "| run | seeds | perplexity | sd | over float | log-gap | start | bits a / kv | smaller gap |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
+IMAGE_HEAD = (
+    "| run | seeds | top-1 | sd | float | PTQ | above | images/s | training s | selection s |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
+)
 
 
 class Run(NamedTuple):
@@ -42,6 +49,7 @@ class Run(NamedTuple):
     row: str
     seed: int
     against: str
+    recipe: str
     settings: dict[str, Any]
 
     @property
@@ -96,14 +104,16 @@ def queue(path: Path) -> Iterator[Run]:
                     settings = {**values.get("common", {}), **group.get("set", {}), **own}
                     chosen = settings.pop("quant.scheme", scheme)
                     settings["quant.scheme"] = chosen if isinstance(chosen, str) else chosen[scheme]
-                    yield Run(group["name"], scheme, row, seed, group["against"], settings)
+                    recipe = values.get("recipe", RECIPE)
+                    yield Run(group["name"], scheme, row, seed, group["against"], recipe, settings)
 
 
 def command(run: Run, model: str, out: Path) -> list[str]:
     """The `edgeqat quantize` of a run."""
     sets = [f"--set={key}={json.dumps(value)}" for key, value in run.settings.items()]
+    given = "--weights" if model.endswith(".safetensors") else "--model"
     return [
-        sys.executable, "-m", "edgeqat.cli", "quantize", "--model", model, "--recipe", RECIPE,
+        sys.executable, "-m", "edgeqat.cli", "quantize", given, model, "--recipe", run.recipe,
         "--seed", str(run.seed), "--output", str(out / run.name), *sets,
     ]  # fmt: skip
 
@@ -129,9 +139,11 @@ def table(runs: list[Run], out: Path) -> str:
         for name, file in files.items()
         if file.is_file()
     }
+    done = [run for run in runs if run.name in found]
+    if any("top1" in metrics["float"] for metrics in found.values()):
+        return image_table(done, found)
     gaps = {name: gap(metrics) for name, metrics in found.items()}
     lines = [HEAD]
-    done = [run for run in runs if run.name in found]
     for family in dict.fromkeys(run.family for run in done):
         own = [run for run in done if run.family == family]
         metrics = [found[run.name] for run in own]
@@ -154,6 +166,36 @@ def table(runs: list[Run], out: Path) -> str:
             f"{statistics.mean(starts):.4f}",
             f"{bits['activations']:.2f} / {bits['kv']:.2f}",
             spread([100 * value for value in paired]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def image_table(done: list[Run], found: dict[str, Any]) -> str:
+    """Markdown rows of finished runs of an image model."""
+    top = {name: metrics["qat"]["top1"] for name, metrics in found.items()}
+    lines = [IMAGE_HEAD]
+    for family in dict.fromkeys(run.family for run in done):
+        own = [run for run in done if run.family == family]
+        metrics = [found[run.name] for run in own]
+        values = [top[run.name] for run in own]
+        above = [
+            top[run.name] - top[other]
+            for run in own
+            if (other := run._replace(row=run.against).name) in top and run.row != run.against
+        ]
+        trained = [each["train"] for each in metrics]
+        cells = [
+            family,
+            str(len(own)),
+            f"{statistics.mean(values):.2f}",
+            f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-",
+            f"{metrics[0]['float']['top1']:.2f}",
+            f"{metrics[0]['ptq']['top1']:.2f}",
+            f"{statistics.mean(above):+.2f}" if above else "-",
+            f"{statistics.mean(t['samples_per_second'] for t in trained):.0f}",
+            f"{statistics.mean(t['seconds'] for t in trained):.0f}",
+            f"{statistics.mean(t['selection_seconds'] for t in trained):.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -40,7 +40,9 @@ def command(
         bool, typer.Option("--list", help="Show engines and instruction sets; measure nothing.")
     ] = False,
 ) -> None:
-    """Measure prefill (pp) and decoding (tg) on every engine in turns."""
+    """Measure prefill (pp) and decoding (tg) on every engine in turns; of an image classifier, one
+    image and 64 at once.
+    """
     log.setup()
     if listed:
         _list()
@@ -49,12 +51,19 @@ def command(
         raise UsageError("folder: give a packed folder or --shape, one of them")
     if folder is not None and scheme is not None:
         raise UsageError(f"scheme: '{scheme}' is for --shape; a packed folder has its own")
+    from edgeqat import checkpoint
     from edgeqat.evaluate import chart
+    from edgeqat.hf import image_folder
     from edgeqat.pipeline import bench
 
     bench.check_outputs(json, csv, png)
     if png is not None:
         chart.check_installed()
+    if folder is not None and image_folder.is_image_folder(checkpoint.read_config(folder)):
+        if depth or csv is not None or png is not None:
+            raise UsageError("depth, csv, png: image classifiers have none of them; use --json")
+        _bench_images(folder, tuple(engine or ()), threads, repeat, json)
+        return
     if folder is not None:
         subject = bench.Subject.of_folder(folder)
     else:
@@ -72,6 +81,36 @@ def command(
     if png is not None:
         chart.speed_bars(png, rows)
     _table(rows)
+
+
+def _bench_images(
+    folder: Path, engines: tuple[str, ...], threads: int | None, repeat: int, json: Path | None
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgeqat.pipeline import bench, image_bench
+
+    with log.console().status("measuring"):
+        rows = image_bench.run(folder, engines, threads, repeat)
+    if json is not None:
+        bench.write_json(json, rows)
+    print(f"{rows[0]['model']} on {rows[0]['cpu']}, {rows[0]['threads']} threads")
+    table = Table()
+    for column in ("test", "engine", "scheme", "images/s", "sd", "ms/batch", "file MB"):
+        table.add_column(column, justify="left" if column in ("test", "engine") else "right")
+    for row in rows:
+        speed = row["images_per_second"]
+        table.add_row(
+            row["test"],
+            row["engine"],
+            row["scheme"],
+            f"{speed['mean']:.1f}",
+            f"{speed['sd']:.1f}",
+            f"{row['milliseconds']:.2f}",
+            f"{row['file_bytes'] / 1e6:.2f}",
+        )
+    Console(width=max(130, Console().width)).print(table)
 
 
 def _list() -> None:

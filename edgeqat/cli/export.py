@@ -13,9 +13,9 @@ from edgeqat.errors import OutputError, UsageError, nearest
 
 
 def command(
-    target: Annotated[str, typer.Argument(help="gguf or compressed-tensors.")],
+    target: Annotated[str, typer.Argument(help="gguf, compressed-tensors or onnx.")],
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],
-    output: Annotated[Path, typer.Option("--output", help="File (gguf) or folder to write.")],
+    output: Annotated[Path, typer.Option("--output", help="File (gguf, onnx) or folder to write.")],
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Round anew what the target cannot hold.")
     ] = False,
@@ -24,7 +24,8 @@ def command(
         typer.Option("--drop-kv", help="compressed-tensors: leave keys and values in float."),
     ] = False,
 ) -> None:
-    """Write a packed folder's learned integers and scales in the format of another runtime.
+    """Write a packed folder's learned integers and scales in the format of another runtime:
+    language models as gguf or compressed-tensors, image classifiers as onnx.
 
     What the target cannot hold exactly is refused unless --requantize.
     """
@@ -55,7 +56,17 @@ def _compressed_tensors(folder: Path, output: Path, requantize: bool, drop_kv: b
     return [*lines, f"wrote {output}"]
 
 
+def _onnx(folder: Path, output: Path, requantize: bool, drop_kv: bool) -> list[str]:
+    if requantize or drop_kv:
+        raise UsageError("requantize, drop-kv: they are for language models; leave them out")
+    from edgeqat.export import onnx
+
+    onnx.check_installed()
+    return [onnx.export_folder(folder, output), f"wrote {output}"]
+
+
 _TARGETS: dict[str, Callable[[Path, Path, bool, bool], list[str]]] = {
     "gguf": _gguf,
     "compressed-tensors": _compressed_tensors,
+    "onnx": _onnx,
 }

@@ -11,7 +11,7 @@ from torch import nn
 from edgeqat.data.images import Images, Normalizer
 from edgeqat.nn.logits import class_logits
 
-_AT_ONCE = 250
+_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (runtime/native)
 _TOP = 5
 
 

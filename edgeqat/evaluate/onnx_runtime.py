@@ -14,7 +14,7 @@ from edgeqat.errors import UsageError
 def check_installed() -> None:
     """Refuse to start without the optional package."""
     if find_spec("onnxruntime") is None:
-        raise UsageError("onnxruntime: it is not installed; pip install 'edgeqat[onnx]'")
+        raise UsageError("onnxruntime: it is not installed; pip install 'edgeqat[export]'")
 
 
 class OnnxClassifier:

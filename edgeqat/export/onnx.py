@@ -4,9 +4,10 @@
     activation: QuantizeLinear, DequantizeLinear
 
 2- to 6-bit codes travel in int8; half-step ones as 2 c + 1 with half the scale. A batch norm behind
-a convolution becomes its scale and bias (codes change their sign where gamma < 0). An 8-bit
-activation x = s c + beta is stored with the zero point -beta / s rounded; fewer bits keep beta
-exactly, as additions around a clipped pair of nodes.
+a convolution becomes its scale and bias (codes change their sign where gamma < 0). Where
+all activations have 8 bits x = s c + beta is stored with the zero point -beta / s rounded, so that
+a runtime computes in integers; else beta is kept exactly, as additions around a clipped pair of
+nodes.
 
 The graph is read off the model with torch.fx; what the rules below do not know is refused by name.
 Not here: running it (evaluate/onnx_runtime). Legend: O output channels, I input channels.
@@ -24,7 +25,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from edgeqat import checkpoint
 from edgeqat.errors import ModelError, UsageError
+from edgeqat.hf import image_folder, image_source
 from edgeqat.nn.conv import PackedConv2d, geometry
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.quant.lsq import StaticQuantizer
@@ -47,7 +50,33 @@ _MODULES: dict[type[nn.Module], str] = {
 def check_installed() -> None:
     """Refuse to start without the optional package."""
     if find_spec("onnx") is None:
-        raise UsageError("onnx: it is not installed; pip install 'edgeqat[onnx]'")
+        raise UsageError("onnx: it is not installed; pip install 'edgeqat[export]'")
+
+
+def export_folder(folder: Path, path: Path) -> str:
+    """Write the packed image classifier of a folder to an .onnx file; returns a line about it.
+
+    Raises an EdgeQATError in one line.
+    """
+    config = checkpoint.verify(folder)
+    if not image_folder.is_image_folder(config):
+        raise UsageError(
+            f"folder: '{folder}' holds a language model, ONNX files are for image classifiers; "
+            "serve it with `edgeqat generate`"
+        )
+    kind = image_source.from_config(config)
+    scheme = config["quantization_config"]["scheme"]
+    told = {
+        "scheme": scheme,
+        "mean": " ".join(map(str, kind.mean)),
+        "deviation": " ".join(map(str, kind.deviation)),
+        "labels": "\n".join(config[image_source.IMAGE]["labels"]),
+    }
+    export(image_folder.load(folder, config), kind.size, path, told)
+    return (
+        f"{scheme}: {INPUT} (batch, 3, {kind.size}, {kind.size}), (pixels / 255 - mean) / "
+        f"deviation, to {OUTPUT} (batch, {kind.classes})"
+    )
 
 
 def export(model: nn.Module, size: int, path: Path, facts: dict[str, str]) -> None:
@@ -88,6 +117,8 @@ class _Graph:
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self._names: dict[fx.Node, str] = {}
+        static = [m for m in model.modules() if isinstance(m, StaticQuantizer)]
+        self._in_integers = all(quantizer.grid.bits == 8 for quantizer in static)
         self._quantized: dict[tuple[str, float, float], str] = {}
         try:
             traced = _Tracer().trace(model)
@@ -277,7 +308,7 @@ class _Graph:
         beta = float(quantizer.beta.detach())
         key = (input, scale, beta)
         zero = round(-beta / scale)
-        plain = grid.bits == 8 and _INT8[0] <= zero <= _INT8[1]
+        plain = self._in_integers and _INT8[0] <= zero <= _INT8[1]
         if key not in self._quantized:
             self._quantized[key] = (
                 self._pair(input, scale, zero) if plain else self._exact(input, scale, beta, grid)

@@ -8,13 +8,14 @@ the classes are called.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification, ViTConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from edgeqat import checkpoint
@@ -23,6 +24,10 @@ from edgeqat.errors import FormatError, ModelError
 from edgeqat.hf import source
 from edgeqat.vision import zoo
 
+# ViT-Ti of DeiT (2012.12877) on patches of an eighth of CIFAR's side, a fourteenth of ImageNet's
+VIT = re.compile(r"vit-tiny-(?P<data>cifar100|cifar10|imagenet)")
+_VIT = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
+        "intermediate_size": 768}  # fmt: skip
 IMAGE = "image"  # the part of config.json that is ours
 MODEL_TYPE = "edgeqat-image"
 _SIZE, _LARGE_SIZE = 32, 224
@@ -96,7 +101,7 @@ def is_image_model(name: str) -> bool:
     """Whether a model name stands for an image classifier: a name of ours, a folder of ours or one
     of transformers.
     """
-    if zoo.parse(name) is not None and not Path(name).is_dir():
+    if (zoo.parse(name) is not None or VIT.fullmatch(name)) and not Path(name).is_dir():
         return True
     config = _config(name)
     kinds = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
@@ -121,23 +126,30 @@ def load(name: str, weights: str | None = None) -> tuple[nn.Module, ImageModel]:
             f"model.weights: '{name}' is an architecture without weights; give --weights "
             "FILE.safetensors, or train some (`edgeqat train`, see `edgeqat recipes`)"
         )
-    return _filled(named(name, _classes(weights)), weights), named(name, _classes(weights))
+    kind = named(name, _classes(weights))
+    return _filled(kind, weights), kind
 
 
 def named(name: str, classes: int | None = None) -> ImageModel:
-    """What a name of vision/zoo describes; an unknown one suggests the nearest."""
-    found = zoo.parse(name)
-    if found is None:
+    """What a name of vision/zoo or `vit-tiny-DATA` describes; an unknown one suggests another."""
+    match, found = VIT.fullmatch(name), zoo.parse(name)
+    if match is None and found is None:
         zoo.build(name)
-    assert found is not None
-    small = found.data != "imagenet"
+    data = match["data"] if match else cast(zoo.Architecture, found).data
+    small = data != "imagenet"
+    count, size = classes or zoo.CLASSES[data], _SIZE if small else _LARGE_SIZE
+    config = None
+    if match:
+        vit = ViTConfig(image_size=size, patch_size=4 if small else 16, num_labels=count, **_VIT)
+        config = _plain(json.loads(vit.to_json_string(use_diff=False)))
     return ImageModel(
-        name,
-        classes or zoo.CLASSES[found.data],
-        _SIZE if small else _LARGE_SIZE,
+        None if match else name,
+        count,
+        size,
         images.MEAN if small else images.IMAGENET_MEAN,
         images.DEVIATION if small else images.IMAGENET_DEVIATION,
-        found.data,
+        data,
+        config,
     )
 
 
@@ -149,16 +161,18 @@ def _filled(kind: ImageModel, weights: str) -> nn.Module:
     except (FormatError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ModelError(
-            f"model.weights: '{weights}' does not fit {kind.network} ({reason})"
+            f"model.weights: '{weights}' does not fit {kind.network or 'the model'} ({reason})"
         ) from None
     return model.eval()
 
 
 def _classes(weights: str) -> int | None:
-    """Rows of the last matrix of a weights file: the classes it was trained for."""
+    """Rows of the classifier of a weights file: the classes it was trained for."""
     header = checkpoint.read_header(source.weights_file(weights))
-    matrices = [entry["shape"][0] for entry in header.values() if len(entry["shape"]) == 2]
-    return matrices[-1] if len(matrices) == 1 else None
+    matrices = {name: entry["shape"] for name, entry in header.items() if len(entry["shape"]) == 2}
+    last = matrices.get("classifier.weight")  # a transformer has more than one
+    found = list(matrices.values()) if last is None else [last]
+    return found[0][0] if len(found) == 1 else None
 
 
 def _of_transformers(name: str, weights: str | None) -> tuple[nn.Module, ImageModel]:
@@ -177,13 +191,17 @@ def _of_transformers(name: str, weights: str | None) -> tuple[nn.Module, ImageMo
         raise ModelError(f"model: '{name}' holds no weights for {missing}; copy the whole model")
     if weights is not None:
         source.replace_weights(model, weights)
-    config = json.loads(model.config.to_json_string(use_diff=False))
-    for key in ("_name_or_path", "_attn_implementation", "architectures", "dtype"):
-        config.pop(key, None)
+    config = _plain(json.loads(model.config.to_json_string(use_diff=False)))
     size, mean, deviation = _preprocessing(Path(place), config)
     return model.eval(), ImageModel(
         None, model.config.num_labels, size, mean, deviation, None, config
     )
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """transformers' configuration without what a loaded model adds to it."""
+    added = ("_name_or_path", "_attn_implementation", "architectures", "dtype")
+    return {key: value for key, value in config.items() if key not in added}
 
 
 def _preprocessing(

@@ -1,5 +1,5 @@
 """prepare for Hugging Face models: check the family, swap layers (nn/convert), switch attention to
-ours.
+ours. Of image models and anyone's own modules only layers are swapped.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ def check_family(model: PreTrainedModel) -> None:
         raise ModelError(f"model: architecture '{kind}' is not supported; supported: {known}")
 
 
-def prepare(
-    model: nn.Module, scheme: str = "w4a8kv4", quant: QuantSection | None = None
-) -> nn.Module:
+def _is_language_model(model: nn.Module) -> bool:
+    return isinstance(model, PreTrainedModel) and model.main_input_name != "pixel_values"
+
+
+def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = None) -> nn.Module:
     """Make a float model trainable at a scheme, in place: fake-quantized weights, activations, q, k
     and v.
 
@@ -37,23 +39,23 @@ def prepare(
     tied.
     """
     quant = quant or QuantSection(scheme=scheme)
-    if isinstance(model, PreTrainedModel):
+    if _is_language_model(model):
         check_family(model)
         conv1d.to_linear(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)
     prepared = convert.prepare(model, quant)
-    if isinstance(model, PreTrainedModel):
+    if _is_language_model(model):
         kv_cache.make_default(model)
     return prepared
 
 
-def restore(model: nn.Module) -> nn.Module:
+def restore(model: Any) -> nn.Module:
     """The float model again, in place: latent weights of a prepared, dequantized ones of a packed
     model.
     """
     restored: Any = convert.restore(model)
-    if isinstance(model, PreTrainedModel):
+    if _is_language_model(model):
         kv_cache.unmake_default(model)
         if model.config.model_type == CONV1D_FAMILY:
             conv1d.to_conv1d(restored)

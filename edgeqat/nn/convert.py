@@ -19,7 +19,7 @@ from edgeqat.nn import token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
-from edgeqat.nn.decision import Decision, decisions, layers
+from edgeqat.nn.decision import Decision, decisions, edges, layers
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
@@ -45,7 +45,11 @@ _PACKED: dict[str, type[PackedWeight]] = {
 
 
 def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Names and modules of all attention layers, with separate or fused q, k and v projections."""
+    """Names and modules of all attention layers, with separate or fused q, k and v projections; an
+    image model's stay as they are, their projections are linear layers.
+    """
+    if edges(model):
+        return
     for name, module in model.named_modules():
         separate = all(hasattr(module, part) for part in ATTENTION_PROJECTIONS)
         if separate or hasattr(module, FUSED_PROJECTION):

@@ -24,6 +24,7 @@ from edgeqat.scheme import FLOAT_BITS
 HEAD = "lm_head"
 HEAD_INPUT_BITS = 8
 _EDGE_BITS = 8
+_PATCHES = "patch_embeddings."
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def rule(name: str, layer: Any, quant: QuantSection, edge: bool = False) -> Deci
     for pattern in quant.skip:
         if fnmatch(name, pattern):
             return Decision(reason=f"skip: '{pattern}'")
+    if _PATCHES in name:
+        return Decision(reason="transformers casts pixels to the type of its weight")
     kept = "embedding_bits is float" if head == FLOAT_BITS else ""
     if isinstance(layer, nn.Embedding):
         return Decision(head, "per_channel", reason=kept)

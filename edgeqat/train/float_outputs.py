@@ -48,7 +48,8 @@ def float_outputs(model: nn.Module, samples: Samples, key: str, kept: int) -> Fl
     file = cache.folder("outputs") / f"{told}.npy"
     start = time.perf_counter()
     found = _read(file, len(samples))
-    if processes.agreed(lambda: found is None) or found is None:  # read by all, or by none
+    missing = processes.gathered(torch.tensor([float(found is None)]), processes.count())
+    if found is None or missing.any():  # computed by all processes or by none
         found = _computed(model, samples, kept)
         seconds = time.perf_counter() - start
         logger.info("float outputs of %d samples computed in %.0f s", len(samples), seconds)

@@ -91,3 +91,36 @@ def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
     assert script.main() == 0
     assert ran == ["d-kv-w16a16kv4-rotated-s0"]
     assert "plain-s0: done" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def image_runs(script):
+    return list(script.queue(SCRIPT.with_name("quarc.yaml")))
+
+
+def test_the_runs_of_coresets_differ_in_selection_and_correction_only(script, image_runs):
+    resolved = {
+        run.name: recipes.load(run.recipe, {**run.settings, "seed": run.seed}) for run in image_runs
+    }
+    assert len(resolved) == len(image_runs)
+    assert len({recipe.model_dump_json() for recipe in resolved.values()}) == len(image_runs)
+    assert len({recipe.train.model_dump_json() for recipe in resolved.values()}) == 1
+    for row in ("quarc", "acs", "random", "acs-clc", "random-clc", "res"):
+        assert {f"main-w2a32-{row}-s{seed}" for seed in (0, 1, 2)} <= set(resolved)
+    command = script.command(image_runs[0], "float.safetensors", Path("runs"))
+    assert command[command.index("--weights") + 1] == "float.safetensors"
+    assert command[command.index("--recipe") + 1] == "mobilenetv2-cifar100"
+
+
+def test_the_table_of_images_counts_points(script, image_runs, tmp_path):
+    train = {"samples_per_second": 100.0, "seconds": 60, "selection_seconds": 5.0}
+    for row, value in (("quarc", 40.0), ("acs", 31.5)):
+        folder = tmp_path / f"main-w2a32-{row}-s0"
+        folder.mkdir()
+        top = {"float": 67.8, "ptq": 2.0, "qat": value}
+        metrics = {name: {"top1": number} for name, number in top.items()} | {"train": train}
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    lines = script.table(image_runs, tmp_path).splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0][:7] == ["main-w2a32-quarc", "1", "40.00", "-", "67.80", "2.00", "+8.50"]
+    assert rows[1][6] == "-" and rows[1][7:] == ["100", "60", "5"]

@@ -34,7 +34,8 @@ def test_a_recipe_is_what_its_name_says(name):
     corrected = selector in ("quarc", "all") or match["selector"].endswith("-clc")
     assert (recipe.correct.weight > 0) == corrected
     assert len(block_names(model, recipe.correct.blocks)) >= 8
-    assert recipe.train.epochs and recipe.train.optimizer == "sgd"
+    assert recipe.train.epochs
+    assert recipe.train.optimizer == ("adamw" if "vit" in name else "sgd")
 
 
 def test_selectors_are_compared_at_the_same_settings():
@@ -52,5 +53,6 @@ def test_the_asked_for_recipes_are_there():
     wanted |= {f"resnet18-{d}-{s}" for d, s in (
         ("cifar100", "w4a4-10pct-quarc"), ("cifar100", "w2a2-10pct-quarc"),
         ("imagenet", "w4a4-1pct-quarc"), ("imagenet", "w2a2-1pct-quarc"))}  # fmt: skip
+    wanted |= {"vit-tiny-cifar100-w4a8-10pct-quarc", "vit-tiny-cifar100-float"}
     wanted |= {"efficientnet-b0-cifar100-w4a8-10pct-quarc", "efficientnet-b0-cifar100-float"}
     assert wanted <= set(VISION)

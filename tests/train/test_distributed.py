@@ -17,8 +17,11 @@ from edgeqat.hf import source
 from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.quantize import prepared, quantize
 from edgeqat.recipe import Recipe
+from edgeqat.sections import CoresetSection
+from edgeqat.train.float_outputs import float_outputs
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
+from edgeqat.train.selection import Selection
 
 STEPS = 6
 
@@ -106,3 +109,14 @@ def test_a_sharded_step_is_a_plain_one_and_its_folder_loads(folder, seen, model_
     with torch.no_grad():
         expected = model.eval()(inputs.valid.ids).logits
         assert (packed(inputs.valid.ids).logits - expected).abs().mean() < 0.02 * expected.std()
+
+
+def test_two_processes_score_what_one_does(seen, model_folder, text_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path))
+    chosen = recipe(model_folder, text_file, 4)
+    inputs = load_inputs(chosen)
+    section = CoresetSection(share=0.3, selector="res")
+    selection = Selection(section, inputs.samples(), inputs.model, 0)
+    selection.outputs = float_outputs(inputs.model, inputs.samples(), "one", 16)
+    expected = selection(prepared(inputs, chosen, chosen.quant), 0.0, 0).index.tolist()
+    assert seen[0]["coreset"] == seen[1]["coreset"] == expected

@@ -20,9 +20,12 @@ from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
 from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.quantize import prepared
+from edgeqat.sections import CoresetSection
 from edgeqat.train import processes, sharding
+from edgeqat.train.float_outputs import float_outputs
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
+from edgeqat.train.selection import Selection
 
 
 def quantize(folder: Path) -> int:
@@ -81,9 +84,21 @@ def shard_and_train(folder: Path) -> dict:
     }
 
 
+def coreset(folder: Path) -> list[int]:
+    """The blocks that both processes together select."""
+    recipe = recipes.load(folder / "two.yaml")
+    inputs = load_inputs(recipe)
+    selection = Selection(
+        CoresetSection(share=0.3, selector="res"), inputs.samples(), inputs.model, 0
+    )
+    selection.outputs = float_outputs(inputs.model, inputs.samples(), "two processes", 16)
+    return selection(prepared(inputs, recipe, recipe.quant), 0.0, 0).index.tolist()
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     seen = {"code": quantize(folder), "count": processes.count(), **shard_and_train(folder)}
+    seen["coreset"] = coreset(folder)
     rank = os.environ["RANK"]
     (folder / f"seen-{rank}.json").write_text(json.dumps(seen), encoding="utf-8")
     torch.distributed.destroy_process_group()

@@ -1,0 +1,144 @@
+"""Packed classifiers and their ONNX graphs answer alike; `edgeqat export` and `bench` of both."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from edgeqat.cli import run
+from edgeqat.errors import ModelError
+from edgeqat.evaluate.onnx_runtime import OnnxClassifier
+from edgeqat.export import onnx
+from edgeqat.hf import image_folder
+from edgeqat.hf.image_source import named
+from edgeqat.nn import convert
+from edgeqat.recipe import QuantSection
+from edgeqat.vision.zoo import build
+
+SCHEMES = ("w1a32", "w2a32", "w4a32", "w8a8", "w4a4", "w2a2")
+
+
+def packed(name, scheme, **quant):
+    """A packed classifier with statistics that are not trivial; some gammas are negative."""
+    torch.manual_seed(0)
+    model = build(name)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 0.6, 0.6)
+            nn.init.normal_(module.bias, 0, 0.3)
+    section = QuantSection(scheme=scheme, **quant)
+    model.train()
+    for _ in range(3):
+        model(torch.randn(16, 3, 16, 16))
+    convert.prepare(model.eval(), section)
+    convert.calibrate(model, iter([torch.randn(16, 3, 16, 16)]))
+    return convert.convert(model), section
+
+
+def difference(model, path):
+    """The largest distance of logits in units of their spread, and how many answers agree."""
+    images = torch.randn(24, 3, 16, 16)
+    with torch.no_grad():
+        expected = model(images)
+    found = torch.from_numpy(OnnxClassifier(path, 1)(images))
+    agreed = (found.argmax(1) == expected.argmax(1)).float().mean().item()
+    return ((found - expected).abs().max() / expected.std()).item(), agreed
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_graph_and_packed_model_answer_alike(tmp_path, scheme):
+    model, _ = packed("resnet20-cifar10", scheme)
+    onnx.export(model, 16, tmp_path / "net.onnx", {})
+    distance, agreed = difference(model, tmp_path / "net.onnx")
+    if scheme.endswith("a32"):
+        assert distance < 1e-3 and agreed == 1
+    else:  # a code that flips at a tie moves all that follows
+        assert agreed > 0.9
+
+
+@pytest.mark.parametrize("scheme", ["w8a8", "w4a4", "w2a2", "w3a6"])
+def test_one_quantized_layer_is_exact(tmp_path, scheme):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()  # fmt: skip
+    nn.init.normal_(net[1].weight)
+    section = QuantSection(scheme=scheme, edges="same", skip=["5"])
+    convert.prepare(net, section)
+    convert.calibrate(net, iter([torch.randn(16, 3, 16, 16)]))
+    convert.convert(net)
+    onnx.export(net, 16, tmp_path / "net.onnx", {})
+    distance, agreed = difference(net, tmp_path / "net.onnx")
+    assert distance < (0.05 if scheme == "w8a8" else 1e-3) and agreed > 0.9
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-x0.1-cifar10", "efficientnet-b0-cifar10"])
+def test_other_architectures(tmp_path, name):
+    model, _ = packed(name, "w4a32", edges="float")
+    onnx.export(model, 16, tmp_path / "net.onnx", {})
+    distance, agreed = difference(model, tmp_path / "net.onnx")
+    assert distance < 1e-3 and agreed == 1
+
+
+def test_a_float_graph_is_the_restored_model(tmp_path):
+    model, _ = packed("resnet20-cifar10", "w2a32")
+    convert.restore(model)
+    onnx.export(model, 16, tmp_path / "net.onnx", {})
+    assert difference(model, tmp_path / "net.onnx")[0] < 1e-4
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, images):
+        return self.fc(torch.cumsum(images, 2).mean((2, 3)))
+
+
+def test_what_onnx_cannot_hold_is_named(tmp_path):
+    with pytest.raises(ModelError, match="'cumsum' in the forward pass of Odd is not supported"):
+        onnx.export(Odd(), 8, tmp_path / "net.onnx", {})
+    rotated = convert.convert(convert.prepare(Odd(), QuantSection(scheme="w4a8")))
+    with pytest.raises(ModelError):
+        onnx.export(rotated, 8, tmp_path / "net.onnx", {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    model, section = packed("resnet20-cifar10", "w8a8")
+    place = tmp_path_factory.mktemp("packed")
+    image_folder.write(place, model, section, named("resnet20-cifar10").sized(16), ["a", "b"])
+    return place
+
+
+def test_a_folder_is_exported_and_measured(folder, tmp_path, capsys):
+    assert run(["export", "onnx", str(folder), "--output", str(tmp_path / "net.onnx")]) == 0
+    assert "logits (batch, 10)" in capsys.readouterr().out
+    assert run(["export", "onnx", str(folder), "--output", str(tmp_path / "net.onnx")]) == 2
+    assert "exists" in capsys.readouterr().err
+    arguments = ["--repeat", "1", "--threads", "1", "--json", str(tmp_path / "rows.json")]
+    assert run(["bench", str(folder), *arguments]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {(row["engine"], row["test"]) for row in rows} == {
+        (engine, test)
+        for engine in ("onnxruntime", "onnxruntime-float", "torch")
+        for test in ("b1", "b64")
+    }
+    assert all(row["images_per_second"]["mean"] > 0 for row in rows)
+    sizes = {row["engine"]: row["file_bytes"] for row in rows}
+    assert sizes["onnxruntime"] < 0.5 * sizes["onnxruntime-float"]
+
+
+def test_wrong_use(folder, packed_folder, tmp_path, capsys):
+    place = str(tmp_path / "x")
+    for given, words in (
+        (["export", "onnx", str(packed_folder), "--output", place], "holds a language model"),
+        (["export", "onxn", str(folder), "--output", place], "did you mean 'onnx'"),
+        (["bench", str(folder), "--engine", "native"], "engine: 'native' is unknown"),
+        (["bench", str(folder), "--depth", "4"], "image classifiers have none"),
+        (["generate", str(folder), "--prompt", "x"], "holds an image classifier"),
+    ):
+        assert run(given) == 2
+        assert words in capsys.readouterr().err
