@@ -40,8 +40,11 @@ class CoresetSection(Section):
     file: str | None = Field(
         None, description="JSON of `edgeqat coreset`: these samples, selected once"
     )
-    selector: Literal["quarc", "acs", "res", "evs", "ds", "el2n", "moderate", "random"] = Field(
-        "quarc", description="score of a sample; the highest are kept"
+    selector: Literal[
+        "quarc", "acs", "res", "evs", "ds", "el2n", "moderate", "forgetting", "random"
+    ] = Field("quarc", description="score of a sample; the highest are kept")
+    trial_steps: int = Field(
+        400, ge=1, description="steps of the throw-away training that `forgetting` watches"
     )
     every: int = Field(
         50, ge=0, description="passes over the coreset between two selections (0: one selection)"

@@ -50,7 +50,7 @@ def command(
 def _lines(summary: dict[str, Any]) -> list[str]:
     lines = [
         f"{summary['selected']} of {summary['samples']} samples by {summary['selector']}, "
-        f"{summary['seconds']:.1f} s (float outputs {summary['cache_seconds']:.1f} s)"
+        f"{summary['seconds']:.1f} s (and {summary['cache_seconds']:.1f} s before it)"
     ]
     for name, title in (("scores", "all"), ("selected_scores", "selected")):
         low, first, middle, third, high = summary[name]["quartiles"]

@@ -61,26 +61,27 @@ class PackedConv2d(PackedWeight):
     """A convolution on packed codes (O, K), computed in float32 from the unpacked weight."""
 
     input_quantizer: Any
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
 
     def __init__(self, spec: PackedSpec) -> None:
         super().__init__(spec)
+        assert spec.convolution is not None
+        for name, value in spec.convolution.items():  # some models read them of their layers
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
         self.bias = nn.Parameter(torch.zeros(spec.shape[0])) if spec.bias else None
         self.input_quantizer = nn.Identity()
         if spec.input_bits < FLOAT_BITS:
             self.input_quantizer = input_quantizer(spec.input_mode, spec.input_bits)
 
     def forward(self, input: Tensor) -> Tensor:
-        found = self.spec.convolution
-        assert found is not None
-        weight = self.dequantized().unflatten(1, (-1, *found["kernel_size"]))
+        weight = self.dequantized().unflatten(1, (-1, *self.kernel_size))
+        input = self.input_quantizer(input)
         return F.conv2d(
-            self.input_quantizer(input),
-            weight,
-            self.bias,
-            tuple(found["stride"]),
-            tuple(found["padding"]),
-            tuple(found["dilation"]),
-            found["groups"],
+            input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
 
 

@@ -32,8 +32,9 @@ def choose(
     before = (
         None if against is None else index_file.read(against, len(samples), samples.fingerprint())
     )
-    selection, seconds = selection_of(task, recipe)
-    chosen = selection(prepared(task, recipe, recipe.quant), 0.0, 0, before)
+    student = prepared(task, recipe, recipe.quant)
+    selection, seconds = selection_of(task, recipe, student)
+    chosen = selection(student, 0.0, 0, before)
     told = {
         "samples": len(samples),
         "data": samples.fingerprint(),

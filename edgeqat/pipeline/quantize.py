@@ -109,7 +109,7 @@ def train(
     teacher = None
     if needs_teacher(recipe):
         teacher = task.teacher or task.model  # the float model is not trained any more
-    reselection, cache_seconds = coreset_of(task, recipe)
+    reselection, cache_seconds = coreset_of(task, recipe, model)
     cache_seconds = run.result("cache_seconds", lambda: cache_seconds)
     trainer = QATTrainer(
         model, recipe, task.train, task.objective(recipe, teacher), "qat", run.records, listener,

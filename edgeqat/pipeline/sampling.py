@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import logging
+import time
+
+from torch import nn
 
 from edgeqat.coreset import index_file
 from edgeqat.data.text import BlockStream
@@ -14,6 +17,8 @@ from edgeqat.pipeline.task import Task
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes
 from edgeqat.train.float_outputs import float_outputs
+from edgeqat.train.forgetting import forgetting_scores
+from edgeqat.train.optim import with_rates
 from edgeqat.train.reselection import Reselection
 from edgeqat.train.selection import Selection, needs_outputs
 
@@ -45,9 +50,9 @@ def with_steps(recipe: Recipe, task: Task) -> Recipe:
     )
 
 
-def coreset_of(task: Task, recipe: Recipe) -> tuple[Reselection | None, float]:
-    """What chooses the samples of a training stage (None: all are used), and the seconds that the
-    float model's outputs took.
+def coreset_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Reselection | None, float]:
+    """What chooses the samples of the student's training (None: all are used), and the seconds that
+    what precedes every selection took.
     """
     section = recipe.coreset
     if not section.is_on:
@@ -57,16 +62,24 @@ def coreset_of(task: Task, recipe: Recipe) -> tuple[Reselection | None, float]:
         index = index_file.read(section.file, len(samples), samples.fingerprint())
         logger.info("coreset: %d of %d samples, from '%s'", len(index), len(samples), section.file)
         return Reselection(section, index, recipe.seed), 0.0
-    selection, seconds = selection_of(task, recipe)
+    selection, seconds = selection_of(task, recipe, student)
     return Reselection(section, selection, recipe.seed), seconds
 
 
-def selection_of(task: Task, recipe: Recipe) -> tuple[Selection, float]:
-    """The recipe's selection over the training data, and the seconds its outputs took."""
-    samples, outputs = task.samples(), None
+def selection_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Selection, float]:
+    """The recipe's selection over the training data, and the seconds that the float model's outputs
+    or the trial of `forgetting` took.
+    """
+    samples = task.samples()
     selection = Selection(recipe.coreset, samples, task.model, recipe.seed)
     if needs_outputs(recipe.coreset):
         key = source.fingerprint(recipe.model.name, recipe.model.weights)
-        outputs = float_outputs(task.model, samples, key, recipe.coreset.kept_classes)
-        selection.outputs = outputs
-    return selection, outputs.seconds if outputs else 0.0
+        selection.outputs = float_outputs(task.model, samples, key, recipe.coreset.kept_classes)
+        return selection, selection.outputs.seconds
+    start = time.perf_counter()
+    if recipe.coreset.selector == "forgetting":
+        train = with_rates(recipe.train, 1.0)
+        trial = recipe.model_copy(update={"train": train})
+        objective = task.objective(trial, None)
+        selection.fixed = forgetting_scores(student, task.train, samples, objective, trial)
+    return selection, time.perf_counter() - start

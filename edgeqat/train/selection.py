@@ -25,7 +25,7 @@ from edgeqat.train.float_outputs import FloatOutputs
 from edgeqat.train.samples import Samples
 
 UNLABELLED = ("res", "ds", "random")  # scores that need no labels
-CLASSIFIERS = ("moderate",)  # scores that need classes
+CLASSIFIERS = ("moderate", "forgetting")  # scores that need classes
 BALANCED_BELOW = 0.05
 _PARTS = {
     "res": ("res",), "evs": ("evs",), "ds": ("ds",), "acs": ("evs", "ds"),
@@ -67,7 +67,7 @@ class Selection:
         self.classes = samples.classes if balanced else None
         if self.classes is not None:
             select.check_balance(self.classes, self.count)
-        self._fixed: Tensor | None = None  # scores of the float model alone
+        self.fixed: Tensor | None = None  # scores that do not change; of `forgetting` given
 
     @property
     def count(self) -> int:
@@ -106,10 +106,11 @@ class Selection:
         if selector == "random":
             generator = torch.Generator().manual_seed(seed)
             return torch.rand(len(self.samples), generator=generator), None
-        if selector in ("el2n", "moderate"):
-            if self._fixed is None:
-                self._fixed = self._scores_of_teacher()
-            return self._fixed, None
+        if selector in ("el2n", "moderate", "forgetting"):
+            if self.fixed is None:
+                assert selector != "forgetting", "forgetting needs its trial"
+                self.fixed = self._scores_of_teacher()
+            return self.fixed, None
         parts, correct = self._parts_of_student(student, _PARTS[selector])
         if selector == "acs":
             values = scores.adaptive(parts["evs"], parts["ds"], progress)

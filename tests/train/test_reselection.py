@@ -17,6 +17,7 @@ from edgeqat.recipe import Recipe
 from edgeqat.sections import CoresetSection
 from edgeqat.train.checkpoints import Checkpoints
 from edgeqat.train.diagnosis import Diagnosis
+from edgeqat.train.forgetting import forgetting_scores
 from edgeqat.train.image_objective import ImageObjective
 from edgeqat.train.reselection import Reselection
 from edgeqat.train.samples import ImageSamples
@@ -153,6 +154,25 @@ def test_an_interrupted_coreset_run_ends_where_the_undisturbed_one_ends(tmp_path
         for name in ("whole", "parts")
     ]
     assert records[0] == records[1] and len(records[0]) == 4
+
+
+def test_what_a_trial_forgets_is_counted():
+    recipe = trainer().recipe
+    section = CoresetSection(selector="forgetting", share=0.5, trial_steps=20)
+    recipe = recipe.model_copy(update={"coreset": section})
+    images = data()
+    samples = ImageSamples(images, Normalizer())
+    student = Net(0).train()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    objective = ImageObjective(recipe.distill, None, Normalizer(), augmented=False)
+    found = forgetting_scores(student, images, samples, objective, recipe)
+    assert found.shape == (COUNT,) and found.min() >= 0 and found.max() <= 10
+    assert len(found.unique()) > 2
+    assert all(torch.equal(before[name], t) for name, t in student.state_dict().items())
+    selection = Selection(section, samples, Net(1), 0)
+    selection.fixed = found
+    chosen = selection(student, 0.0, 0)
+    assert found[chosen.index].min() >= found.sort(descending=True).values[19]
 
 
 def test_fixed_samples_stay():

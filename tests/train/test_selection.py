@@ -180,6 +180,7 @@ def test_unlabelled_images_are_selected_by_the_others():
 
 @pytest.mark.parametrize("section, words", [
     ({"selector": "moderate"}, "needs samples with classes"),
+    ({"selector": "forgetting"}, "needs samples with classes"),
     ({"balanced": True}, "coreset.balanced: true needs labelled images"),
 ])  # fmt: skip
 def test_text_has_no_classes(section, words):
