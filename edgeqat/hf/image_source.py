@@ -29,7 +29,6 @@ VIT = re.compile(r"vit-tiny-(?P<data>cifar100|cifar10|imagenet)")
 _VIT = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
         "intermediate_size": 768}  # fmt: skip
 IMAGE = "image"  # the part of config.json that is ours
-MODEL_TYPE = "edgeqat-image"
 _SIZE, _LARGE_SIZE = 32, 224
 
 
@@ -73,7 +72,7 @@ class ImageModel:
             "data": self.data,
             "labels": labels,
         }
-        own = self.config or {"model_type": MODEL_TYPE, "architectures": [self.network]}
+        own = self.config or {"model_type": source.IMAGE_TYPE, "architectures": [self.network]}
         return {**own, IMAGE: record}
 
 

@@ -38,6 +38,7 @@ ALIASES = {
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
 }
 DEMO = "demo"
+IMAGE_TYPE = "edgeqat-image"  # model_type of image classifiers that transformers does not know
 _PICKLES = (".bin", ".pt", ".pth")
 _CONVERT = (
     "which are never loaded; convert them: from_pretrained(..) and save_pretrained(..) in an "
@@ -147,7 +148,8 @@ def _check_folder(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise ModelError(f"model: '{path}' holds no config.json; name a Hugging Face model folder")
     try:
-        AutoConfig.from_pretrained(path)
+        if f'"{IMAGE_TYPE}"' not in (path / "config.json").read_text(encoding="utf-8"):
+            AutoConfig.from_pretrained(path)
     except Exception as error:
         raise ModelError(
             f"model: config.json of '{path}' is not readable ({_line(error)}); mend it"

@@ -23,7 +23,7 @@ def test_pages_of_verbs_are_current():
 def test_a_page_names_arguments_options_and_defaults():
     page = manual.pages()["export"]
     assert "edgeqat export TARGET FOLDER [OPTIONS]" in page
-    assert "| `--output` | File (gguf) or folder to write. Required. |" in page
+    assert "| `--output` | File (gguf, onnx) or folder to write. Required. |" in page
     assert "| `--repeat` | Repetitions after the warm-up. [5] |" in manual.pages()["bench"]
 
 

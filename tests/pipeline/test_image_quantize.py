@@ -51,12 +51,15 @@ def packed(arguments, tmp_path_factory):
     return folder
 
 
-def test_a_float_model_is_a_weights_file_and_a_folder(floating, capsys):
+def test_a_float_model_is_a_weights_file_and_a_folder(floating, images, tmp_path, capsys):
     metrics = json.loads((floating / "metrics.json").read_text())
     assert metrics["train"]["steps"] == 4 and set(metrics["float"]) == {"top1", "top5"}
-    assert run(["quantize", "--model", str(floating), "--dry-run", "--w4a8", "--data",
-                str(floating)]) == 2  # fmt: skip
+    given = ["quantize", "--model", str(floating), "--w4a8", "--steps", "1", *SMALL]
+    none = ["--set", "train.compare_float=false", "--output", str(tmp_path / "out")]
+    assert run([*given, "--data", str(floating)]) == 2
     assert "has no train images" in capsys.readouterr().err
+    assert run([*given, *none, "--data", images]) == 0
+    edgeqat.load(tmp_path / "out")
 
 
 def test_metrics_are_those_of_the_contract(packed):
@@ -91,7 +94,13 @@ def test_the_folder_loads_and_is_what_was_measured(packed, images, capsys):
 
 def test_the_card_and_the_config_say_what_it_is(packed):
     text = (packed / "README.md").read_text()
-    for words in ("| | top1 |", "12 of 24 images", "9 held-out images", "2507.17768"):
+    for words in (
+        "| | top1 |",
+        "image-classification",
+        "12 of 24 images",
+        "9 held-out images",
+        "2507.17768",
+    ):
         assert words in text
     assert "AutoModelForCausalLM" not in text and "{%" not in text
     config = json.loads((packed / "config.json").read_text())
