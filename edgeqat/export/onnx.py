@@ -131,7 +131,8 @@ class _Graph:
         norms = self._norms(traced)
         for node in traced.nodes:
             if node in norms.values():
-                self._names[node] = self._names[node.args[0]]
+                before: Any = node.args[0]
+                self._names[node] = self._names[before]
             else:
                 self._names[node] = self._emit(node, norms.get(node))
 
@@ -152,11 +153,11 @@ class _Graph:
 
     def _norms(self, traced: fx.Graph) -> dict[fx.Node, fx.Node]:
         """Convolutions and the batch norm that alone reads each."""
-        found = {}
+        found: dict[fx.Node, fx.Node] = {}
         for node in traced.nodes:
             if node.op != "call_module" or not isinstance(self._module(node), nn.BatchNorm2d):
                 continue
-            before = node.args[0]
+            before: Any = node.args[0]
             convolution = before.op == "call_module" and isinstance(
                 self._module(before), (PackedConv2d, nn.Conv2d)
             )

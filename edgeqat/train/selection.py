@@ -10,7 +10,7 @@ Legend: N samples, M of them selected. Sources: coreset/scores, coreset/select.
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -154,8 +154,9 @@ class Selection:
     def _scores_of_teacher(self) -> Tensor:
         samples, moderate = self.samples, self.section.selector == "moderate"
         rows = []
+        none: AbstractContextManager[list[Tensor]] = nullcontext([])
         self.teacher.eval()
-        with last_inputs(self.teacher) if moderate else nullcontext([]) as features:
+        with last_inputs(self.teacher) if moderate else none as features:
             for index in processes.shard(len(samples)).split(samples.at_once):
                 logits = samples.logits(self.teacher, index)
                 labels = samples.labels(index).to(logits.device)
