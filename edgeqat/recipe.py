@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 from edgeqat.sections import (
+    ArchitectureSection,
     CoresetSection,
     CorrectSection,
     ImageSection,
@@ -262,24 +263,6 @@ class GuideSection(Section):
 
     entropy: EntropySection = EntropySection()
     distribution: DistributionSection = DistributionSection()
-
-
-class ArchitectureSection(Section):
-    """Shape of a float Llama that `edgeqat train` makes."""
-
-    vocab_size: int = Field(2048, ge=260, description="size of the byte-level BPE vocabulary")
-    hidden_size: int = Field(128, ge=8, description="width of the residual stream")
-    layers: int = Field(6, ge=1, description="decoder layers")
-    heads: int = Field(2, ge=1, description="query heads")
-    kv_heads: int = Field(1, ge=1, description="key/value heads")
-    head_dim: int = Field(64, ge=8, description="width of a head")
-    ffn: int = Field(384, ge=8, description="width of the MLP")
-    positions: int = Field(512, ge=16, description="longest sequence")
-    tied: bool = Field(True, description="share embedding and lm_head")
-    dropout: float = Field(0.0, ge=0, lt=1, description="attention dropout")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="dtype of the written weights"
-    )
 
 
 class Recipe(Section):

@@ -1,5 +1,5 @@
-"""Sections of a recipe that say which samples are trained on and what besides logits is matched:
-images, coresets, layer correction. The rest is in recipe.
+"""Sections of a recipe that say which samples are trained on and what besides logits is matched
+(images, coresets, layer correction), and the shape of a float model. The rest is in recipe.
 """
 
 from __future__ import annotations
@@ -74,6 +74,24 @@ class CorrectSection(Section):
         "mse", description="mse: normalised squared error; kl: the paper's, over channels"
     )
     blocks: str = Field("auto", description="which blocks: auto, or a glob pattern of modules")
+
+
+class ArchitectureSection(Section):
+    """Shape of a float Llama that `edgeqat train` makes."""
+
+    vocab_size: int = Field(2048, ge=260, description="size of the byte-level BPE vocabulary")
+    hidden_size: int = Field(128, ge=8, description="width of the residual stream")
+    layers: int = Field(6, ge=1, description="decoder layers")
+    heads: int = Field(2, ge=1, description="query heads")
+    kv_heads: int = Field(1, ge=1, description="key/value heads")
+    head_dim: int = Field(64, ge=8, description="width of a head")
+    ffn: int = Field(384, ge=8, description="width of the MLP")
+    positions: int = Field(512, ge=16, description="longest sequence")
+    tied: bool = Field(True, description="share embedding and lm_head")
+    dropout: float = Field(0.0, ge=0, lt=1, description="attention dropout")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="dtype of the written weights"
+    )
 
 
 def coreset_value(value: Any) -> Any:
