@@ -227,7 +227,8 @@ class _Graph:
         gain, bias = (None, layer.bias) if norm is None else _affine(norm)
         if norm is not None and layer.bias is not None:
             bias = bias + gain * layer.bias
-        found = layer.spec.convolution if isinstance(layer, PackedConv2d) else geometry(layer)
+        known = layer.spec.convolution if isinstance(layer, PackedConv2d) else geometry(layer)
+        found: dict[str, Any] = known or {}
         kernel = found["kernel_size"]
         input, step = self._activation(layer, input)
         weight, scale = self._weight(layer, gain, (-1, *kernel))

@@ -26,7 +26,7 @@ from edgeqat.vision import zoo
 
 # ViT-Ti of DeiT (2012.12877) on patches of an eighth of CIFAR's side, a fourteenth of ImageNet's
 VIT = re.compile(r"vit-tiny-(?P<data>cifar100|cifar10|imagenet)")
-_VIT = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
+_VIT: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
         "intermediate_size": 768}  # fmt: skip
 IMAGE = "image"  # the part of config.json that is ours
 _SIZE, _LARGE_SIZE = 32, 224
@@ -139,7 +139,8 @@ def named(name: str, classes: int | None = None) -> ImageModel:
     count, size = classes or zoo.CLASSES[data], _SIZE if small else _LARGE_SIZE
     config = None
     if match:
-        vit = ViTConfig(image_size=size, patch_size=4 if small else 16, num_labels=count, **_VIT)
+        patch: dict[str, Any] = {"image_size": size, "patch_size": 4 if small else 16}
+        vit = ViTConfig(num_labels=count, **patch, **_VIT)  # type: ignore[call-arg]
         config = _plain(json.loads(vit.to_json_string(use_diff=False)))
     return ImageModel(
         None if match else name,

@@ -45,7 +45,7 @@ def choose(
     }
     summary = {**chosen.summary, "cache_seconds": round(seconds, 3)}
     if processes.is_first():
-        index_file.write(output, chosen.index, {**told, "summary": summary})
+        index_file.write(output, chosen.indices, {**told, "summary": summary})
     return summary
 
 

@@ -109,7 +109,7 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     kind = image_source.from_config(checkpoint.read_config(folder))
     images = held_out(recipe.data, kind)
     normalizer = kind.normalizer()
-    found = {
+    found: dict[str, Any] = {
         "model": str(folder),
         "scheme": recipe.quant.scheme,
         "data": data_name(recipe.data),

@@ -33,13 +33,14 @@ class FloatOutputs(NamedTuple):
     """Log-probabilities (N, [T,] C) or (N, [T,] K), and for the latter the classes' numbers."""
 
     log_probabilities: Tensor
-    index: Tensor | None
+    numbers: Tensor | None
     seconds: float  # spent on computing them; 0: they were known
 
     def of(self, samples: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Those of some samples."""
         known = self.log_probabilities[samples].to(device).float()
-        return known, None if self.index is None else self.index[samples].to(device).long()
+        numbers = None if self.numbers is None else self.numbers[samples].to(device).long()
+        return known, numbers
 
 
 def float_outputs(model: nn.Module, samples: Samples, key: str, kept: int) -> FloatOutputs:

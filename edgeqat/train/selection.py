@@ -37,7 +37,7 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class Chosen(NamedTuple):
     """Ascending indices (M,) and what a selection tells of itself (JSON values)."""
 
-    index: Tensor
+    indices: Tensor
     summary: dict[str, Any]
 
 

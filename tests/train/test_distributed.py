@@ -118,5 +118,5 @@ def test_two_processes_score_what_one_does(seen, model_folder, text_file, monkey
     section = CoresetSection(share=0.3, selector="res")
     selection = Selection(section, inputs.samples(), inputs.model, 0)
     selection.outputs = float_outputs(inputs.model, inputs.samples(), "one", 16)
-    expected = selection(prepared(inputs, chosen, chosen.quant), 0.0, 0).index.tolist()
+    expected = selection(prepared(inputs, chosen, chosen.quant), 0.0, 0).indices.tolist()
     assert seen[0]["coreset"] == seen[1]["coreset"] == expected

@@ -172,7 +172,7 @@ def test_what_a_trial_forgets_is_counted():
     selection = Selection(section, samples, Net(1), 0)
     selection.fixed = found
     chosen = selection(student, 0.0, 0)
-    assert found[chosen.index].min() >= found.sort(descending=True).values[19]
+    assert found[chosen.indices].min() >= found.sort(descending=True).values[19]
 
 
 def test_fixed_samples_stay():

@@ -71,13 +71,15 @@ def test_the_highest_scores_are_kept(selector):
     student = Net(0)
     chosen = selection(selector, balanced=False)(student.train(), 0.5, 0)
     assert student.training
-    assert len(chosen.index) == 10 and chosen.index.tolist() == sorted(set(chosen.index.tolist()))
+    assert len(chosen.indices) == 10 and chosen.indices.tolist() == sorted(
+        set(chosen.indices.tolist())
+    )
     found = parts(student)
     found["acs"] = scores.adaptive(found["evs"], found["ds"], 0.5)
     found["quarc"] = scores.quarc(found["evs"], found["ds"], found["res"], 0.5)
     if selector in found:
         best = found[selector].topk(10).indices.sort().values
-        assert torch.equal(chosen.index, best)
+        assert torch.equal(chosen.indices, best)
         quartiles = chosen.summary["scores"]["quartiles"]
         assert quartiles[4] == pytest.approx(found[selector].max().item(), rel=1e-4)
     assert (chosen.summary["accuracy"] is None) == (selector in ("el2n", "moderate", "random"))
@@ -87,7 +89,7 @@ def test_a_summary_tells_accuracy_classes_and_overlap():
     student = Net(0)
     made = selection("res", share=0.5)
     first = made(student, 0.0, 0)
-    again = made(student, 0.0, 1, first.index)
+    again = made(student, 0.0, 1, first.indices)
     assert again.summary["overlap"] == 1.0 and first.summary["overlap"] is None
     assert sum(first.summary["classes"]) == first.summary["selected"] == 20
     images = made.samples.normalizer(made.samples.images.pixels)
@@ -106,9 +108,9 @@ def test_few_samples_are_balanced_over_classes_unless_said():
 
 def test_random_selections_differ_by_turn_and_repeat_by_seed():
     made = selection("random")
-    one, two = made(Net(0), 0, 0).index, made(Net(0), 0, 1).index
+    one, two = made(Net(0), 0, 0).indices, made(Net(0), 0, 1).indices
     assert not torch.equal(one, two)
-    assert torch.equal(selection("random")(Net(0), 0, 1).index, two)
+    assert torch.equal(selection("random")(Net(0), 0, 1).indices, two)
 
 
 def test_the_float_model_runs_once():
@@ -141,11 +143,11 @@ def test_many_classes_are_kept_as_the_most_probable(monkeypatch):
     exact = selection("res")(Net(0), 0, 0)
     monkeypatch.setattr(outputs_module, "EXACT_CLASSES", 3)
     made = selection("res", kept=3)
-    assert made.outputs.index.shape == made.outputs.log_probabilities.shape == (COUNT, 3)
+    assert made.outputs.numbers.shape == made.outputs.log_probabilities.shape == (COUNT, 3)
     found = made(Net(0), 0, 0)  # the rest is one class, so all of it is known
-    assert torch.equal(found.index, exact.index)
+    assert torch.equal(found.indices, exact.indices)
     again = selection("res", kept=3)
-    assert torch.equal(again.outputs.index, made.outputs.index) and again.teacher.calls == 0
+    assert torch.equal(again.outputs.numbers, made.outputs.numbers) and again.teacher.calls == 0
 
 
 def test_blocks_of_text_are_samples():
@@ -154,7 +156,7 @@ def test_blocks_of_text_are_samples():
     made = Selection(CoresetSection(share=0.25), data, tiny.llama(1), 0)
     made.outputs = float_outputs(made.teacher, data, "llama", 16)
     chosen = made(tiny.llama(0), 0.0, 0)
-    assert len(chosen.index) == 2 and "classes" not in chosen.summary
+    assert len(chosen.indices) == 2 and "classes" not in chosen.summary
     logits, other = tiny.llama(0)(data.blocks.ids).logits, tiny.llama(1)(data.blocks.ids).logits
     labels = data.labels(torch.arange(8))
     expected = scores.quarc(
@@ -163,7 +165,7 @@ def test_blocks_of_text_are_samples():
         scores.relative_entropy(logits, other.log_softmax(-1), None, labels),
         0.0,
     )
-    assert torch.equal(chosen.index, expected.topk(2).indices.sort().values)
+    assert torch.equal(chosen.indices, expected.topk(2).indices.sort().values)
 
 
 @pytest.mark.parametrize("selector", ["quarc", "acs", "evs", "el2n", "moderate"])
@@ -175,7 +177,7 @@ def test_scores_that_need_labels_say_which_do_not(selector):
 def test_unlabelled_images_are_selected_by_the_others():
     for selector in ("res", "ds", "random"):
         chosen = selection(selector, samples(labelled=False))(Net(0), 0, 0)
-        assert len(chosen.index) == 10 and chosen.summary["accuracy"] is None
+        assert len(chosen.indices) == 10 and chosen.summary["accuracy"] is None
 
 
 @pytest.mark.parametrize("section, words", [

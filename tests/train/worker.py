@@ -92,7 +92,7 @@ def coreset(folder: Path) -> list[int]:
         CoresetSection(share=0.3, selector="res"), inputs.samples(), inputs.model, 0
     )
     selection.outputs = float_outputs(inputs.model, inputs.samples(), "two processes", 16)
-    return selection(prepared(inputs, recipe, recipe.quant), 0.0, 0).index.tolist()
+    return selection(prepared(inputs, recipe, recipe.quant), 0.0, 0).indices.tolist()
 
 
 def main(folder: Path) -> None:
