@@ -201,9 +201,14 @@ class EdgeQATLM(TemplateLM):
         }
         facts = {"backend": self.opened.name, "sequences_at_once": self.opened.batch_size}
         facts |= self.opened.facts
-        counts = {"cut_requests": self.cut, "scored_sequences": self.scored}
-        counts["scoring_cpu_seconds"] = round(self.cpu_seconds, 3)
-        return {**facts, "max_length": self.max_length, "bos": bos, **counts}
+        return {
+            **facts,
+            "max_length": self.max_length,
+            "bos": bos,
+            "cut_requests": self.cut,
+            "scored_sequences": self.scored,
+            "scoring_cpu_seconds": round(self.cpu_seconds, 3),
+        }
 
 
 def run_tasks(
