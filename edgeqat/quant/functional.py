@@ -68,8 +68,8 @@ def quantize_searched(
     codes = torch.zeros_like(rows)
     scale = torch.full_like(rows[:, :1], float("nan"))
     parts = zip(*(x.split(_rows_at_once(rows)) for x in (rows, codes, scale)), strict=True)
-    for part in parts:
-        _search(*part, grid, clips)
+    for some, into, steps in parts:
+        _search(some, into, steps, grid, clips)
     return codes.reshape(values.shape), scale.reshape(*values.shape[:-1], 1)
 
 
