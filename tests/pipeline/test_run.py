@@ -240,7 +240,9 @@ def test_without_save_steps_only_numbers_are_kept(recipe, tmp_path):
     chosen = recipe(train={"save_steps": 0})
     with pytest.raises(Interrupted, match="continues with what is computed so far"):
         quantize(chosen, tmp_path / "out", listener=at("qat", 4, stop))
-    assert names(tmp_path / "out.run") == [".lock", RECORDS, "results.json", "run.json"]
+    portraits = ["portrait-float.npz", "portrait-ptq.npz"]
+    kept = [".lock", RECORDS, *portraits, "results.json", "run.json"]
+    assert names(tmp_path / "out.run") == kept
     quantize(chosen, tmp_path / "out")
     assert len(terms(tmp_path / "out")) == 3
 
