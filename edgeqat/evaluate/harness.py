@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,7 @@ class EdgeQATLM(TemplateLM):
             )
         self.max_length = max_length or self.opened.positions
         self.cut = 0  # requests that were longer
+        self.scored, self.cpu_seconds = 0, 0.0  # sequences, and what computing them took
         if self.tokenizer.bos_token_id is None and self.tokenizer.eos_token_id is None:
             raise UsageError(
                 "tokenizer: it has neither a BOS nor an EOS token to stand before a text; add one "
@@ -126,8 +128,11 @@ class EdgeQATLM(TemplateLM):
             self.cut += len(whole) > self.max_length + 1
             sequences.append(whole[-(self.max_length + 1) :])
             counts.append(len(continuation))
+        start = time.process_time()
         with tqdm(total=len(sequences), desc=self.opened.name, disable=disable_tqdm) as bar:
             found = self.opened.score(sequences, counts, bar.update)
+        self.scored += len(sequences)
+        self.cpu_seconds += time.process_time() - start
         for (texts, *_), own in zip(requests, found, strict=True):
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, own)
@@ -196,7 +201,14 @@ class EdgeQATLM(TemplateLM):
         }
         facts = {"backend": self.opened.name, "sequences_at_once": self.opened.batch_size}
         facts |= self.opened.facts
-        return {**facts, "max_length": self.max_length, "bos": bos, "cut_requests": self.cut}
+        return {
+            **facts,
+            "max_length": self.max_length,
+            "bos": bos,
+            "cut_requests": self.cut,
+            "scored_sequences": self.scored,
+            "scoring_cpu_seconds": round(self.cpu_seconds, 3),
+        }
 
 
 def run_tasks(

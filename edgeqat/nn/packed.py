@@ -68,6 +68,7 @@ class PackedWeight(nn.Module):
     weight_scale: nn.Parameter
     source: PackedWeight | None
     _float: Tensor | None
+    _levels: Tensor | None  # of the integer path, doubled on the half-step grid
 
     def __init__(self, spec: PackedSpec) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class PackedWeight(nn.Module):
         scales = (tiles[0], groups, packing.ROWS)
         self._set(torch.zeros(tiles, dtype=torch.uint8), torch.zeros(scales, dtype=torch.float16))
         self.__dict__["source"] = None
-        self._float = None
+        self._float = self._levels = None
 
     def codes(self) -> Tensor:
         """Codes (O, I) int8."""
@@ -107,7 +108,7 @@ class PackedWeight(nn.Module):
     def _set(self, tiles: Tensor, scale: Tensor) -> None:
         self.weight = nn.Parameter(tiles, requires_grad=False)
         self.weight_scale = nn.Parameter(scale, requires_grad=False)
-        self._float = None
+        self._float = self._levels = None
 
     def extra_repr(self) -> str:
         rows, columns = self.spec.shape
@@ -150,11 +151,14 @@ class PackedLinear(PackedWeight):
         flat = rotate(input.flatten(0, -2).float(), self.spec.rotation)
         grid = inputs.grid
         codes, input_scale = functional.quantize_dynamic(flat, grid, inputs.clip)
-        weight, scale = self.codes(), self.scale()
+        if self._levels is None or self._levels.device != flat.device:
+            weight = self.codes().float()
+            self._levels = 2 * weight + 1 if self.grid.half_step else weight
+        weight, scale = self._levels, self.scale()
         if grid.half_step:  # levels are half-integers: doubled they are odd integers
             codes, input_scale = 2 * codes + 1, input_scale / 2
         if self.grid.half_step:
-            weight, scale = 2 * weight + 1, scale / 2
+            scale = scale / 2
         codes = codes.to(torch.int8)
         output = functional.integer_linear(
             codes, input_scale, weight, scale, self.spec.group_size

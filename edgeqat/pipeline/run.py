@@ -4,6 +4,7 @@ command continues.
     run.json        what the run is: verb, resolved recipe, hashes of model and data, processes
     results.json    numbers that its stages have computed
     metrics.jsonl   records of training
+    portrait-*.npz  what the report draws of models that are gone (pipeline/portraits)
     float/, qat/    checkpoints of a stage (train/checkpoints)
 
 The output is put together in here too and moved out in one step; then the folder goes. A folder of

@@ -19,6 +19,7 @@ from edgeqat.scheme import Grid, group_count
 
 FP16_MIN_SCALE = 2.0**-14  # the smallest normal fp16: stored scales never become subnormal
 SMALLEST_ABSMAX = 2.0**-100  # of a dynamic row: keeps top / absmax finite where the row is zero
+_EXACT_GROUP = 256  # 255 * 255 * 256 < 2^24: sums of that many products are exact in float32
 _MSE_RATIOS = 64
 _SEARCH_PART = 2**17  # values searched at a time: they stay in a core's cache
 
@@ -67,8 +68,8 @@ def quantize_searched(
     codes = torch.zeros_like(rows)
     scale = torch.full_like(rows[:, :1], float("nan"))
     parts = zip(*(x.split(_rows_at_once(rows)) for x in (rows, codes, scale)), strict=True)
-    for part in parts:
-        _search(*part, grid, clips)
+    for some, into, steps in parts:
+        _search(some, into, steps, grid, clips)
     return codes.reshape(values.shape), scale.reshape(*values.shape[:-1], 1)
 
 
@@ -185,14 +186,17 @@ def integer_linear(
     """The integer path: y = x_scale * sum_g w_scale[:, g] * (int32 dot product of the codes in
     group g).
 
-    codes (N, I) int8 activations, scale (N, 1), weight (O, I) int8 codes or doubled half-step
-    levels, weight_scale (O, G). The products run in float64, where integers of this size are exact.
+    codes (N, I) int8 activations, scale (N, 1), weight (O, I) codes or doubled half-step levels,
+    weight_scale (O, G). The products run in float32 for groups whose sums are exact there, else in
+    float64: the integers are the same.
     """
     columns = weight.shape[1]
     size = group_size if group_size and group_size < columns else columns
+    kind = torch.float32 if size <= _EXACT_GROUP else torch.float64
+    codes, weight = codes.to(kind), weight.to(kind)
     total = torch.zeros(codes.shape[0], weight.shape[0], dtype=torch.float32, device=codes.device)
     for group, start in enumerate(range(0, columns, size)):
         part = slice(start, min(start + size, columns))
-        accumulator = codes[:, part].double() @ weight[:, part].double().T
+        accumulator = codes[:, part] @ weight[:, part].T
         total += accumulator.float() * weight_scale[:, group % weight_scale.shape[1]]
     return total * scale

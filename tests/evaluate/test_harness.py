@@ -134,6 +134,8 @@ def test_the_command_scores_all_of_blimp(packed_folder, data_root, tmp_path, cap
     assert found["n-samples"]["blimp_adjunct_island"] == {"original": 2, "effective": 1}
     assert found["config"]["bos"]["prefix_token"] == "<s>"
     assert found["config"]["max_length"] == 128
+    assert found["config"]["scored_sequences"] == 134
+    assert found["config"]["scoring_cpu_seconds"] > 0
     own = found["edgeqat"]
     assert (own["scheme"], own["backend"]) == ("w4a8kv4", "fake-quant")
     assert len(own["recipe"]["sha256"]) == 64

@@ -19,6 +19,8 @@ from edgeqat.recipe import Recipe
 
 TIMES = ("seconds", "tokens_per_second", "peak_rss_bytes")
 
+PORTRAITS = ("portrait-float.npz", "portrait-ptq.npz")
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
@@ -238,7 +240,7 @@ def test_without_save_steps_only_numbers_are_kept(recipe, tmp_path):
     chosen = recipe(train={"save_steps": 0})
     with pytest.raises(Interrupted, match="continues with what is computed so far"):
         quantize(chosen, tmp_path / "out", listener=at("qat", 4, stop))
-    assert names(tmp_path / "out.run") == [".lock", RECORDS, "results.json", "run.json"]
+    assert names(tmp_path / "out.run") == [".lock", RECORDS, *PORTRAITS, "results.json", "run.json"]
     quantize(chosen, tmp_path / "out")
     assert len(terms(tmp_path / "out")) == 3
 
@@ -252,7 +254,9 @@ def test_a_full_disk_at_the_end_keeps_the_run(recipe, tmp_path, monkeypatch):
         with pytest.raises(StorageError, match=r"No space left on device.*free some space"):
             quantize(recipe(), tmp_path / "out")
     assert names(tmp_path) == ["out.run"]
-    assert names(tmp_path / "out.run") == [".lock", RECORDS, "qat", "results.json", "run.json"]
+    assert names(tmp_path / "out.run") == [
+        *(".lock", RECORDS, *PORTRAITS, "qat", "results.json", "run.json")
+    ]
     steps = []
     quantize(recipe(), tmp_path / "out", listener=lambda record: steps.append(record["step"]))
     assert steps == []
