@@ -118,7 +118,7 @@ def test_padding_is_left_out():
     alone = terms(section, ids=ids)
     found = terms(section, ids=padded, mask=mask)
     for name in ("ce", "kl", "entropy"):
-        assert found[name].item() == pytest.approx(alone[name].item(), rel=0.02), name
+        assert found[name].item() == pytest.approx(alone[name].item(), rel=0.05), name
     # the first real token, left out alone, sees itself here and is at no distance
     expected = alone["distribution"].item() * 11 / 12
     assert found["distribution"].item() == pytest.approx(expected, rel=0.1)
