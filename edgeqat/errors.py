@@ -6,6 +6,8 @@ The command line prints `str(error)` and exits with `exit_code`: 2 for wrong use
 
 from __future__ import annotations
 
+_LISTED = 24  # known names that still make a line
+
 
 class EdgeQATError(Exception):
     """Base of all errors a user can cause."""
@@ -62,4 +64,7 @@ def nearest(name: str, known: list[str]) -> str:
     from difflib import get_close_matches
 
     match = get_close_matches(name, known, n=1)
-    return f"did you mean '{match[0]}'?" if match else "known: " + ", ".join(sorted(known))
+    if match:
+        return f"did you mean '{match[0]}'?"
+    more = f", ... ({len(known)} in all)" if len(known) > _LISTED else ""
+    return "known: " + ", ".join(sorted(known)[:_LISTED]) + more

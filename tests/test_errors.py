@@ -21,6 +21,12 @@ def test_a_near_name_is_suggested_and_a_far_one_lists_all():
     assert errors.nearest("xyz", ["steps", "seed"]) == "known: seed, steps"
 
 
+def test_a_long_list_of_names_is_cut():
+    found = errors.nearest("xyz", [f"name-{n:02}" for n in range(40)])
+    assert found.startswith("known: name-00, name-01")
+    assert found.endswith("name-23, ... (40 in all)")
+
+
 def test_public_names_are_sorted_few_and_found():
     assert edgeqat.__all__ == sorted(edgeqat.__all__)
     assert len(edgeqat.__all__) <= 24
