@@ -67,14 +67,18 @@ class Images(Dataset):
 
 
 class Normalizer:
-    """uint8 pixels (B, 3, S, S) to float: (x / 255 - mean) / deviation per channel."""
+    """uint8 pixels (B, 3, S, S) to float: (x / 255 - mean) / deviation per channel.
+
+    In channels_last order: convolutions keep it, and take half the time on a CPU.
+    """
 
     def __init__(self, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION):
         self.scale = (1 / 255 / torch.tensor(deviation)).view(3, 1, 1)
         self.offset = (-torch.tensor(mean) / torch.tensor(deviation)).view(3, 1, 1)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels.float().mul_(self.scale.to(pixels.device)).add_(self.offset.to(pixels.device))
+        values = pixels.to(torch.float32, memory_format=torch.channels_last)
+        return values.mul_(self.scale.to(pixels.device)).add_(self.offset.to(pixels.device))
 
 
 def augment(pixels: Tensor, padding: int = 4, generator: torch.Generator | None = None) -> Tensor:

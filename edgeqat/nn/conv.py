@@ -53,7 +53,8 @@ class QuantConv2d(nn.Conv2d):
         return made.train(layer.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.weight_quantizer(self.weight.flatten(1)).view_as(self.weight)
+        weight = self.weight_quantizer(self.weight.flatten(1)).view(self.weight.shape)
+        weight = weight.contiguous(memory_format=torch.channels_last)  # pixels come like this
         return self._conv_forward(self.input_quantizer(input), weight, self.bias)
 
 
@@ -79,6 +80,7 @@ class PackedConv2d(PackedWeight):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.dequantized().unflatten(1, (-1, *self.kernel_size))
+        weight = weight.contiguous(memory_format=torch.channels_last)
         input = self.input_quantizer(input)
         return F.conv2d(
             input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
