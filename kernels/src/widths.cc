@@ -39,14 +39,15 @@ Widths::Widths(const Config& config, int64_t context)
     : adaptive_(!config.adaptive.rule.empty()),
       measured_(config.adaptive.measured()),
       reversed_(config.adaptive.rule == "reversed"),
+      layers_(config.layers),
       heads_(config.heads),
       sinks_(config.sinks),
       context_(context),
       kv_bits_(config.kv_bits) {
   if (!adaptive_) return;
   shares_ = shares_of(config.adaptive, config.layers);
-  high_.assign(config.layers, std::vector<uint8_t>(context));
-  kept_.assign(config.layers, std::vector<int32_t>(context + 1));
+  high_ = Buffer<uint8_t>(layers_ * context);
+  kept_ = Buffer<int32_t>(layers_ * (context + 1));
 }
 
 bool Widths::two_streams() const { return kv_bits_ < kHighBits && (adaptive_ || sinks_ > 0); }
@@ -54,20 +55,21 @@ bool Widths::two_streams() const { return kv_bits_ < kHighBits && (adaptive_ || 
 int64_t Widths::most_high() const { return adaptive_ ? context_ : sinks_; }
 
 void Widths::set(int64_t layer, int64_t position, bool high) {
-  high_[layer][position] = high;
-  kept_[layer][position + 1] = kept_[layer][position] + (high || position < sinks_);
+  high_[layer * context_ + position] = high;
+  int32_t* kept = kept_.data() + layer * (context_ + 1) + position;
+  kept[1] = kept[0] + (high || position < sinks_);
 }
 
 void Widths::begin(int64_t first, int64_t count) {
   if (!adaptive_) return;
-  const int64_t layers = measured_ ? 1 : int64_t(high_.size());
+  const int64_t layers = measured_ ? 1 : layers_;
   for (int64_t layer = 0; layer < layers; ++layer)
     for (int64_t position = first; position < first + count; ++position)
       set(layer, position, layer == 0 || scattered(position, layer, shares_[layer]));
 }
 
 bool Widths::listens(int64_t layer) const {
-  return measured_ && layer > 0 && layer < int64_t(high_.size());
+  return measured_ && layer > 0 && layer < layers_;
 }
 
 void Widths::decide(int64_t layer, int64_t first, int64_t count, const float* to_first,

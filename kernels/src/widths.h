@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "buffer.h"
 #include "config.h"
 
 namespace edgeqat {
@@ -33,23 +34,23 @@ class Widths {
 
   // Flags of the tokens from `first` on whose layer inputs and queries are high; null: none.
   const uint8_t* high(int64_t layer, int64_t first) const {
-    return adaptive_ ? high_[layer].data() + first : nullptr;
+    return adaptive_ ? high_.data() + layer * context_ + first : nullptr;
   }
   // How many of the first `tokens` tokens the high stream holds.
   int64_t kept_high(int64_t layer, int64_t tokens) const {
     if (!adaptive_) return tokens < sinks_ ? tokens : sinks_;
-    return kept_[layer][tokens];
+    return kept_[layer * (context_ + 1) + tokens];
   }
 
  private:
   void set(int64_t layer, int64_t position, bool high);
 
   bool adaptive_, measured_, reversed_;
-  int64_t heads_, sinks_, context_;
+  int64_t layers_, heads_, sinks_, context_;
   int kv_bits_;
-  std::vector<double> shares_;               // of each layer, by the rules that measure nothing
-  std::vector<std::vector<uint8_t>> high_;   // [layer][context]
-  std::vector<std::vector<int32_t>> kept_;   // [layer][context + 1]
+  std::vector<double> shares_;  // of each layer, by the rules that measure nothing
+  Buffer<uint8_t> high_;        // [layer][context]
+  Buffer<int32_t> kept_;        // [layer][context + 1]
 };
 
 }  // namespace edgeqat

@@ -28,7 +28,9 @@ constexpr const char* kWords[] = {"U8", "F16", "F32", "BF16", "I64", "linear", "
                                   "dynamic", "static", "llama", "qwen2", "qwen3", "mistral",
                                   "gpt2", "w4a8kv4", "w2a4kv2", "w99a8kv4", "w4", "silu", "gelu",
                                   "llama3", "yarn", "model.embed_tokens", "lm_head", "\\u0041",
-                                  "\\ud83d\\ude00", "\\uD800", "\\q", "default", "edgeqat", ""};
+                                  "\\ud83d\\ude00", "\\uD800", "\\q", "default", "edgeqat",
+                                  "sliding_attention", ""};
+constexpr const char* kRules[] = {"importance", "reversed", "random", "layers", "zipcache"};
 
 template <std::size_t N>
 std::string pick(Random& random, const char* const (&words)[N]) {
@@ -93,6 +95,16 @@ void mutate(Random& random, std::string& json) {
       default: replace_token(random, json, false);
     }
   }
+}
+
+// Tokens of two widths; the measured rules miss their thresholds then.
+void adapt(Random& random, std::string& config) {
+  const std::string section = "\"quant\": {";
+  const std::size_t at = config.find(section);
+  if (at == config.npos) return;
+  const std::string share = random.below(4) ? "0.5" : pick(random, kNumbers);
+  config.insert(at + section.size(), "\"adaptive\": {\"rule\": \"" + pick(random, kRules) +
+                                         "\", \"share\": " + share + "}, ");
 }
 
 struct Folder {
@@ -161,6 +173,7 @@ int main(int count, char** arguments) {
   for (int64_t round = 0; round < rounds; ++round) {
     const int64_t what = random.below(5);  // 0, 1: config; 2, 3: weights; 4: both
     std::string config = sound.config;
+    if (random.below(4) == 0) adapt(random, config);
     if (what < 2 || what == 4) mutate(random, config);
     write(place + "/config.json", config);
     write(place + "/model.safetensors", weights_of(random, sound, what >= 2));

@@ -263,10 +263,10 @@ def test_a_sliding_window_bounds_the_context(tmp_path):
         assert engine.context == 8
 
 
-def test_a_damaged_folder_is_one_line_and_never_a_crash(tmp_path):
+@pytest.mark.parametrize("adaptive", [{}, {"share": 0.5}])
+def test_a_damaged_folder_is_one_line_and_never_a_crash(adaptive, tmp_path):
     """Mutated headers and sizes: an error of one line, or a model that still runs."""
-    (tmp_path / "sound").mkdir()
-    pack(tmp_path / "sound", tiny.llama(), "w4a8kv4")
+    pack(tmp_path / "sound", tiny.llama(), "w4a8kv4", adaptive=adaptive)
     choose, broken = np.random.default_rng(0), tmp_path / "broken"
     shutil.copytree(tmp_path / "sound", broken)
     weights = (tmp_path / "sound" / "model.safetensors").read_bytes()
