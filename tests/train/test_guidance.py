@@ -115,10 +115,11 @@ def test_padding_is_left_out():
     padded = torch.cat([torch.zeros(2, 5, dtype=torch.int64), ids], dim=1)
     mask = torch.cat([torch.zeros(2, 5), torch.ones(2, 12)], dim=1).long()
     section = guide(entropy={"weight": 1, "form": "paper"}, distribution={"weight": 1, "rows": 99})
-    alone = terms(section, ids=ids)
-    found = terms(section, ids=padded, mask=mask)
+    scheme = "w4a8kv4"  # fewer codes round the other way at the shifted positions
+    alone = terms(section, scheme, ids=ids)
+    found = terms(section, scheme, ids=padded, mask=mask)
     for name in ("ce", "kl", "entropy"):
-        assert found[name].item() == pytest.approx(alone[name].item(), rel=0.05), name
+        assert found[name].item() == pytest.approx(alone[name].item(), rel=0.02), name
     # the first real token, left out alone, sees itself here and is at no distance
     expected = alone["distribution"].item() * 11 / 12
     assert found["distribution"].item() == pytest.approx(expected, rel=0.1)
