@@ -11,29 +11,14 @@ import argparse
 import math
 from pathlib import Path
 
-import llama_cpp
 import torch
 from torch.nn import functional as F
 
 from edgeqat import recipe as recipes
 from edgeqat.data.text import held_out_blocks
+from edgeqat.evaluate import llama_cpp
+from edgeqat.export.llama import KV_TYPES
 from edgeqat.hf import folder as packed_folder
-
-KINDS = {4: 2, 8: 8, 16: 1}  # enum ggml_type of q4_0, q8_0, f16
-
-
-def in_llama_cpp(file: str, ids: torch.Tensor, kind: int, threads: int) -> torch.Tensor:
-    """Logits (B, T, V) of blocks (B, T)."""
-    opened = llama_cpp.Llama(
-        file, n_ctx=ids.shape[1], logits_all=True, verbose=False, n_threads=threads,
-        n_threads_batch=threads, flash_attn=True, type_k=kind, type_v=kind,
-    )  # fmt: skip
-    found = []
-    for row in ids.tolist():
-        opened.reset()
-        opened.eval(row)
-        found.append(torch.from_numpy(opened.scores[: len(row)].copy()))
-    return torch.stack(found)
 
 
 def perplexity(logits: torch.Tensor, ids: torch.Tensor) -> float:
@@ -45,7 +30,7 @@ def perplexity(logits: torch.Tensor, ids: torch.Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("file")
+    parser.add_argument("file", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
@@ -54,10 +39,10 @@ def main() -> None:
     values = {"data.root": options.data, "data.valid_blocks": options.blocks}
     recipe = recipes.load(options.folder / recipes.RESOLVED, values)
     ids = held_out_blocks(recipe.data, packed_folder.load_tokenizer(options.folder)).ids
-    kind = KINDS[recipe.quant.bits().kv_bits]
+    cache = KV_TYPES[recipe.quant.bits().kv_bits]
     model = packed_folder.load(options.folder)
     own = torch.cat([model(part, use_cache=False).logits for part in ids.split(4)])
-    other = in_llama_cpp(options.file, ids, kind, options.threads)
+    other = llama_cpp.logits(options.file, ids, cache, options.threads)
     ours, theirs = perplexity(own, ids), perplexity(other, ids)
     same = (own.argmax(-1) == other.argmax(-1)).float().mean().item()
     change = 100 * (theirs / ours - 1)

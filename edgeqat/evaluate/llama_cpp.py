@@ -1,4 +1,4 @@
-"""llama.cpp as a contender of `edgeqat bench`, through llama-cpp-python.
+"""llama.cpp through llama-cpp-python: a contender of `edgeqat bench`, and the logits of a file.
 
 Flash attention is on for an empty sequence and off behind a depth, which is faster each time; it
 stays on where values are quantized, which need it.
@@ -9,9 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from edgeqat.evaluate.steps import Steps
 
-KV_TYPES = {"f16": 1, "q4_0": 2}  # enum ggml_type
+KV_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}  # enum ggml_type
 _BATCH = 512
 
 
@@ -76,3 +79,21 @@ class LlamaCpp(Steps):
             raise RuntimeError("llama.cpp could not decode")
         self._api.llama_synchronize(context)
         self._positions[self._active] += len(ids)
+
+
+def logits(path: Path, ids: Tensor, kv: str, threads: int = 1) -> Tensor:
+    """Logits (B, T, V) of a GGUF file on blocks ids (B, T), flash attention on."""
+    import llama_cpp
+
+    kind = KV_TYPES[kv]
+    opened = llama_cpp.Llama(
+        str(path), n_ctx=max(ids.shape[1], 128), logits_all=True, verbose=False, n_threads=threads,
+        n_threads_batch=threads, flash_attn=True, type_k=kind, type_v=kind,
+    )  # fmt: skip
+    found = []
+    for row in ids.tolist():
+        opened.reset()
+        opened.eval(row)
+        found.append(torch.from_numpy(opened.scores[: len(row)].copy()))
+    opened.close()
+    return torch.stack(found)

@@ -15,7 +15,6 @@ from edgeqat.errors import DataError, UsageError
 from edgeqat.evaluate import task_data
 from edgeqat.pipeline.tasks import task_folder
 
-pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and what it imports
 
 PARADIGMS = sorted(path.stem for path in (task_folder() / "blimp").glob("*.yaml"))

@@ -142,9 +142,10 @@ def test_shown_layers_are_spread_over_the_model():
 
 
 def test_a_map_is_a_png_of_its_values():
-    image = pytest.importorskip("matplotlib.image")
     import base64
     import io
+
+    from matplotlib import image
 
     uri = figures.heat_map(np.array([[0.0, 1.0], [0.25, 0.0]]))
     pixels = image.imread(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
@@ -167,7 +168,6 @@ def test_the_page_has_speed_where_a_bench_is_given(page):
 
 
 def test_figures_are_written_as_png(packed_folder, tmp_path):
-    pytest.importorskip("matplotlib")
     arguments = ["--output", str(tmp_path / "page.html"), "--png", str(tmp_path / "png")]
     assert run(["report", str(packed_folder), *arguments]) == 0
     names = {path.name for path in (tmp_path / "png").iterdir()}

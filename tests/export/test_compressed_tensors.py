@@ -1,11 +1,10 @@
-"""compressed-tensors export: the layout by hand, and plain transformers where its package is."""
+"""compressed-tensors export: the layout by hand, and plain transformers with its package."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -21,9 +20,6 @@ from edgeqat.cli import run
 from edgeqat.export import compressed_tensors
 from edgeqat.hf import folder as packed_folder
 
-needs_package = pytest.mark.skipif(
-    find_spec("compressed_tensors") is None, reason="compressed-tensors is not installed"
-)
 PLAIN = """
 import sys, torch
 from safetensors.torch import load_file, save_file
@@ -70,7 +66,6 @@ def test_levels_and_scales_are_those_of_the_folder(tmp_path, scheme):
         assert np.array_equal(levels * scale.numpy(), layer.dequantized().detach().numpy()), name
 
 
-@needs_package
 def test_plain_transformers_loads_it_without_edgeqat(tmp_path):
     folder = pack(tmp_path / "packed", tiny.llama(), "w4a16")
     assert export(folder, tmp_path / "out") == 0
@@ -83,7 +78,6 @@ def test_plain_transformers_loads_it_without_edgeqat(tmp_path):
     assert (found - expected).abs().max() < 1e-3
 
 
-@needs_package
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("scheme", "arguments", "least"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 import tiny
@@ -11,12 +12,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCau
 
 import edgeqat
 from edgeqat.cli import run
+from edgeqat.evaluate import llama_cpp
 from edgeqat.export import llama, vocabulary
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
 from edgeqat.recipe import QuantSection
 
-gguf = pytest.importorskip("gguf")
 KV = {"llama_cpp": True, "sink_tokens": 0, "key_offset": False, "rotate_keys": False}
 SHAPE = {"head_dim": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
 MODELS = {
@@ -51,11 +52,14 @@ def read(path):
     return found
 
 
-@pytest.mark.parametrize("family", MODELS)
-@pytest.mark.parametrize("scheme", ["w4a8", "w8a8", "w3a16", "w2a8", "w1a8", "w6a8"])
+@pytest.mark.parametrize(
+    ("family", "scheme"),
+    [
+        *[(family, "w4a8") for family in MODELS],
+        *[("llama", scheme) for scheme in ("w8a8", "w3a16", "w2a8", "w1a8", "w6a8")],
+    ],
+)
 def test_weights_are_those_of_the_folder_bit_for_bit(tmp_path, family, scheme):
-    if family != "llama" and scheme != "w4a8":
-        pytest.skip("widths are the same in every family")
     folder = pack(tmp_path / "packed", MODELS[family](), scheme)
     assert export(folder, tmp_path / "out.gguf") == 0
     found, model = read(tmp_path / "out.gguf"), packed_folder.load(folder)
@@ -76,34 +80,20 @@ def test_weights_are_those_of_the_folder_bit_for_bit(tmp_path, family, scheme):
     assert np.array_equal(found["output_norm.weight"], model.model.norm.weight.detach().numpy())
 
 
-def logits_in_llama_cpp(path, ids, kind):
-    llama_cpp = pytest.importorskip("llama_cpp")
-    opened = llama_cpp.Llama(
-        str(path), n_ctx=128, logits_all=True, verbose=False, n_threads=1, flash_attn=True,
-        type_k=kind, type_v=kind,
-    )  # fmt: skip
-    found = []
-    for row in ids.tolist():
-        opened.reset()
-        opened.eval(row)
-        found.append(torch.from_numpy(opened.scores[: len(row)].copy()))
-    opened.close()
-    return torch.stack(found)
-
-
 @pytest.mark.parametrize(
-    ("family", "scheme", "kind"),
-    [("llama", "w4a8kv4", 2), ("llama", "w4a8kv8", 8), ("untied", "w4a8", 1), ("qwen2", "w4a8", 1),
-     ("qwen3", "w8a8kv8", 8)],
+    ("family", "scheme", "cache"),
+    [("llama", "w4a8kv4", "q4_0"), ("llama", "w4a8kv8", "q8_0"), ("untied", "w4a8", "f16"),
+     ("qwen2", "w4a8", "f16"), ("qwen3", "w8a8kv8", "q8_0")],
 )  # fmt: skip
 @torch.no_grad()
-def test_llama_cpp_computes_what_was_trained(tmp_path, family, scheme, kind):
+def test_llama_cpp_computes_what_was_trained(tmp_path, family, scheme, cache):
+    pytest.importorskip("llama_cpp")
     kv = KV if "kv" in scheme else None
     folder = pack(tmp_path / "packed", MODELS[family](), scheme, kv)
     assert export(folder, tmp_path / "out.gguf") == 0
     model, ids = packed_folder.load(folder), tiny.ids(3, 48)
     expected = model(ids, use_cache=False).logits
-    found = logits_in_llama_cpp(tmp_path / "out.gguf", ids, kind)
+    found = llama_cpp.logits(tmp_path / "out.gguf", ids, cache)
     assert F.cosine_similarity(found.flatten(0, 1), expected.flatten(0, 1)).min() > 0.99
     losses = [
         F.cross_entropy(x[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for x in (found, expected)
@@ -112,10 +102,10 @@ def test_llama_cpp_computes_what_was_trained(tmp_path, family, scheme, kind):
 
 
 def test_llama_cpp_splits_text_into_the_same_tokens(tmp_path):
-    llama_cpp = pytest.importorskip("llama_cpp")
+    api = pytest.importorskip("llama_cpp")
     folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8")
     assert export(folder, tmp_path / "out.gguf") == 0
-    opened = llama_cpp.Llama(str(tmp_path / "out.gguf"), vocab_only=True, verbose=False)
+    opened = api.Llama(str(tmp_path / "out.gguf"), vocab_only=True, verbose=False)
     text = "The old river runs past 12 mills, and it's new: \u00e9t\u00e9.\n"
     expected = tiny.tokenizer()(text, add_special_tokens=False)["input_ids"]
     assert opened.tokenize(text.encode(), add_bos=False) == expected

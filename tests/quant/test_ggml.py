@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import pytest
 import tiny
@@ -35,7 +36,6 @@ def test_a_block_of_q4_0_by_hand():
 
 @pytest.mark.parametrize(("bits", "name"), [(4, "Q4_0"), (8, "Q8_0")])
 def test_blocks_are_those_of_the_gguf_package(bits, name):
-    gguf = pytest.importorskip("gguf")
     values = heads(dim=64).reshape(-1, 64)
     kind = getattr(gguf.GGMLQuantizationType, name)
     packed = gguf.quants.quantize(values.numpy(), kind)
