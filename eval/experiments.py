@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,9 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.family}-s{self.seed}"
+
+
+Cells = Callable[[list[Run], list[dict[str, Any]]], list[str]]  # of a family and its metrics
 
 
 def main() -> int:
@@ -142,54 +145,39 @@ def table(runs: list[Run], out: Path) -> str:
     done = [run for run in runs if run.name in found]
     if any("top1" in metrics["float"] for metrics in found.values()):
         return image_table(done, found)
+    return text_table(done, found)
+
+
+def text_table(done: list[Run], found: dict[str, Any]) -> str:
+    """Markdown rows of finished runs of a language model."""
     gaps = {name: gap(metrics) for name, metrics in found.items()}
-    lines = [HEAD]
-    for family in dict.fromkeys(run.family for run in done):
-        own = [run for run in done if run.family == family]
-        metrics = [found[run.name] for run in own]
+
+    def cells(own: list[Run], metrics: list[dict[str, Any]]) -> list[str]:
         ppl = [each["qat"]["perplexity"] for each in metrics]
         over = [100 * (math.exp(gaps[run.name]) - 1) for run in own]
-        starts = [gap(each, "qat_start") for each in metrics]
-        paired = [
-            1 - gaps[run.name] / gaps[other]
-            for run in own
-            if (other := run._replace(row=run.against).name) in gaps and run.row != run.against
-        ]
+        paired = [1 - gaps[run.name] / gaps[other] for run, other in rivals(own, found)]
         bits = metrics[0]["average_bits"]
-        cells = [
-            family,
-            str(len(own)),
-            f"{statistics.mean(ppl):.2f}",
-            f"{statistics.stdev(ppl):.2f}" if len(ppl) > 1 else "-",
+        return [
+            *mean_and_sd(ppl),
             f"{statistics.mean(over):+.2f}%",
             f"{statistics.mean(gaps[run.name] for run in own):.4f}",
-            f"{statistics.mean(starts):.4f}",
+            f"{statistics.mean(gap(each, 'qat_start') for each in metrics):.4f}",
             f"{bits['activations']:.2f} / {bits['kv']:.2f}",
             spread([100 * value for value in paired]),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+
+    return rows(HEAD, done, found, cells)
 
 
 def image_table(done: list[Run], found: dict[str, Any]) -> str:
     """Markdown rows of finished runs of an image model."""
     top = {name: metrics["qat"]["top1"] for name, metrics in found.items()}
-    lines = [IMAGE_HEAD]
-    for family in dict.fromkeys(run.family for run in done):
-        own = [run for run in done if run.family == family]
-        metrics = [found[run.name] for run in own]
-        values = [top[run.name] for run in own]
-        above = [
-            top[run.name] - top[other]
-            for run in own
-            if (other := run._replace(row=run.against).name) in top and run.row != run.against
-        ]
+
+    def cells(own: list[Run], metrics: list[dict[str, Any]]) -> list[str]:
+        above = [top[run.name] - top[other] for run, other in rivals(own, found)]
         trained = [each["train"] for each in metrics]
-        cells = [
-            family,
-            str(len(own)),
-            f"{statistics.mean(values):.2f}",
-            f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-",
+        return [
+            *mean_and_sd([top[run.name] for run in own]),
             f"{metrics[0]['float']['top1']:.2f}",
             f"{metrics[0]['ptq']['top1']:.2f}",
             f"{statistics.mean(above):+.2f}" if above else "-",
@@ -197,8 +185,30 @@ def image_table(done: list[Run], found: dict[str, Any]) -> str:
             f"{statistics.mean(t['seconds'] for t in trained):.0f}",
             f"{statistics.mean(t['selection_seconds'] for t in trained):.0f}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+
+    return rows(IMAGE_HEAD, done, found, cells)
+
+
+def rows(head: str, done: list[Run], found: dict[str, Any], cells: Cells) -> str:
+    """A head and a row for each family: its name, its number of seeds, its cells."""
+    lines = [head]
+    for family in dict.fromkeys(run.family for run in done):
+        own = [run for run in done if run.family == family]
+        values = cells(own, [found[run.name] for run in own])
+        lines.append("| " + " | ".join([family, str(len(own)), *values]) + " |")
     return "\n".join(lines)
+
+
+def rivals(own: list[Run], found: dict[str, Any]) -> list[tuple[Run, str]]:
+    """Runs with the finished run of the same seed that they are compared with."""
+    pairs = [(run, run._replace(row=run.against).name) for run in own if run.row != run.against]
+    return [(run, other) for run, other in pairs if other in found]
+
+
+def mean_and_sd(values: list[float]) -> list[str]:
+    """Two cells; the second is `-` for a single value."""
+    sd = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+    return [f"{statistics.mean(values):.2f}", sd]
 
 
 def gap(metrics: dict[str, Any], row: str = "qat") -> float:
