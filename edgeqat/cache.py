@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from edgeqat.errors import StorageError
+from edgeqat.output import whole_file
 
 VARIABLE = "EDGEQAT_CACHE"
 
@@ -20,10 +24,7 @@ def folder(kind: str) -> Path:
 
 def keep(file: Path, write: Callable[[Path], object]) -> None:
     """Put a file in its place whole: `write` fills a temporary one beside it."""
-    temporary = file.with_name(f"{os.getpid()}.{file.name}")
-    try:
+    with suppress(OSError, StorageError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        with whole_file(file) as temporary:
+            write(temporary)

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeqat.errors import EdgeQATError, FormatError, OutputError, StorageError
+from edgeqat.errors import FormatError, OutputError
+from edgeqat.output import storage
 from edgeqat.recipe import RESOLVED
 
 FORMAT_VERSION = 1
@@ -205,33 +206,21 @@ def atomic_folder(
             f"output: '{target}' cannot be made ({error.strerror}); choose another"
         ) from None
     try:
-        yield temporary
-        _open_to_umask(temporary)
-        if target.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-    except Exception as error:
-        if isinstance(error, EdgeQATError) or not _is_of_the_system(error):
-            raise
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise StorageError(
-            f"output: writing '{target}' failed ({reason}); free some space and run the same "
-            "command again"
-        ) from None
+        with storage(target):
+            yield temporary
+            _open_to_umask(temporary)
+            if target.exists():
+                old = temporary.with_name(temporary.name + ".old")
+                target.rename(old)
+                temporary.rename(target)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:  # innermost first; those that hold the target stay
             with suppress(OSError):
                 parent.rmdir()
-
-
-def _is_of_the_system(error: Exception) -> bool:
-    """Whether reading or writing failed; libraries in Rust say so in words only."""
-    return isinstance(error, OSError) or "(os error " in str(error)
 
 
 def _open_to_umask(folder: Path) -> None:

@@ -21,8 +21,8 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path
 LEVELS = [
     ("errors",),
     ("scheme", "sections"),
-    ("recipe", "log", "cache"),
-    ("quant",),
+    ("recipe", "log", "output"),
+    ("quant", "cache"),
     ("runtime", "losses", "coreset", "vision", "data", "checkpoint"),
     ("nn", "demo"),
     ("hf",),

@@ -54,9 +54,10 @@ def command(
     from edgeqat import checkpoint
     from edgeqat.evaluate import chart
     from edgeqat.hf import image_folder
+    from edgeqat.output import check_file, write_json
     from edgeqat.pipeline import bench
 
-    bench.check_outputs(json, csv, png)
+    check_file(json, csv, png)
     if png is not None:
         chart.check_installed()
     if folder is not None and image_folder.is_image_folder(checkpoint.read_config(folder)):
@@ -75,7 +76,7 @@ def command(
             lambda name, test: status.update(f"{test} on {name}"),
         )  # fmt: skip
     if json is not None:
-        bench.write_json(json, rows)
+        write_json(json, rows)
     if csv is not None:
         bench.write_csv(csv, rows)
     if png is not None:
@@ -89,12 +90,13 @@ def _bench_images(
     from rich.console import Console
     from rich.table import Table
 
-    from edgeqat.pipeline import bench, image_bench
+    from edgeqat.output import write_json
+    from edgeqat.pipeline import image_bench
 
     with log.console().status("measuring"):
         rows = image_bench.run(folder, engines, threads, repeat)
     if json is not None:
-        bench.write_json(json, rows)
+        write_json(json, rows)
     print(f"{rows[0]['model']} on {rows[0]['cpu']}, {rows[0]['threads']} threads")
     table = Table()
     for column in ("test", "engine", "scheme", "images/s", "sd", "ms/batch", "file MB"):

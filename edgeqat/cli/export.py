@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from edgeqat import log
-from edgeqat.errors import OutputError, UsageError, nearest
+from edgeqat.errors import UsageError, nearest
+from edgeqat.output import check_file
 
 
 def command(
@@ -32,10 +33,7 @@ def command(
     log.setup()
     if target not in _TARGETS:
         raise UsageError(f"target: '{target}' is unknown; {nearest(target, list(_TARGETS))}")
-    if output.exists():
-        raise OutputError(f"output: '{output}' exists; choose another --output")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"output: the folder of '{output}' does not exist; make it first")
+    check_file(output, overwrite=False)
     for line in _TARGETS[target](folder, output, requantize, drop_kv):
         print(line)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeqat.errors import UsageError
+from edgeqat.output import write_text
 
 
 def write(output: Path, index: Tensor, told: dict[str, Any]) -> None:
@@ -17,9 +18,7 @@ def write(output: Path, index: Tensor, told: dict[str, Any]) -> None:
     number of samples selected from and their fingerprint.
     """
     values = {**told, "index": index.tolist()}
-    temporary = output.with_name(f".{output.name}")
-    temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    temporary.replace(output)
+    write_text(output, json.dumps(values) + "\n")
 
 
 def read(name: str, samples: int, fingerprint: str) -> Tensor:

@@ -28,7 +28,7 @@ from edgeqat import recipe as recipes
 from edgeqat.errors import UsageError, nearest
 from edgeqat.evaluate.prefixes import Batch, Ids, batches, common
 from edgeqat.hf import folder as packed_folder
-from edgeqat.hf import source
+from edgeqat.hf import image_folder, source
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.convert import attentions
 from edgeqat.runtime import native
@@ -90,11 +90,15 @@ def open_backend(
         raise UsageError(f"backend: '{name}' is unknown; {nearest(name, list(BACKENDS))}")
     if threads is not None:
         torch.set_num_threads(threads)
+    folder = Path(model)
+    if checkpoint.is_packed(folder) and image_folder.is_image_folder(
+        checkpoint.read_config(folder)
+    ):
+        raise UsageError(f"tasks: '{model}' is an image classifier; leave out --tasks")
     if name == FLOAT:
         named, weights = _float_name(model)
         floating = source.load_model(named, weights).eval()
         return Torch(name, floating, source.load_tokenizer(named), batch_size)
-    folder = Path(model)
     checkpoint.verify(folder)
     tokenizer = packed_folder.load_tokenizer(folder)
     if name == NATIVE:

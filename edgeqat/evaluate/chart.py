@@ -9,6 +9,7 @@ from typing import Any
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.portrait import STAGES, Arrays
 from edgeqat.evaluate.report import TITLES, densities
+from edgeqat.output import whole_file
 
 
 def check_installed() -> None:
@@ -38,7 +39,8 @@ def speed_bars(path: Path, rows: list[dict[str, Any]]) -> None:
     panels[0].invert_yaxis()
     first = rows[0]
     figure.suptitle(f"{first['model']}, {first['threads']} threads, {first['cpu']}", fontsize=9)
-    figure.savefig(path, format="png", dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def report_pictures(

@@ -19,6 +19,7 @@ from edgeqat.errors import UsageError
 from edgeqat.export import llama, vocabulary
 from edgeqat.export.packed import PackedFolder, refuse
 from edgeqat.export.vocabulary import Vocabulary
+from edgeqat.output import whole_file
 from edgeqat.runtime.shape import Shape
 
 TYPES = ("Q4_0", "F16")
@@ -48,8 +49,7 @@ def export(folder: Path, output: Path, requantize: bool = False) -> list[str]:
     for reason in reasons:
         _logger.warning("gguf: %s; the file is not what was trained", reason)
     words = vocabulary.read(folder, packed.config["vocab_size"])
-    temporary = output.with_name(f".{output.name}")
-    try:
+    with whole_file(output) as temporary:
         writer = gguf.GGUFWriter(temporary, llama.architecture(packed))
         _write_header(writer, packed, words)
         types = gguf.GGMLQuantizationType
@@ -60,9 +60,6 @@ def export(folder: Path, output: Path, requantize: bool = False) -> list[str]:
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     cache = llama.KV_TYPES.get(packed.scheme.kv_bits, "f16")
     return [f"llama-cli -m {output} -fa on -ctk {cache} -ctv {cache} -p 'Once upon a time'"]
 

@@ -30,6 +30,7 @@ from edgeqat.errors import ModelError, UsageError
 from edgeqat.hf import image_folder, image_source
 from edgeqat.nn.conv import PackedConv2d, geometry
 from edgeqat.nn.packed import PackedLinear, PackedWeight
+from edgeqat.output import whole_file
 from edgeqat.quant.lsq import StaticQuantizer
 
 OPSET, IR_VERSION = 17, 9
@@ -99,9 +100,8 @@ def export(model: nn.Module, size: int, path: Path, facts: dict[str, str]) -> No
     whole = onnx.helper.make_model(made, opset_imports=opset, ir_version=IR_VERSION)
     onnx.helper.set_model_props(whole, facts)
     onnx.checker.check_model(whole)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(whole.SerializeToString())
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(whole.SerializeToString())
 
 
 class _Tracer(fx.Tracer):

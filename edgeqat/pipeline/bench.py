@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgeqat.errors import EdgeQATError, OutputError, UsageError
+from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.evaluate import latency
 from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test
+from edgeqat.output import whole_file
 from edgeqat.runtime import native, shape
 from edgeqat.runtime.shape import Shape
 
@@ -179,25 +179,13 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Refuse places that cannot be written, before anything is measured."""
-    for path in paths:
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise OutputError(f"output: '{path}' cannot be written; name a file in a folder")
-
-
-def write_json(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The rows as they are."""
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """One line a row, mean and sd in columns of their own."""
     flat = []
     for row in rows:
         speed = row["tokens_per_second"]
         flat.append({**row, "tokens_per_second": speed["mean"], "sd": speed["sd"]})
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, flat[0])
         writer.writeheader()
         writer.writerows(flat)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeqat.coreset import index_file
-from edgeqat.errors import OutputError, UsageError
+from edgeqat.errors import UsageError
+from edgeqat.output import check_file
 from edgeqat.pipeline.inputs import load_task, with_data_root
 from edgeqat.pipeline.quantize import prepared
 from edgeqat.pipeline.sampling import selection_of
@@ -23,7 +24,7 @@ def choose(
     Raises an EdgeQATError in one line.
     """
     recipe = with_data_root(recipe)
-    _check_output(output, overwrite)
+    check_file(output, overwrite=overwrite)
     section = recipe.coreset
     if section.share is None or section.file is not None:
         raise UsageError("coreset.share: none is given; write for example --coreset 0.01")
@@ -47,11 +48,3 @@ def choose(
     if processes.is_first():
         index_file.write(output, chosen.indices, {**told, "summary": summary})
     return summary
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output file that exists or cannot be written."""
-    if output.is_dir() or (output.exists() and not overwrite):
-        raise OutputError(f"output: '{output}' exists; choose another --output or add --overwrite")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"output: the folder of '{output}' does not exist; make it first")

@@ -20,10 +20,10 @@ from edgeqat.evaluate.backends import BACKENDS, FAKE_QUANT, FLOAT, NATIVE, PACKE
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, image_source, source
+from edgeqat.output import check_file, write_json
 from edgeqat.pipeline.image_inputs import held_out
 from edgeqat.pipeline.inputs import with_data_root
 from edgeqat.pipeline.quantize import average_bits, data_name
-from edgeqat.pipeline.tasks import check_file, write_json
 from edgeqat.recipe import RESOLVED, Recipe
 
 

@@ -11,6 +11,7 @@ from edgeqat import recipe as recipes
 from edgeqat.errors import FormatError, OutputError, UsageError
 from edgeqat.evaluate import chart, portrait
 from edgeqat.evaluate import report as pages
+from edgeqat.output import check_file, write_text
 from edgeqat.pipeline import card
 
 METRICS = "metrics.json"
@@ -38,9 +39,7 @@ def report(
         metrics, card.table(metrics), records, config["quantization_config"]["layers"],
         _text(folder, recipes.RESOLVED), data, rows,
     )  # fmt: skip
-    temporary = output.with_name(f".{output.name}")
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(output)
+    write_text(output, html)
     if pictures is None:
         return [output]
     return [output, *chart.report_pictures(pictures, pages.series(records), data)]
@@ -71,8 +70,7 @@ def _bench(path: Path) -> list[dict[str, Any]]:
 
 
 def _check(output: Path) -> None:
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise OutputError(f"output: '{output}' cannot be written; name a file in a folder")
+    check_file(output)
     if checkpoint.is_packed(output.absolute().parent):
         raise OutputError(
             f"output: '{output}' is inside a packed folder, whose files are hashed; choose another"

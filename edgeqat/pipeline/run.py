@@ -28,6 +28,7 @@ from edgeqat.checkpoint import atomic_folder, check_output
 from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, OutputError, StorageError, UsageError
+from edgeqat.output import write_json
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes
 from edgeqat.train.checkpoints import Checkpoints
@@ -65,7 +66,7 @@ class Run:
         def computed() -> T:
             results = self._results()
             if name not in results:
-                _write(self.folder / _RESULTS, {**results, name: compute()})
+                write_json(self.folder / _RESULTS, {**results, name: compute()})
             return self._results()[name]
 
         return processes.agreed(computed)
@@ -79,7 +80,7 @@ class Run:
             if self.records.is_file():
                 shutil.copyfile(self.records, folder / RECORDS)
             yield folder
-            _write(self.folder / _RESULTS, {**self._results(), _FINISHED: metrics})
+            write_json(self.folder / _RESULTS, {**self._results(), _FINISHED: metrics})
 
     def metrics(self) -> dict[str, Any] | None:
         """Metrics of a run that was killed between moving its output out and tidying up."""
@@ -197,7 +198,7 @@ def _enter(run: Run, wanted: dict[str, Any], held: ExitStack) -> None:
     else:
         check_output(run.output, run.overwrite)
         _clear(run.folder)
-        _write(run.folder / _RUN, wanted)
+        write_json(run.folder / _RUN, wanted)
 
 
 def _lock(folder: Path, held: ExitStack) -> None:
@@ -266,9 +267,3 @@ def _read(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _write(file: Path, values: dict[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}")
-    temporary.write_text(json.dumps(values), encoding="utf-8")
-    temporary.replace(file)

@@ -6,7 +6,6 @@ more section, `edgeqat`: scheme, backend, the hash of the recipe and the commit 
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from typing import Any
 
 import edgeqat
 from edgeqat import checkpoint
-from edgeqat.errors import OutputError, UsageError
+from edgeqat.errors import UsageError
 from edgeqat.evaluate.backends import FLOAT
+from edgeqat.output import check_file, write_json
 from edgeqat.recipe import RESOLVED
 
 _FLOAT_SCHEME = "w16a16kv16"
@@ -68,24 +68,6 @@ def task_folder() -> Path:
     package = Path(edgeqat.__file__).parent
     installed = package / "lm_eval"
     return installed if installed.is_dir() else package.parent / "eval" / "lm_eval"
-
-
-def check_file(output: Path | None) -> None:
-    """Refuse a file that cannot be written, before anything is computed."""
-    if output is None:
-        return
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"output: the folder of '{output}' does not exist; make it first")
-    if output.is_dir():
-        raise OutputError(f"output: '{output}' is a folder; name a file")
-
-
-def write_json(output: Path, values: Any, default: Any = None) -> None:
-    """Write a JSON file, whole or not at all."""
-    temporary = output.with_name(f".{output.name}")
-    text = json.dumps(values, indent=2, ensure_ascii=False, default=default)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(output)
 
 
 def _origin(folder: Path, backend: str) -> dict[str, Any]:

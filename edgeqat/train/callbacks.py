@@ -17,6 +17,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from edgeqat.output import write_text
+
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[dict[str, Any]], None]
@@ -114,6 +116,4 @@ def truncate(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             pass
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(kept))

@@ -114,6 +114,12 @@ def test_a_packed_folder_is_compared_with_its_float_model(packed, floating, imag
         assert "the same class in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("backend", ["float", "fake-quant", "native"])
+def test_tasks_are_for_language_models(packed, backend, capsys):
+    assert run(["eval", str(packed), "--tasks", "piqa", "--backend", backend]) == 2
+    assert "is an image classifier; leave out --tasks" in capsys.readouterr().err
+
+
 def test_a_dry_run_writes_nothing(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["quantize", *arguments, "--coreset", "0.5", "--dry-run"]) == 0
