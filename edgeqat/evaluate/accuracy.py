@@ -9,38 +9,36 @@ import torch
 from torch import nn
 
 from edgeqat.data.images import Images, Normalizer
+from edgeqat.nn.folding import inference
 from edgeqat.nn.logits import class_logits
 
 _AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (runtime/native)
 _TOP = 5
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, images: Images, normalizer: Normalizer) -> dict[str, float]:
     """{"top1", "top5"} of a model in eval mode on clean images (N)."""
-    was_training = model.training
-    model.eval()
     device = next(model.parameters()).device
     right = torch.zeros(2, dtype=torch.int64)
     pairs = zip(images.pixels.split(_AT_ONCE), images.labels.split(_AT_ONCE), strict=True)
-    for pixels, labels in pairs:
-        logits = class_logits(model, normalizer(pixels.to(device)))
-        found = logits.topk(min(_TOP, logits.shape[-1]), dim=-1).indices.cpu() == labels[:, None]
-        right += torch.stack([found[:, 0].sum(), found.any(1).sum()])
-    model.train(was_training)
+    with inference(model) as ready:
+        for pixels, labels in pairs:
+            logits = class_logits(ready, normalizer(pixels.to(device)))
+            best = logits.topk(min(_TOP, logits.shape[-1]), dim=-1).indices.cpu()
+            found = best == labels[:, None]
+            right += torch.stack([found[:, 0].sum(), found.any(1).sum()])
     first, any_of_five = (100 * right.double() / len(images)).tolist()
     return {"top1": round(first, 4), "top5": round(any_of_five, 4)}
 
 
-@torch.no_grad()
 def same_top(one: nn.Module, other: nn.Module, images: Images, normalizer: Normalizer) -> float:
     """How often two models in eval mode give images (N) the same class, in percent."""
     same = 0
-    for pixels in images.pixels.split(_AT_ONCE):
-        inputs = normalizer(pixels)
-        same += int(
-            (class_logits(one, inputs).argmax(-1) == class_logits(other, inputs).argmax(-1)).sum()
-        )
+    with inference(one) as first, inference(other) as second:
+        for pixels in images.pixels.split(_AT_ONCE):
+            inputs = normalizer(pixels)
+            classes = [class_logits(model, inputs).argmax(-1) for model in (first, second)]
+            same += int((classes[0] == classes[1]).sum())
     return round(100 * same / len(images), 4)
 
 

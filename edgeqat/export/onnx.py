@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from edgeqat import checkpoint
 from edgeqat.errors import ModelError, UsageError
 from edgeqat.hf import image_folder, image_source
+from edgeqat.nn import folding
 from edgeqat.nn.conv import PackedConv2d, geometry
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.output import whole_file
@@ -104,11 +105,6 @@ def export(model: nn.Module, size: int, path: Path, facts: dict[str, str]) -> No
         temporary.write_bytes(whole.SerializeToString())
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, PackedWeight) or super().is_leaf_module(module, name)
-
-
 class _Graph:
     """Nodes and constants of a model, one fx node after the other."""
 
@@ -121,14 +117,14 @@ class _Graph:
         self._in_integers = all(quantizer.grid.bits == 8 for quantizer in static)
         self._quantized: dict[tuple[str, float, float], str] = {}
         try:
-            traced = _Tracer().trace(model)
+            traced = folding.trace(model)
         except (fx.proxy.TraceError, TypeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise ModelError(
                 f"onnx: the forward pass of {type(model).__name__} cannot be traced ({reason}); "
                 "export a classifier of edgeqat train's architectures"
             ) from None
-        norms = self._norms(traced)
+        norms = folding.norms(model, traced)
         for node in traced.nodes:
             if node in norms.values():
                 before: Any = node.args[0]
@@ -150,20 +146,6 @@ class _Graph:
         array = values.detach().numpy() if isinstance(values, Tensor) else np.asarray(values)
         self.constants[name] = array.astype(dtype)
         return name
-
-    def _norms(self, traced: fx.Graph) -> dict[fx.Node, fx.Node]:
-        """Convolutions and the batch norm that alone reads each."""
-        found: dict[fx.Node, fx.Node] = {}
-        for node in traced.nodes:
-            if node.op != "call_module" or not isinstance(self._module(node), nn.BatchNorm2d):
-                continue
-            before: Any = node.args[0]
-            convolution = before.op == "call_module" and isinstance(
-                self._module(before), (PackedConv2d, nn.Conv2d)
-            )
-            if convolution and len(before.users) == 1:
-                found[before] = node
-        return found
 
     def _emit(self, node: fx.Node, norm: fx.Node | None) -> str:
         if node.op == "placeholder":

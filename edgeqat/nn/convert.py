@@ -66,9 +66,9 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
             if decision.bits < FLOAT_BITS:
                 embedding = QuantEmbedding.wrap(layer, _weight_quantizer(layer, decision, quant))
                 embeddings[id(layer.weight)] = embedding
-                _replace(model, name, embedding)
+                replace(model, name, embedding)
         elif decision.bits < FLOAT_BITS or decision.input_bits < FLOAT_BITS:
-            _replace(model, name, _quant_layer(layer, decision, quant, embeddings))
+            replace(model, name, _quant_layer(layer, decision, quant, embeddings))
     _share_inputs(model)
     add_attention_quantizers(model, quant)
     adapt(model, quant)
@@ -100,7 +100,7 @@ def convert(model: nn.Module) -> nn.Module:
             embeddings[id(layer.weight)] = (name, packed)
         else:
             packed.bias, packed.input_quantizer = layer.bias, layer.input_quantizer
-        _replace(model, name, packed.train(layer.training))
+        replace(model, name, packed.train(layer.training))
     return model
 
 
@@ -115,10 +115,10 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
             packed.tie(model.get_submodule(spec.tied_to))
         if isinstance(packed, PackedEmbedding):
             packed.padding_idx = getattr(names[name], "padding_idx", None)
-        _replace(model, name, packed)
+        replace(model, name, packed)
     for name, layer, decision in decisions(model, quant):  # float weights, quantized input
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and decision.input_bits < FLOAT_BITS:
-            _replace(model, name, _quant_layer(layer, decision, quant, {}))
+            replace(model, name, _quant_layer(layer, decision, quant, {}))
     add_attention_quantizers(model, quant)
     adapt(model, quant)
     return model
@@ -144,7 +144,7 @@ def restore(model: nn.Module) -> nn.Module:
             weight = shared[key]
         else:
             continue
-        _replace(model, name, _plain(layer, weight))
+        replace(model, name, _plain(layer, weight))
     for _, attention in attentions(model):
         if hasattr(attention, "attention_quantizer"):
             del attention.attention_quantizer
@@ -331,6 +331,7 @@ def _plain(layer: Any, weight: Any) -> nn.Module:
     return linear.train(layer.training)
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one that has a name."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent) if parent else model, child, module)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat import cache
+from edgeqat.nn.folding import inference
 from edgeqat.train import processes
 from edgeqat.train.samples import Samples
 
@@ -61,19 +62,16 @@ def float_outputs(model: nn.Module, samples: Samples, key: str, kept: int) -> Fl
     return FloatOutputs(*found, 0.0)
 
 
-@torch.no_grad()
 def _computed(model: nn.Module, samples: Samples, kept: int) -> tuple[Tensor, Tensor | None]:
-    was_training = model.training
-    model.eval()
     probabilities, numbers = [], []
-    for index in processes.shard(len(samples)).split(samples.at_once):
-        own = samples.logits(model, index).float().log_softmax(-1)
-        if own.shape[-1] > EXACT_CLASSES:
-            own, classes = own.topk(min(kept, own.shape[-1]), dim=-1)
-            own = own.half()
-            numbers.append(classes.int().cpu())
-        probabilities.append(own.cpu())
-    model.train(was_training)
+    with inference(model) as ready:
+        for index in processes.shard(len(samples)).split(samples.at_once):
+            own = samples.logits(ready, index).float().log_softmax(-1)
+            if own.shape[-1] > EXACT_CLASSES:
+                own, classes = own.topk(min(kept, own.shape[-1]), dim=-1)
+                own = own.half()
+                numbers.append(classes.int().cpu())
+            probabilities.append(own.cpu())
     found = processes.gathered(torch.cat(probabilities), len(samples))
     return found, processes.gathered(torch.cat(numbers), len(samples)) if numbers else None
 

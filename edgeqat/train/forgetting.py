@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgeqat.coreset import scores
+from edgeqat.nn.folding import inference
 from edgeqat.recipe import Recipe
 from edgeqat.sections import CoresetSection
 from edgeqat.train import processes
@@ -44,16 +45,13 @@ class Questions(TrainerCallback):
             self.correct.append(correctness(model, self.samples))
 
 
-@torch.no_grad()
 def correctness(model: nn.Module, samples: Samples) -> Tensor:
     """Which samples (N,) a model in eval mode gets right."""
-    was_training = model.training
-    model.eval()
     rows = []
-    for index in processes.shard(len(samples)).split(samples.at_once):
-        found = samples.logits(model, index).argmax(-1).cpu()
-        rows.append(found == samples.labels(index))
-    model.train(was_training)
+    with inference(model) as ready:
+        for index in processes.shard(len(samples)).split(samples.at_once):
+            found = samples.logits(ready, index).argmax(-1).cpu()
+            rows.append(found == samples.labels(index))
     return processes.gathered(torch.cat(rows).float(), len(samples)).bool()
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgeqat.coreset import scores, select
 from edgeqat.errors import UsageError
 from edgeqat.nn.features import last_inputs
+from edgeqat.nn.folding import inference
 from edgeqat.sections import CoresetSection
 from edgeqat.train import processes
 from edgeqat.train.float_outputs import FloatOutputs
@@ -120,45 +121,43 @@ class Selection:
             values = parts[selector]
         return values, None if correct is None else round(100 * correct.mean().item(), 3)
 
-    @torch.no_grad()
     def _parts_of_student(
         self, student: nn.Module, names: tuple[str, ...]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         samples = self.samples
         rows = []
-        was_training = student.training
-        student.eval()
-        for index in processes.shard(len(samples)).split(samples.at_once):
-            logits = samples.logits(student, index).float()
-            labels = samples.labels(index).to(logits.device)
-            known: tuple[Tensor, Tensor | None] | None = None
-            if self.outputs is not None:
-                known = self.outputs.of(index, logits.device)
-            tokens = labels if labels.ndim > 1 else None
-            found = []
-            for name in names:
-                if name == "evs":
-                    found.append(scores.error_vector(logits, labels))
-                else:
-                    assert known is not None
-                    rule = scores.relative_entropy if name == "res" else scores.disagreement
-                    found.append(rule(logits, *known, tokens))
-            found.append(scores.per_sample((logits.argmax(-1) == labels).float(), tokens))
-            rows.append(torch.stack(found, dim=1))
-        student.train(was_training)
+        with inference(student) as ready:
+            for index in processes.shard(len(samples)).split(samples.at_once):
+                logits = samples.logits(ready, index).float()
+                labels = samples.labels(index).to(logits.device)
+                known: tuple[Tensor, Tensor | None] | None = None
+                if self.outputs is not None:
+                    known = self.outputs.of(index, logits.device)
+                tokens = labels if labels.ndim > 1 else None
+                found = []
+                for name in names:
+                    if name == "evs":
+                        found.append(scores.error_vector(logits, labels))
+                    else:
+                        assert known is not None
+                        rule = scores.relative_entropy if name == "res" else scores.disagreement
+                        found.append(rule(logits, *known, tokens))
+                found.append(scores.per_sample((logits.argmax(-1) == labels).float(), tokens))
+                rows.append(torch.stack(found, dim=1))
         columns = processes.gathered(torch.cat(rows), len(samples)).unbind(1)
         correct = columns[-1] if samples.labelled else None
         return dict(zip(names, columns[:-1], strict=True)), correct
 
-    @torch.no_grad()
     def _scores_of_teacher(self) -> Tensor:
         samples, moderate = self.samples, self.section.selector == "moderate"
         rows = []
         none: AbstractContextManager[list[Tensor]] = nullcontext([])
-        self.teacher.eval()
-        with last_inputs(self.teacher) if moderate else none as features:
+        with (
+            inference(self.teacher) as ready,
+            last_inputs(ready) if moderate else none as features,
+        ):
             for index in processes.shard(len(samples)).split(samples.at_once):
-                logits = samples.logits(self.teacher, index)
+                logits = samples.logits(ready, index)
                 labels = samples.labels(index).to(logits.device)
                 rows.append(features[0] if moderate else scores.el2n(logits, labels))
         found = processes.gathered(torch.cat(rows), len(samples)).float()
