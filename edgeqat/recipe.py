@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 from edgeqat.sections import (
+    ActivationSection,
     ArchitectureSection,
     CoresetSection,
     CorrectSection,
@@ -53,20 +54,6 @@ class WeightSection(Section):
         if value < GROUP_MULTIPLE or value % GROUP_MULTIPLE:
             raise ValueError(f"must be a positive multiple of {GROUP_MULTIPLE}")
         return value
-
-
-class ActivationSection(Section):
-    mode: Literal["dynamic", "minmax", "static", "pact"] = Field(
-        "dynamic",
-        description="dynamic: clipped absmax per token; static: learned per tensor (LSQ+); "
-        "minmax: absmax per token and pact: learned clipping, as baselines",
-    )
-    calibration_batches: int = Field(
-        8, ge=1, description="batches that initialise static scales and key offsets"
-    )
-    rotate: list[str] = Field(
-        ["*"], description="glob patterns of layers whose input (and weight) is Hadamard-rotated"
-    )
 
 
 class CacheSection(Section):
@@ -133,6 +120,11 @@ class QuantSection(Section):
             raise ValueError(
                 f"kv.kivi: {self.kv.kivi} needs a quantized KV cache and no adaptive widths; "
                 "write for example --w4a8kv4"
+            )
+        if self.activation.mode == "q8_0" and scheme.activation_bits < HIGH_BITS:
+            raise ValueError(
+                f"activation.mode: llama.cpp multiplies with 8-bit activations and the scheme is "
+                f"{self.scheme}; write for example --w4a8kv4"
             )
         if self.kv.llama_cpp:
             self._fits_llama_cpp(scheme)

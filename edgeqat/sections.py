@@ -1,5 +1,6 @@
 """Sections of a recipe that say which samples are trained on and what besides logits is matched
-(images, coresets, layer correction), and the shape of a float model. The rest is in recipe.
+(images, coresets, layer correction), how activations are rounded, and the shape of a float model.
+The rest is in recipe.
 """
 
 from __future__ import annotations
@@ -64,6 +65,21 @@ class CoresetSection(Section):
     def is_on(self) -> bool:
         """Whether not all samples are trained on."""
         return self.file is not None or (self.share is not None and self.share < 1)
+
+
+class ActivationSection(Section):
+    mode: Literal["dynamic", "minmax", "static", "pact", "q8_0"] = Field(
+        "dynamic",
+        description="dynamic: clipped absmax per token; static: learned per tensor (LSQ+); "
+        "q8_0: llama.cpp's, absmax per block of 32; minmax: absmax per token and pact: learned "
+        "clipping, as baselines",
+    )
+    calibration_batches: int = Field(
+        8, ge=1, description="batches that initialise static scales and key offsets"
+    )
+    rotate: list[str] = Field(
+        ["*"], description="glob patterns of layers whose input (and weight) is Hadamard-rotated"
+    )
 
 
 class CorrectSection(Section):

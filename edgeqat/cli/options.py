@@ -59,6 +59,7 @@ def target_values(target: str) -> dict[str, Any]:
         "native": {},
         "gguf": {
             "quant.weight.group_size": GROUP_MULTIPLE,
+            "quant.activation.mode": "q8_0",
             "quant.activation.rotate": [],
             "quant.kv.sink_tokens": 0,
             "quant.kv.rotate_keys": False,

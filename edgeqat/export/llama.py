@@ -32,6 +32,7 @@ PAIRS = "llama"  # the architecture whose heads are interleaved
 KV_TYPES = {4: "q4_0", 8: "q8_0", FLOAT_BITS: "f16"}
 _HIDDEN = "hidden_size"
 _ACTIVATION_BITS = 8  # what llama.cpp multiplies with
+_MODES = ("q8_0", "dynamic")  # its own, and one scale a token, which it only makes finer
 _LAYER = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -53,14 +54,15 @@ Tensor = tuple[str, str, np.ndarray]  # name, type (F32, Q4_0, Q8_0), values or 
 
 def reasons(packed: PackedFolder) -> list[str]:
     """Why llama.cpp would not compute what this folder was trained for."""
-    scheme, found = packed.scheme, []
+    scheme, mode = packed.scheme, packed.quant.activation.mode
+    found = []
     rotated = packed.rotated()
     if rotated is not None:
         found.append(f"the input of {rotated} is rotated")
     if scheme.activation_bits < _ACTIVATION_BITS:
         found.append(f"it has {scheme.activation_bits}-bit activations")
-    elif scheme.activation_bits < FLOAT_BITS and packed.quant.activation.mode != "dynamic":
-        found.append(f"its activations are {packed.quant.activation.mode}")
+    elif scheme.activation_bits < FLOAT_BITS and mode not in _MODES:
+        found.append(f"its activations are {mode}")
     if packed.quant.adaptive.share is not None:
         found.append("its tokens have two widths")
     if not packed.quant.kv.llama_cpp:

@@ -102,15 +102,18 @@ def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
 
 def exports(quant: QuantSection) -> list[str]:
     """Commands that write the folder for runtimes which hold it exactly."""
-    scheme = quant.bits()
-    plain = scheme.activation_bits >= HIGH_BITS and quant.activation.mode == "dynamic"
-    if not plain or quant.activation.rotate or quant.adaptive.share is not None:
+    scheme, mode = quant.bits(), quant.activation.mode
+    if scheme.activation_bits < HIGH_BITS or quant.activation.rotate:
         return []
-    cached = scheme.kv_bits < FLOAT_BITS
-    drop = " --drop-kv" if cached else ""
-    found = [f"edgeqat export compressed-tensors THIS_FOLDER --output OUT{drop}"]
-    if quant.kv.llama_cpp or not cached:
-        found.insert(0, "edgeqat export gguf THIS_FOLDER --output model.gguf")
+    if quant.adaptive.share is not None:
+        return []
+    cached, rounds = scheme.kv_bits < FLOAT_BITS, scheme.activation_bits < FLOAT_BITS
+    found = []
+    if (mode in ("q8_0", "dynamic") or not rounds) and (quant.kv.llama_cpp or not cached):
+        found.append("edgeqat export gguf THIS_FOLDER --output model.gguf")
+    if mode == "dynamic" or not rounds:
+        drop = " --drop-kv" if cached else ""
+        found.append(f"edgeqat export compressed-tensors THIS_FOLDER --output OUT{drop}")
     return found
 
 

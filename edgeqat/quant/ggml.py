@@ -1,6 +1,7 @@
-"""Keys and values as llama.cpp caches them, so that training sees what its q4_0 and q8_0 caches do.
+"""Numbers as llama.cpp rounds them, so that training sees what its kernels do: keys and values in a
+q4_0 or q8_0 cache, the inputs of matrices of Q4_0 or Q8_0 blocks, and the queries of such a cache.
 
-Blocks of 32 along head_dim, an fp16 scale d each:
+Blocks of 32 along the last dimension, an fp16 scale d each:
     q4_0   d = m / -8 with m the value of largest magnitude, sign kept;
            code = trunc(x/d + 8.5) - 8, at most 7
     q8_0   d = max|x| / 127;  code = round half away from zero (x/d)
@@ -9,6 +10,8 @@ keys in blocks of the largest power of two that divides head_dim, and values in 
 of q and k are interleaved in its Llama architecture, so rotation and blocks meet them in that
 order.
 
+Inputs and queries are q8_0 whatever the width of the weights.
+
 Legend: B batch, K key/value heads, T tokens, D head_dim, G blocks of a row.
 Source: ggml's block formats; llama.cpp pull request 21038 (rotation).
 """
@@ -16,14 +19,32 @@ Source: ggml's block formats; llama.cpp pull request 21038 (rotation).
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeqat.quant import rows
 from edgeqat.quant.dynamic import CacheQuantizer
+from edgeqat.scheme import HIGH_BITS, grid_of
 
 BLOCK = 32
 BITS = (4, 8)
 _ROTATED = 64  # heads of a multiple of this are rotated
+
+
+class BlockQuantizer(nn.Module):
+    """Activations (..., I) in blocks of q8_0, the last one padded with zeros."""
+
+    def __init__(self, bits: int = 8) -> None:
+        super().__init__()
+        assert bits == HIGH_BITS
+        self.grid = grid_of(bits)
+        self.enabled = True
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Fake-quantized values, straight-through."""
+        return _rounded(_in_blocks(values), values, self.grid.bits) if self.enabled else values
+
+    def extra_repr(self) -> str:
+        return f"bits={self.grid.bits}, dynamic per block of {BLOCK}"
 
 
 class BlockCacheQuantizer(CacheQuantizer):
@@ -36,19 +57,28 @@ class BlockCacheQuantizer(CacheQuantizer):
 
     def forward(self, values: Tensor, high: Tensor) -> Tensor:
         """Fake-quantized values, straight-through; `high` is not used."""
-        if not self.enabled:
-            return values
-        grouped = self._grouped(values)
-        codes, scale = quantize_blocks(grouped.detach().float(), self.low.bits)
-        found = (codes * scale.half().float()).to(values.dtype)
-        found = (grouped + (found - grouped).detach()).flatten(-2)
-        return found[..., : values.shape[-1]]
+        return _rounded(self._grouped(values), values, self.low.bits) if self.enabled else values
 
     @torch.no_grad()
     def encode(self, values: Tensor, high: bool) -> tuple[Tensor, Tensor]:
         """Packed rows (B, K, T, bytes) uint8 and scales (B, K, T, G) fp16."""
         codes, scale = quantize_blocks(self._grouped(values).float(), self.low.bits)
         return rows.pack(codes.flatten(-2), self.low.bits), scale.squeeze(-1).half()
+
+
+def _in_blocks(values: Tensor) -> Tensor:
+    """(..., I) -> (..., G, 32), zero-padded."""
+    short = values.shape[-1] % BLOCK
+    padded = nn.functional.pad(values, (0, BLOCK - short)) if short else values
+    return padded.unflatten(-1, (-1, BLOCK))
+
+
+def _rounded(grouped: Tensor, values: Tensor, bits: int) -> Tensor:
+    """Blocks (..., G, 32) of values (..., I) rounded, straight-through, in the shape of values."""
+    codes, scale = quantize_blocks(grouped.detach().float(), bits)
+    found = (codes * scale.half().float()).to(values.dtype)
+    found = (grouped + (found - grouped).detach()).flatten(-2)
+    return found[..., : values.shape[-1]]
 
 
 def quantize_blocks(blocks: Tensor, bits: int) -> tuple[Tensor, Tensor]:

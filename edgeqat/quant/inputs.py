@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from edgeqat.quant.dynamic import DynamicQuantizer, MinMaxQuantizer
+from edgeqat.quant.ggml import BlockQuantizer
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.quant.pact import PactQuantizer
 
@@ -13,6 +14,7 @@ _KINDS: dict[str, type[nn.Module]] = {
     "minmax": MinMaxQuantizer,
     "static": StaticQuantizer,
     "pact": PactQuantizer,
+    "q8_0": BlockQuantizer,
 }
 
 

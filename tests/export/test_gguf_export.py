@@ -89,12 +89,13 @@ def test_weights_are_those_of_the_folder_bit_for_bit(tmp_path, family, scheme):
 def test_llama_cpp_computes_what_was_trained(tmp_path, family, scheme, cache):
     pytest.importorskip("llama_cpp")
     kv = KV if "kv" in scheme else None
-    folder = pack(tmp_path / "packed", MODELS[family](), scheme, kv)
+    activation = {"mode": "q8_0", "rotate": []}
+    folder = pack(tmp_path / "packed", MODELS[family](), scheme, kv, activation=activation)
     assert export(folder, tmp_path / "out.gguf") == 0
     model, ids = packed_folder.load(folder), tiny.ids(3, 48)
     expected = model(ids, use_cache=False).logits
     found = llama_cpp.logits(tmp_path / "out.gguf", ids, cache)
-    assert F.cosine_similarity(found.flatten(0, 1), expected.flatten(0, 1)).min() > 0.99
+    assert F.cosine_similarity(found.flatten(0, 1), expected.flatten(0, 1)).min() > 0.999
     losses = [
         F.cross_entropy(x[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for x in (found, expected)
     ]

@@ -76,6 +76,8 @@ def test_a_classifier_is_measured_in_top1():
             },
             ["gguf", "compressed-tensors"],
         ),
+        ({"activation": {"rotate": [], "mode": "q8_0"}, "scheme": "w4a8"}, ["gguf"]),
+        ({"activation": {"rotate": [], "mode": "static"}, "scheme": "w4a8"}, []),
     ],
 )
 def test_exports_are_named_where_they_are_exact(quant, targets):

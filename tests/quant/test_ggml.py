@@ -45,6 +45,18 @@ def test_blocks_are_those_of_the_gguf_package(bits, name):
     assert torch.equal(found.reshape(-1, 64), expected.reshape(-1, 64))
 
 
+def test_activations_are_blocks_of_the_gguf_package():
+    values = heads(dim=80).reshape(-1, 80)
+    kind = gguf.GGMLQuantizationType.Q8_0
+    packed = gguf.quants.quantize(torch.nn.functional.pad(values, (0, 16)).numpy(), kind)
+    expected = torch.from_numpy(np.array(gguf.quants.dequantize(packed, kind)))[:, :80]
+    values.requires_grad_()
+    found = ggml.BlockQuantizer()(values)
+    assert torch.equal(found, expected)
+    found.sum().backward()
+    assert torch.equal(values.grad, torch.ones_like(values))
+
+
 @pytest.mark.parametrize("bits", ggml.BITS)
 def test_stored_rows_are_the_fake_quantized_ones(bits):
     quantizer, values = ggml.BlockCacheQuantizer(bits, 64), heads()
@@ -113,6 +125,7 @@ def test_decoding_gives_the_numbers_of_one_pass():
     [
         ({"scheme": "w4a8kv3", "kv": GGUF_KV}, "4, 8 or 16 bits"),
         ({"scheme": "w4a8kv4", "kv": {"llama_cpp": True}}, "no token at more bits"),
+        ({"scheme": "w4a4", "activation": {"mode": "q8_0"}}, "multiplies with 8-bit activations"),
     ],
 )
 def test_what_its_cache_has_not_is_refused(quant, words):
