@@ -13,6 +13,7 @@ The only file that knows lm-eval.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import time
@@ -259,7 +260,8 @@ def plain(value: Any) -> Any:
 
 
 def main() -> None:
-    """lm-eval's command line."""
+    """lm-eval's command line, with our model beside its own."""
+    importlib.import_module("lm_eval.models")  # it fills its registry itself only while it is empty
     try:
         lm_eval_main.cli_evaluate()
     except EdgeQATError as error:

@@ -189,14 +189,15 @@ def few_tasks(monkeypatch):
     monkeypatch.setattr(_index.TaskIndex, "_iter_yaml_files", staticmethod(ours))
 
 
-def test_lm_evals_command_line_knows_our_model(
-    model_folder, data_root, tmp_path, monkeypatch, capsys, few_tasks
+@pytest.mark.parametrize("model", ["edgeqat", "hf"])
+def test_lm_evals_command_line_knows_our_model_and_its_own(
+    model, model_folder, data_root, tmp_path, monkeypatch, capsys, few_tasks
 ):
     from edgeqat.evaluate import harness
 
     command = [
-        *("harness", "run", "--model", "edgeqat", "--tasks", "piqa"),
-        *("--model_args", f"pretrained={model_folder},backend=float"),
+        *("harness", "run", "--model", model, "--tasks", "piqa", "--device", "cpu"),
+        *("--model_args", f"pretrained={model_folder}{',backend=float' * (model == 'edgeqat')}"),
         *("--include_path", str(task_folder()), "--metadata", f"data_root={data_root}"),
         *("--output_path", str(tmp_path / "out.json")),
     ]
@@ -204,7 +205,8 @@ def test_lm_evals_command_line_knows_our_model(
     harness.main()
     assert "|piqa" in capsys.readouterr().out
     (written,) = tmp_path.rglob("*.json")
-    assert json.loads(written.read_text(encoding="utf-8"))["config"]["backend"] == "float"
+    found = json.loads(written.read_text(encoding="utf-8"))["config"]
+    assert (found["model"], found.get("backend")) in (("edgeqat", "float"), ("hf", None))
 
 
 @pytest.mark.parametrize(
