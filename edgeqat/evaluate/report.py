@@ -56,6 +56,7 @@ def page(
         recipe=recipe,
         **(_portraits(data) if data else {}),
         **(_speeds(bench) if bench else {}),
+        **(_coreset(metrics["coreset"]) if metrics.get("coreset") else {}),
     )
 
 
@@ -204,6 +205,45 @@ def _importance(data: Arrays) -> list[tuple[str, list[tuple[str, float]]]]:
         shown = np.clip(own / max(own[1:].max(initial=0.0), 1e-9), 0, 1).round(3).tolist()
         found.append((name, list(zip(tokens, shown, strict=True))))
     return found
+
+
+def _coreset(coreset: dict[str, Any]) -> dict[str, Any]:
+    """How many were selected, a row for each selection, and the scores of the first and the last;
+    a coreset from a file has neither.
+    """
+    turns = coreset["selections"]
+    rows = [
+        (
+            str(turn["epoch"]),
+            turn["selector"],
+            *(f"{turn[name]['mean']:.4g}" for name in ("scores", "selected_scores")),
+            _percent(turn["accuracy"]),
+            _percent(turn["overlap"], 100.0),
+            f"{turn['seconds']:.0f}",
+        )
+        for turn in turns
+    ]
+    first_and_last = {turn["epoch"]: turn for turn in (*turns[:1], *turns[-1:])}
+    return {
+        "coreset": f"{coreset['size']} of {coreset['samples']} samples",
+        "selections": rows,
+        "scores": [(epoch, _scores(turn["histogram"])) for epoch, turn in first_and_last.items()],
+    }
+
+
+def _percent(value: float | None, factor: float = 1.0) -> str:
+    return "" if value is None else f"{factor * value:.1f}%"
+
+
+def _scores(histogram: dict[str, list[float]]) -> str:
+    """Shares of all samples and of the selected ones over their scores."""
+    edges = np.array(histogram["edges"])
+    shares = {}
+    for name in ("all", "selected"):
+        counts = np.array(histogram[name], dtype=np.float64)
+        shares[name] = (100 * counts / max(counts.sum(), 1)).tolist()
+    centres = ((edges[1:] + edges[:-1]) / 2).tolist()
+    return figures.lines(centres, shares, "score", "% of samples", fill=True)
 
 
 def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _PARTS = {
     "quarc": ("evs", "ds", "res"),
 }  # fmt: skip
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_BINS = 40
 
 
 class Chosen(NamedTuple):
@@ -91,6 +92,7 @@ class Selection:
             "selected": len(index),
             "scores": _distribution(values),
             "selected_scores": _distribution(values[index]),
+            "histogram": _histogram(values, index),
             "accuracy": accuracy,
             "overlap": None if before is None else round(select.overlap(index, before), 4),
             "seconds": round(time.perf_counter() - start, 3),
@@ -183,6 +185,18 @@ def check(section: CoresetSection, samples: Samples) -> None:
         raise UsageError(
             "coreset.balanced: true needs labelled images; leave it out to select by score alone"
         )
+
+
+def _histogram(values: Tensor, index: Tensor) -> dict[str, list[float]]:
+    """Edges of equal bins over all scores, and how many samples, and selected ones, are in each."""
+    values = values.detach().float().cpu()
+    counts, edges = torch.histogram(values, _BINS)
+    selected, _ = torch.histogram(values[index.cpu()], edges)
+    return {
+        "edges": [round(edge, 6) for edge in edges.tolist()],
+        "all": counts.int().tolist(),
+        "selected": selected.int().tolist(),
+    }
 
 
 def _distribution(values: Tensor) -> dict[str, Any]:

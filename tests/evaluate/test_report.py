@@ -177,8 +177,8 @@ def test_figures_are_written_as_png(packed_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--output", "."], 2, "cannot be written"),
-        (["--output", "no/where.html"], 2, "cannot be written"),
+        (["--output", "."], 2, "is a folder; name a file"),
+        (["--output", "no/where.html"], 2, "does not exist; make it first"),
         (["--bench", "rows.json"], 2, "'rows.json' is no readable JSON"),
         (["--bench", "odd.json"], 2, "holds no rows"),
     ],

@@ -114,6 +114,14 @@ def test_a_packed_folder_is_compared_with_its_float_model(packed, floating, imag
         assert "the same class in" in capsys.readouterr().out
 
 
+def test_the_report_draws_the_scores_of_the_coreset(packed):
+    html = (packed / "report.html").read_text(encoding="utf-8")
+    assert "12 of 24 samples" in html
+    part = html[html.index("<h2>Coreset") :].partition("</table>")[0]
+    assert part.count("<svg") == 2 and part.count("<tr>") == 3
+    assert "epoch 0" in part and "epoch 1" in part
+
+
 @pytest.mark.parametrize("backend", ["float", "fake-quant", "native"])
 def test_tasks_are_for_language_models(packed, backend, capsys):
     assert run(["eval", str(packed), "--tasks", "piqa", "--backend", backend]) == 2

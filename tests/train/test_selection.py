@@ -85,6 +85,17 @@ def test_the_highest_scores_are_kept(selector):
     assert (chosen.summary["accuracy"] is None) == (selector in ("el2n", "moderate", "random"))
 
 
+def test_a_histogram_has_the_selected_ones_at_its_end():
+    found = selection("res", balanced=False)(Net(0), 0.0, 0).summary
+    histogram = found["histogram"]
+    assert sum(histogram["all"]) == found["samples"]
+    assert sum(histogram["selected"]) == found["selected"]
+    low, high = (found["scores"]["quartiles"][end] for end in (0, -1))
+    assert (histogram["edges"][0], histogram["edges"][-1]) == pytest.approx((low, high), rel=1e-5)
+    last = next(n for n, count in enumerate(histogram["selected"]) if count)
+    assert histogram["selected"][last + 1 :] == histogram["all"][last + 1 :]
+
+
 def test_a_summary_tells_accuracy_classes_and_overlap():
     student = Net(0)
     made = selection("res", share=0.5)
