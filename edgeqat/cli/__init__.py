@@ -77,15 +77,25 @@ def run(arguments: list[str]) -> int:
         return _fail(_with_value(error), 2)
     except (exceptions.Abort, KeyboardInterrupt):
         return _fail("interrupted; nothing was written", INTERRUPTED)
-    except MemoryError:
-        if debug:
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _lacks_memory(error):
             raise
-        return _fail("memory: not enough of it; lower train.batch_size or data.context", 1)
+        return _fail(
+            "memory: not enough of it; lower train.batch_size or data.context, or set "
+            "train.gradient_checkpointing=true",
+            1,
+        )
 
 
 def _expand(argument: str) -> str:
     match = _SCHEME.fullmatch(argument)
     return f"--scheme={match[1]}" if match and match[1] else argument
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """torch says so in a RuntimeError, in words of its own for each kind of memory."""
+    words = ("allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(one in str(error) for one in words)
 
 
 def _with_value(error: exceptions.TyperException) -> str:

@@ -313,6 +313,31 @@ def test_an_unknown_verb_is_refused(refused):
     refused(2, ["quantise"], "quantise")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("a mistake of ours"),
+    ],
+    ids=["python", "torch", "gpu", "ours"],
+)
+def test_a_lack_of_memory_is_one_line(error, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("edgeqat.checkpoint.read_config", fail)
+    if "ours" in str(error):
+        with pytest.raises(RuntimeError):
+            run(["inspect", "folder"])
+        return
+    assert run(["inspect", "folder"]) == 1
+    assert capsys.readouterr().err.startswith("error: memory: not enough of it; lower")
+
+
 def test_debug_shows_where_it_happened(model_folder):
     with pytest.raises(Exception, match="9-bit weights"):
         run(["quantize", "--model", str(model_folder), "--w9a8", "--debug"])
