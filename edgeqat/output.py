@@ -1,4 +1,4 @@
-"""Files that results are written to: refused before anything is computed, and whole or absent."""
+"""Places of results: refused before anything is computed, and files whole or absent."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any
 from edgeqat.errors import EdgeQATError, OutputError, StorageError
 
 
-def check_file(*files: Path | None, overwrite: bool = True) -> None:
-    """Refuse a file (None: none is asked for) that cannot be written, or must not be replaced."""
+def check_file(
+    *files: Path | None, overwrite: bool = True, way: str = "choose another --output"
+) -> None:
+    """Refuse a file (None: none is asked for) that cannot be written, or must not be replaced;
+    `way` says what to do then.
+    """
     for file in files:
         if file is None:
             continue
@@ -23,9 +27,17 @@ def check_file(*files: Path | None, overwrite: bool = True) -> None:
         if not os.access(parent, os.W_OK):
             raise OutputError(f"output: '{file}' cannot be written; choose another folder")
         if file.exists() and not overwrite:
-            raise OutputError(f"output: '{file}' exists; choose another --output")
+            raise OutputError(f"output: '{file}' exists; {way}")
         if file.is_dir():
             raise OutputError(f"output: '{file}' is a folder; name a file")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for files that cannot be made, or is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"output: '{folder}' is a file; name a folder")
+    if not folder.exists():
+        check_file(folder)
 
 
 @contextmanager
@@ -34,7 +46,7 @@ def whole_file(file: Path) -> Iterator[Path]:
 
     Raises StorageError where writing fails.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary = file.with_name(f".{os.getpid()}.{file.name}")  # the suffix stays
     with storage(file):
         try:
             yield temporary

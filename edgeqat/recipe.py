@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from edgeqat.errors import RecipeError, nearest
-from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
+from edgeqat.scheme import FLOAT_BITS, HIGH_BITS, Scheme
 from edgeqat.sections import (
     ActivationSection,
     ArchitectureSection,
@@ -25,6 +25,8 @@ from edgeqat.sections import (
     CorrectSection,
     ImageSection,
     Section,
+    WeightSection,
+    adaptive_value,
     coreset_value,
 )
 
@@ -36,24 +38,6 @@ RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every defaul
 class ModelSection(Section):
     name: str = Field("demo", description="alias, local folder or hub id of the float model")
     weights: str | None = Field(None, description="safetensors file that replaces the weights")
-
-
-class WeightSection(Section):
-    granularity: Literal["per_group", "per_channel", "per_tensor"] = Field(
-        "per_group", description="how many weights share a scale"
-    )
-    group_size: int = Field(128, description="weights per scale along in_features (multiple of 32)")
-    scale: Literal["learned", "minmax"] = Field(
-        "learned", description="learned: LSQ; minmax: from the largest weight (RTN, LLM-QAT)"
-    )
-    init: Literal["mse", "lsq"] = Field("mse", description="initial scale: least squares or LSQ's")
-
-    @field_validator("group_size")
-    @classmethod
-    def _multiple(cls, value: int) -> int:
-        if value < GROUP_MULTIPLE or value % GROUP_MULTIPLE:
-            raise ValueError(f"must be a positive multiple of {GROUP_MULTIPLE}")
-        return value
 
 
 class CacheSection(Section):
@@ -105,7 +89,7 @@ class QuantSection(Section):
     @field_validator("adaptive", mode="before")
     @classmethod
     def _share(cls, value: Any) -> Any:
-        return {"share": value} if isinstance(value, int | float | str) else value
+        return adaptive_value(value)
 
     @model_validator(mode="after")
     def _has_low_widths(self) -> QuantSection:
@@ -262,7 +246,9 @@ class Recipe(Section):
 
     version: int = Field(VERSION, description="version of the recipe's format")
     description: str = Field("", description="one line for `edgeqat recipes`")
-    seed: int = Field(0, ge=0, description="seed of data order, initialisation and sampling")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="seed of data order, initialisation and sampling"
+    )
     model: ModelSection = ModelSection()
     quant: QuantSection = QuantSection()
     data: DataSection = DataSection()
@@ -280,6 +266,11 @@ class Recipe(Section):
     def _coreset(cls, value: Any) -> Any:
         return coreset_value(value)
 
+    @property
+    def makes_float(self) -> bool:
+        """Whether it is for `edgeqat train`."""
+        return self.architecture is not None or self.quant.bits().is_float
+
 
 def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
     """A recipe from a shipped name or a file, with overrides {"train.steps": 20} applied on top."""
@@ -293,7 +284,7 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
     if "train.steps" in overrides and isinstance(values.get("train"), dict):
         values["train"].pop("epochs", None)
     for path, value in overrides.items():
-        _put(values, path, value)
+        _put(_expanded(values), path, value)
     return validate(values)
 
 
@@ -371,12 +362,22 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+def _expanded(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's values with sections in the place of their shorthands."""
+    if "coreset" in values:
+        values["coreset"] = coreset_value(values["coreset"])
+    quant = values.get("quant")
+    if isinstance(quant, dict) and "adaptive" in quant:
+        quant["adaptive"] = adaptive_value(quant["adaptive"])
+    return values
+
+
 def _put(values: dict[str, Any], path: str, value: Any) -> None:
     *parents, key = path.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise RecipeError(f"--set {path}: '{parent}' holds a value, not a section")
+            raise RecipeError(f"{path}: '{parent}' holds a value, not a section")
     values[key] = value
 
 

@@ -24,6 +24,12 @@ GROUP_MULTIPLE = 32  # of group_size: a group boundary is a tile boundary at eve
 _PATTERN = re.compile(r"(?:w(?P<w>\d+))?(?:a(?P<a>\d+))?(?:kv(?P<kv>\d+))?")
 
 
+def input_words(bits: int, mode: str, rotation: int) -> str:
+    """How the input of a layer is rounded, for tables."""
+    text = "float" if bits >= FLOAT_BITS else f"{mode} {bits}"
+    return f"{text}, rotated" if rotation else text
+
+
 @dataclass(frozen=True)
 class Scheme:
     """Bit widths of weights, activations and KV cache; 16 means float."""

@@ -1,13 +1,15 @@
 """Sections of a recipe that say which samples are trained on and what besides logits is matched
-(images, coresets, layer correction), how activations are rounded, and the shape of a float model.
-The rest is in recipe.
+(images, coresets, layer correction), how weights and activations are rounded, and the shape of a
+float model. The rest is in recipe.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from edgeqat.scheme import GROUP_MULTIPLE
 
 
 class Section(BaseModel):
@@ -67,6 +69,24 @@ class CoresetSection(Section):
         return self.file is not None or (self.share is not None and self.share < 1)
 
 
+class WeightSection(Section):
+    granularity: Literal["per_group", "per_channel", "per_tensor"] = Field(
+        "per_group", description="how many weights share a scale"
+    )
+    group_size: int = Field(128, description="weights per scale along in_features (multiple of 32)")
+    scale: Literal["learned", "minmax"] = Field(
+        "learned", description="learned: LSQ; minmax: from the largest weight (RTN, LLM-QAT)"
+    )
+    init: Literal["mse", "lsq"] = Field("mse", description="initial scale: least squares or LSQ's")
+
+    @field_validator("group_size")
+    @classmethod
+    def _multiple(cls, value: int) -> int:
+        if value < GROUP_MULTIPLE or value % GROUP_MULTIPLE:
+            raise ValueError(f"must be a positive multiple of {GROUP_MULTIPLE}")
+        return value
+
+
 class ActivationSection(Section):
     mode: Literal["dynamic", "minmax", "static", "pact", "q8_0"] = Field(
         "dynamic",
@@ -108,6 +128,20 @@ class ArchitectureSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="dtype of the written weights"
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ArchitectureSection:
+        if self.hidden_size % self.heads or self.heads % self.kv_heads or self.head_dim % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of heads {self.heads}, those "
+                f"of kv_heads {self.kv_heads}, and head_dim {self.head_dim} even"
+            )
+        return self
+
+
+def adaptive_value(value: Any) -> Any:
+    """A share as the section it stands for."""
+    return {"share": value} if isinstance(value, int | float | str) else value
 
 
 def coreset_value(value: Any) -> Any:

@@ -6,10 +6,11 @@ usage: EDGEQAT_DATA=FOLDER python eval/experiments.py MODEL [--list FILE] [--onl
 MODEL is the float model: a folder, or the .safetensors weights of the list's image model
 (--list eval/quarc.yaml).
 
-A finished run is skipped, one that was killed continues where it stopped; so the queue may be
-stopped and started at will. --table prints what is finished as Markdown: perplexity and log-gap to
-the float model (mean and sd over seeds), and how much smaller the gap is than that of the group's
-row `against`, paired by seed; of images, top-1 and the points it is above that row.
+A finished run is skipped (one with other settings is named), one that was killed continues where it
+stopped; so the queue may be stopped and started at will. --table prints what is finished as
+Markdown: perplexity and log-gap to the float model (mean and sd over seeds), and how much smaller
+the gap is than that of the group's row `against`, paired by seed; of images, top-1 and the points
+it is above that row.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ def main() -> int:
     failed = []
     for number, run in enumerate(runs, 1):
         state = "done" if (options.out / run.name / "metrics.json").is_file() else "to do"
+        if state == "done" and run.settings != settings_of(run, options.out):
+            state = f"done with other settings; remove {options.out / run.name}"
+            failed.append(run.name)
         print(f"[{number}/{len(runs)}] {run.name}: {state}", flush=True)
         if state == "to do" and not options.dry_run and not execute(run, options):
             failed.append(run.name)
@@ -130,8 +134,17 @@ def execute(run: Run, options: argparse.Namespace) -> bool:
         done = subprocess.run(
             command(run, options.model, options.out), stdout=log, stderr=log, env=environment
         )
+    if done.returncode == 0:
+        text = json.dumps(run.settings, indent=1) + "\n"
+        (options.out / f"{run.name}.json").write_text(text, encoding="utf-8")
     print(f"    code {done.returncode}, {time.perf_counter() - start:.0f} s", flush=True)
     return done.returncode == 0
+
+
+def settings_of(run: Run, out: Path) -> dict[str, Any] | None:
+    """The settings that a finished run was made with."""
+    file = out / f"{run.name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def table(runs: list[Run], out: Path) -> str:

@@ -1,4 +1,6 @@
-"""Rows of recipes/README.md from finished runs: `python eval/rows.py runs/*/metrics.json`."""
+"""Rows of recipes/README.md from finished runs of llama-8m-novels:
+`python eval/rows.py runs/w*/metrics.json`.
+"""
 
 import json
 import sys

@@ -20,7 +20,8 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path
 # A module imports from its own part or from a lower row.
 LEVELS = [
     ("errors",),
-    ("scheme", "sections"),
+    ("scheme",),
+    ("sections",),
     ("recipe", "log", "output"),
     ("quant", "cache"),
     ("runtime", "losses", "coreset", "vision", "data", "checkpoint"),

@@ -77,6 +77,10 @@ def run(arguments: list[str]) -> int:
         return _fail(_with_value(error), 2)
     except (exceptions.Abort, KeyboardInterrupt):
         return _fail("interrupted; nothing was written", INTERRUPTED)
+    except OSError as error:
+        if debug:
+            raise
+        return _fail(f"file: '{error.filename}' {error.strerror or error}; check its path", 1)
     except (MemoryError, RuntimeError) as error:
         if debug or not _lacks_memory(error):
             raise

@@ -30,7 +30,7 @@ def command(
     ] = None,
     data: options.DataOption = None,
     seed: options.SeedOption = None,
-    overwrite: options.OverwriteOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     settings: options.SetOption = None,
 ) -> None:
     """Score every training sample with the quantized, untrained model and keep the highest."""

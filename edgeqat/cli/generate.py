@@ -17,7 +17,9 @@ def command(
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="0: all.")] = 0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="1: all.")] = 1.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of sampling.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of sampling.")
+    ] = 0,
     engine: Annotated[
         str, typer.Option("--engine", help="native (C++ kernels) or torch (the reference).")
     ] = "native",

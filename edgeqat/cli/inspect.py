@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgeqat.errors import FormatError
-from edgeqat.scheme import FLOAT_BITS
+from edgeqat.scheme import input_words
 
 ROWS = ("float", "float_same_steps", "ptq", "qat_start", "qat")
 
@@ -47,12 +47,12 @@ def command(
             "x".join(map(str, spec["shape"])),
             str(spec["bits"]),
             str(spec["group_size"] or "row"),
-            _input(spec),
+            input_words(spec["input_bits"], spec["input_mode"], spec.get("rotation", 0)),
             f"tied to {spec['tied_to']}" if spec["tied_to"] else str(size),
         )
     Console(width=max(130, Console().width)).print(rows)
     print(f"{checkpoint.WEIGHTS}: {(folder / checkpoint.WEIGHTS).stat().st_size} bytes")
-    metrics = folder / "metrics.json"
+    metrics = folder / checkpoint.METRICS
     if metrics.is_file():
         try:
             values = json.loads(metrics.read_text(encoding="utf-8"))
@@ -66,9 +66,3 @@ def command(
                 print(f"{row}: {score[0]} {score[1]:.3f}")
     if verify:
         print(f"verified {len(quantization['sha256']) + 1} files")
-
-
-def _input(spec: dict[str, Any]) -> str:
-    bits = spec["input_bits"]
-    text = "float" if bits == FLOAT_BITS else f"{spec['input_mode']} {bits}"
-    return f"{text}, rotated" if spec.get("rotation") else text

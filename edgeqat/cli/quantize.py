@@ -59,7 +59,8 @@ def command(
     )  # fmt: skip
     values = {**options.target_values(target or "native"), **values}
     resolved = recipes.load(chosen, {**values, **options.coreset(coreset)})
-    name = f"{Path(resolved.model.name).name}-{resolved.quant.scheme}"
+    local = Path(resolved.model.name).expanduser()
+    name = f"{(local.resolve() if local.is_dir() else local).name}-{resolved.quant.scheme}"
     if resolved.quant.adaptive.share is not None:
         name += f"-adaptive{resolved.quant.adaptive.share}"
     place = Path(name if output is None else output)
@@ -82,7 +83,8 @@ def command(
 
 def _recipe_of(model: str | None) -> str | None:
     name = Path(model or "demo").name
-    return name if name in recipes.shipped() else None
+    named = name in recipes.shipped() and not recipes.load(name).makes_float
+    return name if named else None
 
 
 def _print_table(metrics: dict[str, Any], target: Path) -> None:

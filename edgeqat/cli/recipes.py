@@ -19,6 +19,5 @@ def command(
     found = {key: recipes.load(key) for key in recipes.shipped()}
     width = max(map(len, found), default=0)
     for key, recipe in found.items():
-        made = recipe.architecture is not None or recipe.quant.bits().is_float
-        kind = "train" if made else "quantize"
+        kind = "train" if recipe.makes_float else "quantize"
         print(f"{key:<{width}}  {kind:<8}  {recipe.description}")

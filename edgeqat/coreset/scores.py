@@ -17,6 +17,7 @@ ICLR 2023).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -75,10 +76,9 @@ def quarc(error: Tensor, disagreement: Tensor, entropy: Tensor, progress: float)
     return adaptive(error, disagreement, progress) + entropy
 
 
-def el2n(logits: Tensor, labels: Tensor) -> Tensor:
-    """EL2N (N,): the error vector's norm, averaged over models: logits (M, N, C) or (N, C)."""
-    models = logits if logits.ndim == 3 else logits.unsqueeze(0)
-    return torch.stack([error_vector(one, labels) for one in models]).mean(0)
+def el2n(models: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """EL2N (N,): the error vector's norm, averaged over the logits (N, [T,] C) of models."""
+    return torch.stack([error_vector(logits, labels) for logits in models]).mean(0)
 
 
 def forgetting(correct: Tensor) -> Tensor:

@@ -28,15 +28,15 @@ def select(
         raise UsageError(f"coreset.random: {random_share:g} is outside [0, 1]; give a share")
     if not torch.isfinite(scores).all():
         raise UsageError("coreset: some scores are not finite; look at the losses of this run")
-    top = count - round(random_share * count)
+    high = top(count, random_share)
     order = scores.argsort(descending=True, stable=True)
-    chosen = order[:top] if labels is None else _balanced(order, labels, top)
-    if top < count:
+    chosen = order[:high] if labels is None else _balanced(order, labels, high)
+    if high < count:
         left = torch.ones(len(scores), dtype=torch.bool)
         left[chosen] = False
         rest = left.nonzero()[:, 0]
         drawn = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
-        chosen = torch.cat([chosen, rest[drawn[: count - top]]])
+        chosen = torch.cat([chosen, rest[drawn[: count - high]]])
     return chosen.sort().values
 
 
@@ -49,13 +49,18 @@ def size(samples: int, share: float) -> int:
     return max(round(share * samples), 1)
 
 
+def top(count: int, random_share: float) -> int:
+    """How many of `count` places are given by score."""
+    return count - round(random_share * count)
+
+
 def check_balance(labels: Tensor, count: int) -> None:
-    """Refuse fewer places than classes; labels (N,)."""
+    """Refuse fewer places given by score than classes; labels (N,)."""
     classes = len(labels.unique())
     if count < classes:
         raise UsageError(
-            f"coreset.share: {count} samples cannot cover {classes} classes; raise the share or "
-            "set coreset.balanced to false"
+            f"coreset.share: {count} samples chosen by score cannot cover {classes} classes; raise "
+            "it, lower coreset.random_share or set coreset.balanced to false"
         )
 
 

@@ -8,6 +8,7 @@ read them clean; training shifts and flips each at random.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,10 @@ def load_images(source: str, split: str, size: int = 32, label: str | None = Non
     file = _cache_file(source, rows, image, size)
     pixels = _read(file, len(rows), size)
     if pixels is None:
-        pixels = np.stack([_decoded(one, size) for one in rows[image]])
+        pixels = _all_decoded(rows[image], size, source)
         cache.keep(file, lambda part: np.save(part, pixels))
     names = getattr(rows.features[target], "names", None) if target else None
-    labels = torch.tensor(rows[target]) if target else torch.full((len(rows),), -1)
+    labels = _labels(rows, target, source) if target else torch.full((len(rows),), -1)
     names = names or [str(number) for number in range(int(labels.max()) + 1)]
     if target and (labels.min() < 0 or labels.max() >= len(names)):
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
@@ -120,6 +121,29 @@ def load_images(source: str, split: str, size: int = 32, label: str | None = Non
             f"data: label {wrong} of '{source}' is outside 0..{len(names) - 1}; correct '{target}'"
         )
     return Images(torch.from_numpy(pixels), labels, names)
+
+
+def _all_decoded(pictures: Iterable[Any], size: int, source: str) -> np.ndarray:
+    decoded: list[np.ndarray] = []
+    try:
+        for one in pictures:
+            decoded.append(_decoded(one, size))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(
+            f"data: image {len(decoded)} of '{source}' cannot be decoded ({reason}); replace it"
+        ) from None
+    return np.stack(decoded)
+
+
+def _labels(rows: Any, column: str, source: str) -> Tensor:
+    try:
+        return torch.tensor(rows[column], dtype=torch.int64)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"data.images.label: '{column}' of '{source}' holds no class numbers; name another "
+            "column"
+        ) from None
 
 
 def _rows(source: str, split: str) -> Any:

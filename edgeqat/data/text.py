@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, IterableDataset
 from edgeqat.errors import DataError
 from edgeqat.recipe import DataSection
 
+ROOT_VARIABLE = "EDGEQAT_DATA"  # where data are, unless a root is named
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 DEMO = "demo"
 HELD_OUT = 0.05
@@ -120,6 +121,11 @@ def held_out_blocks(data: DataSection, tokenizer: Tokenizer) -> Blocks:
 def training_source(data: DataSection) -> str:
     """Where the training text is: what documents() reads."""
     return _sources(data)[0]
+
+
+def source_name(data: DataSection) -> str:
+    """The training text as results name it."""
+    return training_source(data).removesuffix("#train")
 
 
 def documents(source: str, text_field: str = "text") -> Iterator[str]:

@@ -39,8 +39,7 @@ def speed_bars(path: Path, rows: list[dict[str, Any]]) -> None:
     panels[0].invert_yaxis()
     first = rows[0]
     figure.suptitle(f"{first['model']}, {first['threads']} threads, {first['cpu']}", fontsize=9)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    _save(figure, path)
 
 
 def report_pictures(
@@ -61,7 +60,7 @@ def report_pictures(
             panel.plot(steps, values)
             panel.set(xlabel="step", title=name)
         written.append(folder / "losses.png")
-        figure.savefig(written[-1], format="png", dpi=120)
+        _save(figure, written[-1])
     for row, layer in enumerate([] if data is None else data["layers"].tolist()):
         assert data is not None
         figure = Figure(figsize=(11, 5.2), layout="constrained")
@@ -76,5 +75,10 @@ def report_pictures(
             panel.imshow(data[f"attention_{stage}"][row, 0].astype(float) ** 0.5, cmap="Blues")
             panel.set_title(f"attention, {TITLES[stage]}")
         written.append(folder / f"layer{layer}.png")
-        figure.savefig(written[-1], format="png", dpi=120)
+        _save(figure, written[-1])
     return written
+
+
+def _save(figure: Any, path: Path) -> None:
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

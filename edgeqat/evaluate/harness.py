@@ -239,10 +239,10 @@ def run_tasks(
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(
-            f"tasks: '{', '.join(tasks)}' cannot be run ({line}); of lm-eval's own tasks the data "
-            "comes from the hub: go online once, or put it below --data-root"
-        ) from error
+        way = "look at --limit and --gen-kwargs"
+        if isinstance(error, OSError | ImportError):
+            way = "lm-eval's own data come from the hub: go online once, or name a --data-root"
+        raise DataError(f"tasks: '{', '.join(tasks)}' cannot be run ({line}); {way}") from error
     return found
 
 
@@ -300,10 +300,13 @@ def _nearest(name: str, manager: TaskManager) -> str:
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
-    if not options.get("do_sample") and not float(options.get("temperature") or 0):
-        return Sampling()
-    temperature = float(options.get("temperature", 1.0))
-    return Sampling(temperature, int(options.get("top_k", 0)), float(options.get("top_p", 1.0)))
+    try:
+        temperature = float(options.get("temperature") or 0)
+        others = int(options.get("top_k", 0)), float(options.get("top_p", 1.0))
+    except ValueError as error:
+        raise UsageError(f"gen-kwargs: {error}; give a number") from None
+    sampled = options.get("do_sample", temperature > 0)
+    return Sampling(temperature or 1.0, *others) if sampled else Sampling()
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ import numpy as np
 from edgeqat.errors import UsageError
 from edgeqat.evaluate import figures
 from edgeqat.evaluate.portrait import STAGES, Arrays
+from edgeqat.scheme import input_words
 
 TITLES = {"float": "float", "ptq": "PTQ", "qat": "QAT"}
 _COLOUR = {stage: number for number, stage in enumerate(STAGES)}
 _KINDS = ("weights", "scales", "embeddings", "other")
 _QAT = "qat"
+_RATES = {"tokens_per_second": "tokens/s", "images_per_second": "images/s"}
 
 
 def page(
@@ -91,8 +93,11 @@ def _summary(metrics: dict[str, Any]) -> str:
     parts = [
         f"{train['steps']} steps of QAT on {metrics['data']}, seed {metrics['seed']}",
         f"{train['seconds']:.0f} s, peak {train['peak_rss_bytes'] / 1e9:.1f} GB",
-        f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}",
     ]
+    if metric_of(metrics) == "perplexity":
+        parts.append(
+            f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}"
+        )
     return "; ".join(parts)
 
 
@@ -131,8 +136,7 @@ def _widths(layers: dict[str, Any]) -> list[tuple[str, ...]]:
     """Layers of the same name and kind in one row, with their number."""
     counted: Counter[tuple[str, ...]] = Counter()
     for name, spec in layers.items():
-        inputs = "float" if spec["input_bits"] > 8 else f"{spec['input_mode']} {spec['input_bits']}"
-        inputs += ", rotated" if spec.get("rotation") else ""
+        inputs = input_words(spec["input_bits"], spec["input_mode"], spec.get("rotation", 0))
         shape = "x".join(map(str, spec["shape"]))
         group = (spec["tied_to"] and "tied") or str(spec["group_size"] or "row")
         counted[name.rpartition(".")[2], shape, str(spec["bits"]), group, inputs] += 1
@@ -252,20 +256,18 @@ def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     try:
         found = []
+        rate = next(name for name in _RATES if name in bench[0])
         for test in dict.fromkeys(row["test"] for row in bench):
             own = [row for row in bench if row["test"] == test]
             own.sort(key=lambda row: row["engine"] != "native")
-            entries = [
-                (row["engine"], row["tokens_per_second"]["mean"], row["tokens_per_second"]["sd"])
-                for row in own
-            ]
+            entries = [(row["engine"], row[rate]["mean"], row[rate]["sd"]) for row in own]
             first, limit = own[0], None
             if test.startswith("tg") and first["read_bytes_per_second"] and first["weight_bytes"]:
                 limit = first["read_bytes_per_second"] / first["weight_bytes"]
             note = "; dashed: its matrices at the speed of a plain read loop" if limit else ""
-            found.append((f"{test}{note}", figures.rows(entries, "tokens/s", limit)))
+            found.append((f"{test}{note}", figures.rows(entries, _RATES[rate], limit)))
         machine = f"{bench[0]['model']} on {bench[0]['cpu']}, {bench[0]['threads']} threads"
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, IndexError, StopIteration):
         raise UsageError(
             "bench: the file holds no rows of `edgeqat bench`; write it with edgeqat bench --json"
         ) from None

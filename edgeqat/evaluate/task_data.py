@@ -19,10 +19,9 @@ from typing import Any
 
 from pyarrow.parquet import read_table
 
-from edgeqat.data.text import documents
+from edgeqat.data.text import ROOT_VARIABLE, documents
 from edgeqat.errors import DataError
 
-VARIABLE = "EDGEQAT_DATA"
 _SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
 _TEXTS = (".txt.gz", ".txt")
 
@@ -94,10 +93,10 @@ def endings(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]
 
 def locate(file: str, data_root: str | None, suffixes: tuple[str, ...]) -> Path:
     """The file below the data root, with the first suffix that is there."""
-    root = data_root or os.environ.get(VARIABLE)
+    root = data_root or os.environ.get(ROOT_VARIABLE)
     if not root:
         raise DataError(
-            f"tasks: no data root for '{file}'; give --data-root FOLDER, or set {VARIABLE}"
+            f"tasks: no data root for '{file}'; give --data-root FOLDER, or set {ROOT_VARIABLE}"
         )
     for suffix in suffixes:
         path = Path(root).expanduser() / f"{file}{suffix}"

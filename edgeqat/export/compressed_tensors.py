@@ -25,14 +25,19 @@ import numpy as np
 import torch
 
 from edgeqat import checkpoint
-from edgeqat.export.packed import Levels, PackedFolder, kv_reasons, refuse
+from edgeqat.errors import UsageError
+from edgeqat.export.packed import Levels, PackedFolder, kv_reasons, model_type, refuse
+from edgeqat.export.vocabulary import TEMPLATE
 from edgeqat.quant import functional
-from edgeqat.scheme import FLOAT_BITS, grid_of
+from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # whose layers are nn.Linear
 _WAY = "quantize it with --set quant.activation.rotate=[]"
 _DROP = "leave keys and values in float with --drop-kv"
 _NARROW, _WIDE = 4, 8
-_COPIED = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "README.md")
+_COPIED = (
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE, "README.md",
+)  # fmt: skip
 _HEAD = "lm_head"
 _logger = logging.getLogger("edgeqat")
 
@@ -44,6 +49,9 @@ def export(
     Raises an EdgeQATError in one line.
     """
     packed = PackedFolder(folder)
+    hopeless = unsupported(packed.config, packed.scheme)
+    if hopeless is not None:
+        raise UsageError(f"compressed-tensors: {hopeless}; this folder cannot be exported")
     cache = kv_reasons(packed, "plain transformers")
     if not drop_kv:
         refuse("compressed-tensors", cache, _DROP)
@@ -74,6 +82,16 @@ def pack(levels: np.ndarray, bits: int) -> np.ndarray:
     if bits == _NARROW:
         padded = padded[:, ::2] | (padded[:, 1::2] << 4)
     return np.ascontiguousarray(padded).view("<i4")
+
+
+def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
+    """What no option helps with, for a model's config.json."""
+    kind = model_type(config)
+    if kind not in FAMILIES:
+        return f"model_type '{kind}' is not one of {', '.join(FAMILIES)}"
+    if scheme.weight_bits == FLOAT_BITS:
+        return f"{scheme} has float weights, and only layers with quantized ones are described"
+    return None
 
 
 def _reasons(packed: PackedFolder) -> list[str]:

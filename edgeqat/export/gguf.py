@@ -40,7 +40,7 @@ def export(folder: Path, output: Path, requantize: bool = False) -> list[str]:
     import gguf
 
     packed = PackedFolder(folder)
-    hopeless = llama.unsupported(packed)
+    hopeless = llama.unsupported(packed.config, packed.scheme)
     if hopeless is not None:
         raise UsageError(f"gguf: {hopeless}; this folder cannot be exported")
     reasons = llama.reasons(packed)
@@ -83,7 +83,7 @@ def _write_header(writer: Any, packed: PackedFolder, words: Vocabulary) -> None:
     writer.add_quantization_version(2)
     writer.add_file_type(_FILE_TYPES[4 if scheme.weight_bits <= 4 else 8])
     writer.add_string("edgeqat.scheme", str(scheme))
-    for name, value in llama.sizes(packed).items():
+    for name, value in llama.sizes(packed.config).items():
         getattr(writer, f"add_{name}")(value)
     writer.add_tokenizer_model(words.model)
     writer.add_tokenizer_pre(words.split)

@@ -25,7 +25,7 @@ from edgeqat.export.packed import (
     kv_reasons,
     model_type,
 )
-from edgeqat.scheme import FLOAT_BITS
+from edgeqat.scheme import FLOAT_BITS, Scheme
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 PAIRS = "llama"  # the architecture whose heads are interleaved
@@ -70,43 +70,42 @@ def reasons(packed: PackedFolder) -> list[str]:
     return found
 
 
-def unsupported(packed: PackedFolder) -> str | None:
-    """What no option helps with."""
-    kind = model_type(packed)
+def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
+    """What no option helps with, for a model's config.json."""
+    kind = model_type(config)
     if kind not in ARCHITECTURES:
         return f"model_type '{kind}' is not one of {', '.join(ARCHITECTURES)}"
-    if config_value(packed, "sliding_window") and config_value(packed, "use_sliding_window", True):
+    if config_value(config, "sliding_window") and config_value(config, "use_sliding_window", True):
         return "llama.cpp has no sliding window in this architecture"
-    bits, head = packed.scheme.kv_bits, sizes(packed)["key_length"]
-    if kind == "qwen2" and head * packed.config["num_attention_heads"] != packed.config[_HIDDEN]:
+    bits, head = scheme.kv_bits, sizes(config)["key_length"]
+    if kind == "qwen2" and head * config["num_attention_heads"] != config[_HIDDEN]:
         return "llama.cpp's qwen2 wants hidden_size = heads * head_dim"
     if bits < FLOAT_BITS and head % blocks.BLOCK:
         return f"heads of {head} are no multiple of the {blocks.BLOCK} of a quantized cache"
-    kind = _rope(packed).get("rope_type", "default")
+    kind = _rope(config).get("rope_type", "default")
     return None if kind in ("default", "llama3") else f"rope_type '{kind}' is not exported"
 
 
 def architecture(packed: PackedFolder) -> str:
     """llama.cpp's name of the architecture."""
-    return ARCHITECTURES[model_type(packed)]
+    return ARCHITECTURES[model_type(packed.config)]
 
 
-def sizes(packed: PackedFolder) -> dict[str, Any]:
+def sizes(config: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a GGUF header, by the part of the writer's method name behind `add_`."""
-    config = packed.config
     heads = config["num_attention_heads"]
-    head = config_value(packed, "head_dim", config["hidden_size"] // heads)
+    head = config_value(config, "head_dim", config["hidden_size"] // heads)
     return {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
         "block_count": config["num_hidden_layers"],
         "feed_forward_length": _padded(config["intermediate_size"]),
         "head_count": heads,
-        "head_count_kv": config_value(packed, "num_key_value_heads", heads),
+        "head_count_kv": config_value(config, "num_key_value_heads", heads),
         "key_length": head,
         "value_length": head,
         "rope_dimension_count": head,
-        "rope_freq_base": float(_rope(packed).get("rope_theta", 10000.0)),
+        "rope_freq_base": float(_rope(config).get("rope_theta", 10000.0)),
         "layer_norm_rms_eps": config["rms_norm_eps"],
         "vocab_size": config["vocab_size"],
     }
@@ -121,7 +120,7 @@ def tensors(packed: PackedFolder, requantize: bool = False) -> Iterator[Tensor]:
         bias = packed.array(f"{name}.bias")
         if bias is not None:
             yield f"{target}.bias", "F32", _arranged(packed, name, bias)
-    if _rope(packed).get("rope_type") == "llama3":
+    if _rope(packed.config).get("rope_type") == "llama3":
         yield "rope_freqs.weight", "F32", _rope_factors(packed)
 
 
@@ -162,7 +161,7 @@ def _order(packed: PackedFolder, name: str, rows: int) -> np.ndarray | None:
     """The order of a projection's rows (heads x D), or None where it stays."""
     if architecture(packed) != PAIRS or not name.endswith(("q_proj", "k_proj")):
         return None
-    head = sizes(packed)["key_length"]
+    head = sizes(packed.config)["key_length"]
     return np.arange(rows).reshape(-1, 2, head // 2).swapaxes(1, 2).reshape(-1)
 
 
@@ -177,13 +176,13 @@ def _padded(size: int) -> int:
     return -(-size // blocks.BLOCK) * blocks.BLOCK
 
 
-def _rope(packed: PackedFolder) -> dict[str, Any]:
-    return config_value(packed, "rope_parameters", {})
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    return config_value(config, "rope_parameters", {})
 
 
 def _rope_factors(packed: PackedFolder) -> np.ndarray:
     """What llama.cpp divides the frequencies by, for the scaling of Llama 3."""
-    rope, head = _rope(packed), sizes(packed)["key_length"]
+    rope, head = _rope(packed.config), sizes(packed.config)["key_length"]
     frequency = rope["rope_theta"] ** -(np.arange(0, head, 2, dtype=np.float64) / head)
     length = 2 * np.pi / frequency
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]

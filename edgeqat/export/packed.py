@@ -113,12 +113,12 @@ def refuse(target: str, reasons: list[str], way: str) -> None:
         )
 
 
-def model_type(packed: PackedFolder) -> str:
-    """The architecture of the folder."""
-    return str(packed.config.get("model_type"))
+def model_type(config: dict[str, Any]) -> str:
+    """The architecture that a config.json names."""
+    return str(config.get("model_type"))
 
 
-def config_value(packed: PackedFolder, name: str, default: Any = None) -> Any:
+def config_value(config: dict[str, Any], name: str, default: Any = None) -> Any:
     """A field of config.json; null counts as missing."""
-    value = packed.config.get(name)
+    value = config.get(name)
     return default if value is None else value

@@ -17,7 +17,12 @@ from edgeqat.errors import FormatError, UsageError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # llama.cpp's token types
 _SPECIAL = ("bos", "eos", "unk", "pad")
 _DIGITS = {"type": "Digits", "individual_digits": True}
-_SPLITS = {"{1,3}": "llama-bpe", "\\p{N}|": "qwen2"}  # of the pattern of a Split
+TEMPLATE = "chat_template.jinja"
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)  # of a Split: what a word is, and how many digits stay together
+_SPLITS = {_PATTERN % "{1,3}": "llama-bpe", _PATTERN % "": "qwen2"}
 
 
 @dataclass
@@ -62,17 +67,32 @@ def read(folder: Path, size: int) -> Vocabulary:
         types=types,
         scores=[-float(number) for number in range(size)] if pieces else None,
         merges=[] if pieces else merges,
-        chat_template=settings.get("chat_template"),
+        chat_template=_template(folder, settings),
     )
     for name in _SPECIAL:
         text = settings.get(f"{name}_token")
         text = text.get("content") if isinstance(text, dict) else text
         if text in ids:
             found.special[name] = ids[text]
-    first = (whole.get("post_processor") or {}).get("single") or [{}]
-    starts = first[0].get("SpecialToken", {}).get("id")
+    starts = _first_token(whole.get("post_processor") or {})
     found.adds_bos = starts is not None and ids.get(starts) == found.special.get("bos")
     return found
+
+
+def _first_token(processor: dict[str, Any]) -> str | None:
+    """What a post-processor, or one of a sequence of them, puts before a text."""
+    for own in processor.get("processors") or [processor]:
+        if own.get("single"):
+            name: str | None = own["single"][0].get("SpecialToken", {}).get("id")
+            return name
+    return None
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The chat template: a file of its own, or a field of tokenizer_config.json."""
+    file = folder / TEMPLATE
+    own = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    return own if isinstance(own, str) else None
 
 
 def _type(name: str, entry: dict[str, Any] | None, pieces: bool) -> int:
@@ -94,9 +114,8 @@ def _split(splitter: dict[str, Any]) -> str:
         return "smollm"
     elif kinds == ["Split", "ByteLevel"]:
         pattern = parts[0]["pattern"].get("Regex", "")
-        for mark, name in _SPLITS.items():
-            if mark in pattern:
-                return name
+        if pattern in _SPLITS:
+            return _SPLITS[pattern]
     raise UsageError(
         f"gguf: llama.cpp has no name for the tokenizer's split {'+'.join(map(str, kinds))}; "
         "export it with llama.cpp's own converter"

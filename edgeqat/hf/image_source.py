@@ -55,7 +55,12 @@ class ImageModel:
 
     def sized(self, size: int | None) -> ImageModel:
         """The same for images of another size; None: as it is."""
-        return self if size is None else replace(self, size=size)
+        if size is None:
+            return self
+        config = self.config
+        if config is not None and "image_size" in config:
+            config = {**config, "image_size": size}
+        return replace(self, size=size, config=config)
 
     def normalizer(self) -> images.Normalizer:
         """What makes pixels into inputs."""
@@ -117,7 +122,8 @@ def load(name: str, weights: str | None = None) -> tuple[nn.Module, ImageModel]:
         if "quantization_config" in config:
             raise ModelError(f"model: '{name}' is quantized already; start from its float model")
         kind = from_config(config)
-        return _filled(kind, str(Path(name).expanduser() / checkpoint.WEIGHTS)), kind
+        own = str(Path(name).expanduser() / checkpoint.WEIGHTS)
+        return _filled(kind, weights or own), kind
     if config:
         return _of_transformers(name, weights)
     if weights is None:
@@ -211,7 +217,10 @@ def _preprocessing(
     values: dict[str, Any] = {}
     file = folder / "preprocessor_config.json"
     if file.is_file():
-        values = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            values = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise ModelError(f"model: '{file}' is not readable; copy the whole model") from None
     size: Any = values.get("crop_size") or values.get("size") or config.get("image_size")
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")

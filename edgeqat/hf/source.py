@@ -111,7 +111,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def fingerprint(name: str, weights: str | None = None) -> str:
     """A hash of the weights behind a model name, where they are local files; else the name."""
     if weights is not None:
-        return checkpoint.sha256(Path(weights))
+        return checkpoint.sha256(weights_file(weights))
     folder = Path(locate(name))
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return "-".join(checkpoint.sha256(file)[:16] for file in files) or name
@@ -141,7 +141,7 @@ def base_model(name: str) -> str:
     place = locate(name)
     if name == DEMO:
         return DEMO
-    return Path(place).name if Path(place).is_dir() else place
+    return Path(place).resolve().name if Path(place).is_dir() else place
 
 
 def _check_folder(path: Path) -> None:

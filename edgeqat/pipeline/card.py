@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeqat.evaluate.report import metric_of
+from edgeqat.export import compressed_tensors, llama
 from edgeqat.hf import source
 from edgeqat.recipe import QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
@@ -100,8 +101,8 @@ def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     return [(titles[name], own[metric] if own else None) for name, own in rows.items()]
 
 
-def exports(quant: QuantSection) -> list[str]:
-    """Commands that write the folder for runtimes which hold it exactly."""
+def exports(quant: QuantSection, config: dict[str, Any]) -> list[str]:
+    """Commands that write the folder of a config.json for runtimes which hold it exactly."""
     scheme, mode = quant.bits(), quant.activation.mode
     if scheme.activation_bits < HIGH_BITS or quant.activation.rotate:
         return []
@@ -109,16 +110,18 @@ def exports(quant: QuantSection) -> list[str]:
         return []
     cached, rounds = scheme.kv_bits < FLOAT_BITS, scheme.activation_bits < FLOAT_BITS
     found = []
-    if (mode in ("q8_0", "dynamic") or not rounds) and (quant.kv.llama_cpp or not cached):
+    kept = mode in ("q8_0", "dynamic") or not rounds
+    if kept and (quant.kv.llama_cpp or not cached) and llama.unsupported(config, scheme) is None:
         found.append("edgeqat export gguf THIS_FOLDER --output model.gguf")
-    if mode == "dynamic" or not rounds:
+    kept = mode == "dynamic" or not rounds
+    if kept and compressed_tensors.unsupported(config, scheme) is None:
         drop = " --drop-kv" if cached else ""
         found.append(f"edgeqat export compressed-tensors THIS_FOLDER --output OUT{drop}")
     return found
 
 
-def render(metrics: dict[str, Any], recipe: Recipe) -> str:
-    """README.md of the packed folder."""
+def render(metrics: dict[str, Any], recipe: Recipe, config: dict[str, Any]) -> str:
+    """README.md of the packed folder with a config.json."""
     import jinja2
 
     name, metric = recipe.model.name.rstrip("/").rpartition("/")[2], metric_of(metrics)
@@ -126,7 +129,7 @@ def render(metrics: dict[str, Any], recipe: Recipe) -> str:
     rows = [(row, "-" if value is None else f"{value:.3f}") for row, value in table(metrics)]
     license = source.license_of(recipe.model.name)
     images = metric == "top1"
-    commands = [_ONNX] if images else exports(recipe.quant)
+    commands = [_ONNX] if images else exports(recipe.quant, config)
     return template.render(
         m=metrics,
         model=name,

@@ -24,7 +24,7 @@ def choose(
     Raises an EdgeQATError in one line.
     """
     recipe = with_data_root(recipe)
-    check_file(output, overwrite=overwrite)
+    check_file(output, overwrite=overwrite, way="choose another --output or add --overwrite")
     section = recipe.coreset
     if section.share is None or section.file is not None:
         raise UsageError("coreset.share: none is given; write for example --coreset 0.01")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
-from edgeqat.data.text import held_out_blocks
+from edgeqat.data.text import held_out_blocks, source_name
 from edgeqat.errors import FormatError, ModelError, UsageError, nearest
 from edgeqat.evaluate.accuracy import accuracy, same_top
 from edgeqat.evaluate.agreement import MODES, agreement
@@ -21,9 +21,9 @@ from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, image_source, source
 from edgeqat.output import check_file, write_json
-from edgeqat.pipeline.image_inputs import held_out
+from edgeqat.pipeline.image_inputs import held_out, place_of
 from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import average_bits, data_name
+from edgeqat.pipeline.quantize import average_bits
 from edgeqat.recipe import RESOLVED, Recipe
 
 
@@ -50,7 +50,6 @@ def evaluate(
         raise UsageError("backend: 'float' is for --tasks; here name the float model --against")
     if backend == NATIVE and exact:
         raise UsageError("exact: the engine multiplies in float32; leave out --exact")
-    exact = backend != NATIVE if exact is None else exact
     if mode not in MODES:
         raise UsageError(f"mode: '{mode}' is unknown; choose from {', '.join(MODES)}")
     check_file(output)
@@ -58,10 +57,11 @@ def evaluate(
     if threads is not None:
         torch.set_num_threads(threads)
     if image_folder.is_image_folder(checkpoint.read_config(folder)):
-        if backend != FAKE_QUANT or blocks is not None:
-            raise UsageError("backend, blocks: they are for text; leave them out")
+        if backend != FAKE_QUANT or blocks is not None or exact is not None or mode != MODES[0]:
+            raise UsageError("backend, mode, blocks, exact: they are for text; leave them out")
         found = _evaluate_images(folder, recipe, against)
     else:
+        exact = backend != NATIVE if exact is None else exact
         found = _evaluate_text(folder, recipe, against, mode, exact, backend, threads)
     if output is not None:
         write_json(output, found)
@@ -87,7 +87,7 @@ def _evaluate_text(
     found = {
         "model": str(folder),
         "scheme": recipe.quant.scheme,
-        "data": data_name(recipe.data),
+        "data": source_name(recipe.data),
         "backend": backend,
         **agreement(model, held, scheme, floating, mode, exact, opened.engine if opened else None),
         "against": None,
@@ -112,7 +112,7 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     found: dict[str, Any] = {
         "model": str(folder),
         "scheme": recipe.quant.scheme,
-        "data": data_name(recipe.data),
+        "data": place_of(recipe.data, kind.data),
         **accuracy(model, images, normalizer),
         "against": None,
         "evaluation": {"images": len(images), "size": kind.size, "classes": kind.classes},

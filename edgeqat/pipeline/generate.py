@@ -8,12 +8,13 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import TextIteratorStreamer, set_seed
 
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
+from edgeqat.evaluate.backends import Sampling
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder
 from edgeqat.runtime import native
@@ -22,15 +23,6 @@ from edgeqat.runtime.engine import Engine
 ENGINES = ("native", "torch")
 _UNFINISHED = "\ufffd"  # what a tokenizer gives for the first bytes of a character
 _logger = logging.getLogger("edgeqat")
-
-
-class Sampling(NamedTuple):
-    """temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
 
 
 def generate(
@@ -51,7 +43,7 @@ def generate(
         raise UsageError(f"folder: '{folder}' holds an image classifier; use `edgeqat eval` on it")
     tokenizer = packed_folder.load_tokenizer(folder)
     ids = tokenizer(prompt, return_token_type_ids=False)["input_ids"]
-    longest = config["max_position_embeddings"]
+    longest = config.get("max_position_embeddings") or config["n_positions"]  # GPT-2's name
     if not ids:
         raise UsageError("prompt: it is empty; give at least one character")
     if len(ids) + max_tokens > longest:
@@ -59,13 +51,13 @@ def generate(
             f"max-tokens: {len(ids)} prompt tokens and {max_tokens} new ones exceed the model's "
             f"{longest} positions; shorten one of them"
         )
-    sampling = Sampling(temperature, top_k, top_p, seed)
+    sampling = Sampling(temperature, top_k, top_p)
     opened = _open(folder) if engine == "native" else None
     if opened is None:
-        yield from _torch_pieces(folder, tokenizer, ids, max_tokens, sampling)
+        yield from _torch_pieces(folder, tokenizer, ids, max_tokens, sampling, seed)
         return
     with opened:
-        yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling))
+        yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling, seed))
 
 
 def _open(folder: Path) -> Engine | None:
@@ -100,7 +92,7 @@ def _pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def _torch_pieces(
-    folder: Path, tokenizer: Any, ids: list[int], max_tokens: int, sampling: Sampling
+    folder: Path, tokenizer: Any, ids: list[int], max_tokens: int, sampling: Sampling, seed: int
 ) -> Iterator[str]:
     """The same through transformers' generate(), in a thread that feeds the streamer."""
     import torch
@@ -109,7 +101,7 @@ def _torch_pieces(
     options: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
         options = {"do_sample": True, **sampling._asdict()}
-        set_seed(options.pop("seed"))
+        set_seed(seed)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     inputs = torch.tensor([ids])
     options |= {"inputs": inputs, "attention_mask": torch.ones_like(inputs)}

@@ -52,6 +52,9 @@ class ImageInputs(Task):
             f"{side} x {side} pixels, {self.kind.classes} classes"
         )
 
+    def source(self, recipe: Recipe) -> str:
+        return place_of(recipe.data, self.kind.data)
+
     def evaluate(self, model: nn.Module) -> Score:
         return accuracy(model, self.valid, self.kind.normalizer())
 
@@ -106,7 +109,14 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
     set_seed(recipe.seed)
     _check_recipe(recipe)
     model, kind = image_source.load(recipe.model.name, recipe.model.weights)
-    kind = kind.sized(recipe.data.images.size)
+    size = recipe.data.images.size
+    placed = any("position_embedding" in name for name, _ in model.named_parameters())
+    if placed and size not in (None, kind.size):
+        raise UsageError(
+            f"data.images.size: {size}: the model's positions are those of {kind.size} pixels a "
+            "side; leave it out"
+        )
+    kind = kind.sized(size)
     Correction(recipe.correct).check(model, model)
     inputs = ImageInputs(model, kind, *load_both(recipe.data, kind))
     if not inputs.train.labelled and recipe.distill.weight < 1:
@@ -124,14 +134,14 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
 
 def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
     """Training and held-out images for a classifier. Raises DataError in one line."""
-    place, wanted = _place(data, kind.data), data.images
+    place, wanted = place_of(data, kind.data), data.images
     train = load_images(place, "train", kind.size, wanted.label).evenly(wanted.train_images)
     return _checked(train, kind, place), held_out(data, kind)
 
 
 def held_out(data: DataSection, kind: ImageModel) -> Images:
     """The held-out images of load_both() alone."""
-    place, wanted = _place(data, kind.data), data.images
+    place, wanted = place_of(data, kind.data), data.images
     valid = load_images(place, "test", kind.size, wanted.label)
     if not valid.labelled:
         raise DataError(f"data: the test images of '{place}' have no labels; name labelled ones")
@@ -147,7 +157,7 @@ def _checked(images: Images, kind: ImageModel, place: str) -> Images:
     return images
 
 
-def _place(data: DataSection, known: str | None) -> str:
+def place_of(data: DataSection, known: str | None) -> str:
     """Where the images are: `data.train` or the data set of the model's name below the root, or the
     root itself; without a root a hub name.
     """
@@ -158,10 +168,14 @@ def _place(data: DataSection, known: str | None) -> str:
     root = Path(data.root).expanduser()
     if not root.is_dir():
         raise DataError(f"data.root: '{data.root}' is no folder; give --data a folder of images")
-    for name in (data.train, known):
-        if name and (root / name).is_dir():
-            return str(root / name)
-    return str(root)
+    named = data.train is not None and (root / data.train).is_dir()
+    if data.train and not named and known not in (None, data.train):
+        raise DataError(
+            f"data.train: there is no '{data.train}' in '{data.root}'; name a folder in it, or "
+            f"'{known}', which the model was trained on"
+        )
+    own = data.train if named else known
+    return str(root / own) if own and (root / own).is_dir() else str(root)
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -12,23 +12,20 @@ from typing import Any
 from transformers import set_seed
 
 from edgeqat import recipe as recipes
-from edgeqat.checkpoint import CONFIG, WEIGHTS, write_tensors
-from edgeqat.errors import DataError, RecipeError
+from edgeqat.checkpoint import CONFIG, METRICS, WEIGHTS, write_tensors
+from edgeqat.errors import DataError
 from edgeqat.hf import image_source
 from edgeqat.pipeline.image_inputs import ImageInputs, load_both
-from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import METRICS, RESOLVED, data_name, peak_rss_bytes, spoken
+from edgeqat.pipeline.quantize import peak_rss_bytes, spoken
 from edgeqat.pipeline.run import check_start, identity, open_run
-from edgeqat.pipeline.sampling import with_steps
-from edgeqat.recipe import Recipe
+from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
+from edgeqat.recipe import RESOLVED, Recipe
 from edgeqat.train import processes
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer
 
 logger = logging.getLogger(__name__)
-
-FROM_SCRATCH = 1.0  # nats: everything is still to learn
 
 
 def pretrain_images(
@@ -37,19 +34,13 @@ def pretrain_images(
     """Train a float classifier and write it to `output`, or continue where the same run stopped;
     returns what its metrics.json holds.
     """
-    recipe = with_data_root(recipe)
-    if recipe.coreset.is_on or recipe.model.weights is not None:
-        field = "coreset" if recipe.coreset.is_on else "model.weights"
-        raise RecipeError(
-            f"{field}: a float model is trained from scratch on all data; leave it out"
-        )
     check_start(output, overwrite)
     set_seed(recipe.seed)
     kind = image_source.named(recipe.model.name).sized(recipe.data.images.size)
     inputs = ImageInputs(kind.build(), kind, *load_both(recipe.data, kind))
     if not inputs.train.labelled:
         raise DataError("data: the training images have no labels; name labelled ones")
-    recipe = with_steps(recipe, inputs)
+    recipe = in_steps(recipe, inputs.train)
     recipe = recipe.model_copy(update={"train": with_rates(recipe.train, FROM_SCRATCH)})
     model = inputs.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -70,7 +61,7 @@ def pretrain_images(
         images = trainer.state.global_step * recorder.per_step
         metrics: dict[str, Any] = {
             "model": recipe.model.name,
-            "data": data_name(recipe.data),
+            "data": inputs.source(recipe),
             "seed": recipe.seed,
             "parameters": parameters,
             "float": score,

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from edgeqat.data.text import DEMO, Blocks, BlockStream, load_blocks
+from edgeqat.data.text import DEMO, ROOT_VARIABLE, Blocks, BlockStream, load_blocks, source_name
 from edgeqat.errors import DataError, ModelError, UsageError
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
+from edgeqat.export import llama
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import source
 from edgeqat.hf.model import check_family
@@ -30,8 +31,6 @@ from edgeqat.train.correction import Correction
 from edgeqat.train.guidance import Guidance
 from edgeqat.train.objective import Objective
 from edgeqat.train.samples import BlockSamples
-
-DATA_VARIABLE = "EDGEQAT_DATA"
 
 
 @dataclass
@@ -51,6 +50,9 @@ class Inputs(Task):
         if isinstance(self.train, Blocks):
             return f"{len(self.train)} training blocks, {held}"
         return f"streaming, {held}"
+
+    def source(self, recipe: Recipe) -> str:
+        return source_name(recipe.data)
 
     def evaluate(self, model: nn.Module) -> Score:
         return {"perplexity": perplexity(model, self.valid)}
@@ -105,7 +107,7 @@ def with_data_root(recipe: Recipe) -> Recipe:
     """The recipe with its data root from EDGEQAT_DATA when none is given (the demo has its own)."""
     data = recipe.data
     if data.root is None and data.train != DEMO:
-        data = data.model_copy(update={"root": os.environ.get(DATA_VARIABLE) or None})
+        data = data.model_copy(update={"root": os.environ.get(ROOT_VARIABLE) or None})
     return recipe.model_copy(update={"data": data})
 
 
@@ -126,6 +128,10 @@ def load_inputs(recipe: Recipe) -> Inputs:
     data = recipe.data
     model = keep_half(source.load_model(recipe.model.name, recipe.model.weights))
     check_family(model)
+    if recipe.quant.kv.llama_cpp or recipe.quant.activation.mode == "q8_0":
+        reason = llama.unsupported(model.config.to_dict(), recipe.quant.bits())
+        if reason is not None:
+            raise UsageError(f"target: gguf cannot hold this model ({reason}); leave out --target")
     longest = model.config.max_position_embeddings
     if data.context > longest:
         raise DataError(

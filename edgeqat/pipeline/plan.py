@@ -28,7 +28,7 @@ from edgeqat.pipeline.quantize import adaptive_line, prepared
 from edgeqat.pipeline.sampling import with_steps
 from edgeqat.pipeline.task import Task
 from edgeqat.recipe import Recipe
-from edgeqat.scheme import FLOAT_BITS, Scheme
+from edgeqat.scheme import FLOAT_BITS, Scheme, input_words
 from edgeqat.train.optim import make_optimizer, with_rates
 
 
@@ -83,11 +83,7 @@ def _row(name: str, layer: Any, decision: Decision, packed: Any) -> tuple[str, .
     group = decision.group_size or {"per_tensor": "tensor", "per_channel": "row"}.get(
         decision.granularity, "-"
     )
-    inputs = "float"
-    if decision.input_bits < FLOAT_BITS:
-        inputs = f"{decision.input_mode} {decision.input_bits}"
-    if decision.rotation:
-        inputs += ", rotated"
+    inputs = input_words(decision.input_bits, decision.input_mode, decision.rotation)
     note = f"tied to {packed.spec.tied_to}" if tied else decision.reason
     return (
         name,

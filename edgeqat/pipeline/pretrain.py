@@ -16,15 +16,16 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from edgeqat import recipe as recipes
-from edgeqat.data.text import documents, load_blocks, training_source
+from edgeqat.checkpoint import METRICS
+from edgeqat.data.text import documents, load_blocks, source_name, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.pipeline.image_inputs import is_image_model
-from edgeqat.pipeline.image_pretrain import FROM_SCRATCH, pretrain_images
+from edgeqat.pipeline.image_pretrain import pretrain_images
 from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import data_name, peak_rss_bytes
-from edgeqat.pipeline.report import METRICS
+from edgeqat.pipeline.quantize import peak_rss_bytes
 from edgeqat.pipeline.run import check_start, identity, open_run
+from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
 from edgeqat.recipe import RESOLVED, ArchitectureSection, DataSection, Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
@@ -44,6 +45,11 @@ def pretrain(
     what its metrics.json holds.
     """
     recipe, shape = with_data_root(recipe), recipe.architecture
+    if recipe.coreset.is_on or recipe.model.weights is not None:
+        field = "coreset" if recipe.coreset.is_on else "model.weights"
+        raise RecipeError(
+            f"{field}: a float model is trained from scratch on all data; leave it out"
+        )
     if shape is None and recipe.quant.bits().is_float and is_image_model(recipe.model.name):
         return pretrain_images(recipe, output, overwrite, listener)
     if shape is None:
@@ -56,6 +62,7 @@ def pretrain(
     model = build(shape, tokenizer)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     logger.info("%.2fM parameters, %d held-out blocks", parameters / 1e6, len(valid))
+    recipe = in_steps(recipe, train)
     recipe = recipe.model_copy(update={"train": with_rates(recipe.train, FROM_SCRATCH)})
     with open_run(output, overwrite, identity("train", recipe, "", train, valid)) as run:
         done = processes.agreed(run.metrics)
@@ -71,7 +78,7 @@ def pretrain(
             model = sharding.gathered(model, build(shape, tokenizer))
         metrics: dict[str, Any] = {
             "model": recipe.description,
-            "data": data_name(data),
+            "data": source_name(data),
             "seed": recipe.seed,
             "parameters": parameters,
             "float": {"perplexity": run.result("float", lambda: perplexity(model, valid))},

@@ -18,7 +18,9 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
+from edgeqat import checkpoint
 from edgeqat import recipe as recipes
+from edgeqat.checkpoint import METRICS
 from edgeqat.evaluate import portrait
 from edgeqat.evaluate import report as pages
 from edgeqat.evaluate.widths import WidthMeter
@@ -32,11 +34,11 @@ from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
 from edgeqat.pipeline.portraits import Portraits
-from edgeqat.pipeline.report import FILE, METRICS, read_records
+from edgeqat.pipeline.report import FILE, read_records
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
 from edgeqat.pipeline.sampling import coreset_of, with_steps
 from edgeqat.pipeline.task import Score, Task
-from edgeqat.recipe import RESOLVED, DataSection, QuantSection, Recipe
+from edgeqat.recipe import RESOLVED, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
@@ -142,13 +144,6 @@ def spoken(score: Score) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in score.items())
 
 
-def data_name(data: DataSection) -> str | None:
-    """The training text as metrics.json names it."""
-    if data.root is None or data.train is None:
-        return data.train or data.root
-    return data.root if Path(data.root).is_file() else f"{data.root}/{data.train}"
-
-
 def peak_rss_bytes() -> int:
     """The largest resident size this process has had."""
     unit = 1 if sys.platform == "darwin" else 1024
@@ -193,9 +188,11 @@ def _write_output(
             **packed_folder.float_size(task.model),
         }
         task.write(folder, model, recipe.quant)
+        portraits = Portraits(task, run)
+        task.model = task.teacher = None
+        gc.collect()  # the packed model is unpacked for its evaluation: room for it
         packed: nn.Module = packed_folder.load(folder)
         packed.to(device)
-        portraits = Portraits(task, run)
         portraits.take("qat", packed)
         with WidthMeter(packed, recipe.quant.bits()) as meter:
             metrics["qat"] = task.evaluate(packed)
@@ -206,7 +203,7 @@ def _write_output(
         texts = {
             METRICS: json.dumps(metrics, indent=2) + "\n",
             RESOLVED: recipes.dump(recipe),
-            "README.md": card.render(metrics, recipe),
+            "README.md": card.render(metrics, recipe, checkpoint.read_config(folder)),
         }
         data = portraits.arrays()
         if data is not None:
@@ -243,7 +240,7 @@ def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], 
     metrics = {
         "scheme": recipe.quant.scheme,
         "model": recipe.model.name,
-        "data": data_name(recipe.data),
+        "data": task.source(recipe),
         "seed": recipe.seed,
         "float": floating,
         "float_same_steps": None,

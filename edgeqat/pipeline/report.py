@@ -8,14 +8,13 @@ from typing import Any
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
+from edgeqat.checkpoint import METRICS, RECORDS
 from edgeqat.errors import FormatError, OutputError, UsageError
 from edgeqat.evaluate import chart, portrait
 from edgeqat.evaluate import report as pages
-from edgeqat.output import check_file, write_text
+from edgeqat.output import check_file, check_folder, write_text
 from edgeqat.pipeline import card
 
-METRICS = "metrics.json"
-RECORDS = "metrics.jsonl"
 FILE = "report.html"
 
 
@@ -31,6 +30,7 @@ def report(
     rows = _bench(bench) if bench is not None else []
     if pictures is not None:
         chart.check_installed()
+        check_folder(pictures)
     metrics = json.loads(_text(folder, METRICS))
     records = read_records(folder / RECORDS)
     found = folder / portrait.FILE

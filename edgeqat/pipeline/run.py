@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import edgeqat
-from edgeqat.checkpoint import atomic_folder, check_output
+from edgeqat.checkpoint import RECORDS, atomic_folder, check_output
 from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, OutputError, StorageError, UsageError
@@ -35,7 +35,6 @@ from edgeqat.train.checkpoints import Checkpoints
 
 logger = logging.getLogger(__name__)
 
-RECORDS = "metrics.jsonl"
 _RUN = "run.json"
 _RESULTS = "results.json"
 _LOCK = ".lock"

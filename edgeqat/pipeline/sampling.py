@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from torch import nn
 
@@ -24,25 +25,33 @@ from edgeqat.train.selection import Selection, needs_outputs
 
 logger = logging.getLogger(__name__)
 
+FROM_SCRATCH = 1.0  # nats: everything is still to learn
+
 
 def with_steps(recipe: Recipe, task: Task) -> Recipe:
     """The recipe with `train.epochs` as steps: passes over the data, or over the coreset. Refuses
     a coreset that the data cannot give.
     """
-    train, section = recipe.train, recipe.coreset
+    section = recipe.coreset
     chosen = None
     if section.file is not None:
         samples = task.samples()
         chosen = len(index_file.read(section.file, len(samples), samples.fingerprint()))
     elif section.is_on:
         chosen = Selection(section, task.samples(), task.model, recipe.seed).count
+    return in_steps(recipe, task.train, chosen)
+
+
+def in_steps(recipe: Recipe, data: Any, chosen: int | None = None) -> Recipe:
+    """The recipe with `train.epochs` as steps: passes over data, or over as many as are chosen."""
+    train = recipe.train
     if train.epochs is None:
         return recipe
-    if isinstance(task.train, BlockStream):
+    if isinstance(data, BlockStream):
         raise UsageError(
             f"train.epochs: {train.epochs:g} passes over a stream have no end; set train.steps"
         )
-    count = chosen or len(task.train)
+    count = chosen or len(data)
     per_pass = -(-count // (train.batch_size * processes.count()))
     steps = round(train.epochs * -(-per_pass // train.accumulation))
     return recipe.model_copy(
@@ -78,7 +87,7 @@ def selection_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Select
         return selection, selection.outputs.seconds
     start = time.perf_counter()
     if recipe.coreset.selector == "forgetting":
-        train = with_rates(recipe.train, 1.0)
+        train = with_rates(recipe.train, FROM_SCRATCH)
         trial = recipe.model_copy(update={"train": train})
         objective = task.objective(trial, None)
         selection.fixed = forgetting_scores(student, task.train, samples, objective, trial)

@@ -35,6 +35,10 @@ class Task(ABC):
         """The data in words."""
 
     @abstractmethod
+    def source(self, recipe: Recipe) -> str:
+        """Where the training data were read from."""
+
+    @abstractmethod
     def evaluate(self, model: nn.Module) -> Score:
         """The score of a model on the held-out data."""
 

@@ -39,6 +39,8 @@ def evaluate_tasks(
     tables. Raises an EdgeQATError in one line.
     """
     check_file(output)
+    if limit is not None and limit <= 0:
+        raise UsageError(f"limit: {limit:g} examples are none; give 1 or more, or a share of them")
     if not tasks:
         raise UsageError("tasks: none is named; write for example --tasks blimp")
     from edgeqat.evaluate import harness

@@ -68,7 +68,8 @@ class Selection:
             balanced = samples.classes is not None and section.share < BALANCED_BELOW
         self.classes = samples.classes if balanced else None
         if self.classes is not None:
-            select.check_balance(self.classes, self.count)
+            top = select.top(self.count, section.random_share)
+            select.check_balance(self.classes, top)
         self.fixed: Tensor | None = None  # scores that do not change; of `forgetting` given
 
     @property
@@ -161,7 +162,7 @@ class Selection:
             for index in processes.shard(len(samples)).split(samples.at_once):
                 logits = samples.logits(ready, index)
                 labels = samples.labels(index).to(logits.device)
-                rows.append(features[0] if moderate else scores.el2n(logits, labels))
+                rows.append(features[0] if moderate else scores.el2n([logits], labels))
         found = processes.gathered(torch.cat(rows), len(samples)).float()
         if moderate:
             assert samples.classes is not None

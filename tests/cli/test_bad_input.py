@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import tiny
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from edgeqat.cli import run
 
@@ -74,6 +74,7 @@ SETTINGS = {
     "no whole number": (["--seed", "1.5"], ["--seed", "'1.5'", "integer"]),
     "a checkpoint interval": (["--set", "train.save_steps=-1"], ["train.save_steps", "-1"]),
     "a seed": (["--seed", "-1"], ["seed", "-1"]),
+    "a large seed": (["--seed", "5000000000"], ["seed", "5000000000", "4294967296"]),
     "a group size": (
         ["--set", "quant.weight.group_size=0"],
         ["quant.weight.group_size", "0", "multiple of 32"],
@@ -186,6 +187,14 @@ def test_a_folder_without_tokenizer_is_refused(quantize, broken):
     for path in broken.glob("tokenizer*"):
         path.unlink()
     quantize(2, ["tokenizer", "broken"], "--model", broken)
+
+
+def test_a_model_that_gguf_cannot_hold_is_refused_before_training(quantize, tmp_path):
+    model = tmp_path / "gpt2"
+    tiny.model(GPT2LMHeadModel, GPT2Config).save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    wrong = ["--model", model, "--target", "gguf"]
+    quantize(2, ["target", "gguf", "'gpt2'", "leave out --target"], *wrong)
 
 
 def test_an_unsupported_architecture_is_refused(quantize, tmp_path):
@@ -303,6 +312,18 @@ def test_training_needs_an_architecture(refused, tmp_path):
     (tmp_path / "run.yaml").write_text("seed: 0\n", encoding="utf-8")
     refused(2, ["architecture", "edgeqat train"], "train", "--recipe", tmp_path / "run.yaml")
     refused(2, ["--recipe"], "train")
+
+
+def test_a_float_model_is_trained_from_scratch_on_all_data(refused, tmp_path):
+    (tmp_path / "run.yaml").write_text("architecture: {}\n", encoding="utf-8")
+    train = ["train", "--recipe", tmp_path / "run.yaml", "--set"]
+    refused(2, ["coreset", "from scratch"], *train, "coreset.share=0.1")
+    refused(2, ["model.weights", "from scratch"], *train, "model.weights=w.safetensors")
+    refused(2, ["architecture", "heads 3", "hidden_size 128"], *train, "architecture.heads=3")
+
+
+def test_what_the_system_refuses_is_one_line(quantize):
+    quantize(1, ["x" * 300, "File name too long"], "--output", "x" * 300)
 
 
 def test_an_unknown_recipe_cannot_be_printed(refused):

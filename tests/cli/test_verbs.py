@@ -100,6 +100,24 @@ def test_quantize_names_its_output_after_model_and_scheme(quantize, tmp_path, mo
     assert (tmp_path / "tiny-llama-w16a16kv4" / "config.json").is_file()
 
 
+def test_a_model_is_named_like_its_folder_from_inside_too(
+    call, model_folder, text_file, tmp_path, monkeypatch
+):
+    place = tmp_path / "mine"
+    shutil.copytree(model_folder, place)
+    monkeypatch.chdir(place)
+    small = ["--set", "data.context=32", "--set", "train.compare_float=false", "--steps", 0]
+    call("quantize", "--model", ".", "--data", text_file, *small)
+    assert "base_model: mine" in (place / "mine-w4a8kv4" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_of_a_model_is_one_that_quantizes(monkeypatch):
+    from edgeqat.cli.quantize import _recipe_of
+
+    assert _recipe_of(None) == "demo" and _recipe_of("runs/llama-8m-novels") == "llama-8m-novels"
+    assert _recipe_of("demo-float") is None and _recipe_of("mobilenetv2-cifar100-float") is None
+
+
 def test_any_order_of_flags_and_settings_is_the_same_scheme(quantize, tmp_path):
     for number, flags in enumerate(
         (["--w4a8"], ["--scheme", "W4A8"], ["--set", "quant.scheme=w4a8"])

@@ -33,7 +33,7 @@ def test_error_vector_and_disagreement(outputs):
     onehot = torch.nn.functional.one_hot(labels, 5)
     assert torch.allclose(scores.error_vector(student, labels), (p - onehot).norm(dim=1))
     assert torch.allclose(scores.disagreement(student, teacher), (p - teacher.exp()).norm(dim=1))
-    assert torch.allclose(scores.el2n(student, labels), scores.error_vector(student, labels))
+    assert torch.allclose(scores.el2n([student], labels), scores.error_vector(student, labels))
 
 
 def test_the_blend_moves_from_errors_to_disagreement(outputs):

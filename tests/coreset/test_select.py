@@ -44,7 +44,7 @@ def test_shares_outside_zero_to_one_are_refused(share):
 
 
 def test_fewer_places_than_classes_are_refused():
-    with pytest.raises(UsageError, match="5 samples cannot cover 100 classes"):
+    with pytest.raises(UsageError, match="5 samples chosen by score cannot cover 100 classes"):
         select(torch.rand(500), 0.01, torch.arange(500) % 100)
 
 

@@ -42,6 +42,26 @@ def test_the_middle_of_other_sizes_is_cut_out(tmp_path):
     assert np.array_equal(images.pixels[0].numpy(), expected)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_image_is_named(tmp_path):
+    for number in range(2):
+        (tmp_path / "train" / "cat").mkdir(parents=True, exist_ok=True)
+        picture(number).save(tmp_path / "train" / "cat" / f"{number}.png")
+    whole = (tmp_path / "train" / "cat" / "1.png").read_bytes()
+    (tmp_path / "train" / "cat" / "1.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"image 1 of '.*' cannot be decoded"):
+        load_images(str(tmp_path), "train", size=8)
+
+
+def test_labels_are_numbers(tmp_path):
+    from datasets import Value
+
+    labels = ["cat", "dog", "cat", "dog", "cat"]
+    parquet(tmp_path, labels=labels, kind=Value("string"))
+    with pytest.raises(DataError, match=r"label: '.*' of .* holds no class numbers"):
+        load_images(str(tmp_path), "train", size=8)
+
+
 def test_a_batch_comes_whole_with_its_indices(tmp_path):
     images = load_images(str(parquet(tmp_path)), "train", size=8)
     batch = images.__getitems__([4, 1])

@@ -218,6 +218,7 @@ def test_lm_evals_command_line_knows_our_model_and_its_own(
         (["--tasks", "piqa", "--data-root", "nowhere"], ["nowhere/piqa/validation", "README"]),
         (["--tasks", "piqa", "--blocks", "3"], ["blocks: '3' is for held-out text"]),
         (["--limit", "3"], ["limit: '3.0' is for tasks; add --tasks"]),
+        (["--tasks", "piqa", "--limit", "0"], ["limit: 0 examples are none"]),
         (["--tasks", "piqa", "--backend", "gpu"], ["backend: 'gpu' is unknown", "fake-quant"]),
         (["--backend", "float"], ["backend: 'float' is for --tasks", "--against"]),
         (["--tasks", "piqa", "--max-length", "999"], ["max-length: 999", "128 positions"]),
@@ -234,6 +235,17 @@ def test_wrong_use_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: ")
     assert [word for word in words if word not in lines[-1]] == [], lines[-1]
+
+
+def test_greedy_is_what_lm_eval_calls_so():
+    from edgeqat.evaluate.harness import _sampling
+
+    assert _sampling({"do_sample": False, "temperature": 0.7}).temperature == 0
+    assert _sampling({"temperature": 0.7}).temperature == 0.7
+    assert _sampling({"do_sample": True}).temperature == 1
+    assert _sampling({}).temperature == 0
+    with pytest.raises(UsageError, match=r"gen-kwargs: .*abc"):
+        _sampling({"temperature": "abc"})
 
 
 def test_a_folder_that_is_not_packed_is_refused(model_folder, capsys):

@@ -178,6 +178,7 @@ def test_figures_are_written_as_png(packed_folder, tmp_path):
     ("arguments", "code", "words"),
     [
         (["--output", "."], 2, "is a folder; name a file"),
+        (["--png", "odd.json"], 2, "'odd.json' is a file; name a folder"),
         (["--output", "no/where.html"], 2, "does not exist; make it first"),
         (["--bench", "rows.json"], 2, "'rows.json' is no readable JSON"),
         (["--bench", "odd.json"], 2, "holds no rows"),

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_gguf_export import pack
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from edgeqat import checkpoint
 from edgeqat.cli import run
@@ -43,6 +43,27 @@ def test_levels_are_packed_from_the_low_bits_up():
     assert (
         compressed_tensors.pack(np.array([[-128, 127]], np.int8), 8).view(np.uint32)[0, 0] == 0xFF00
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "scheme", "words"),
+    [
+        (lambda: tiny.model(GPT2LMHeadModel, GPT2Config), "w4a8", "model_type 'gpt2'"),
+        (tiny.llama, "a8", "w16a8kv16 has float weights"),
+    ],
+)
+def test_what_it_cannot_describe_is_refused(tmp_path, capsys, model, scheme, words):
+    folder = pack(tmp_path / "packed", model(), scheme)
+    assert export(folder, tmp_path / "out", "--requantize") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line and "cannot be exported" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_chat_template_goes_along(tmp_path):
+    folder = pack(tmp_path / "packed", tiny.llama(), "w4a16", template="{{ messages }}")
+    assert export(folder, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
 @pytest.mark.parametrize("scheme", ["w4a16", "w8a16", "w3a16", "w2a16"])

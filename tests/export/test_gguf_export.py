@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import gguf
 import numpy as np
 import pytest
 import tiny
 import torch
+from tokenizers import processors
 from torch.nn import functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import edgeqat
 from edgeqat.cli import run
+from edgeqat.errors import UsageError
 from edgeqat.evaluate import llama_cpp
 from edgeqat.export import llama, vocabulary
 from edgeqat.hf import folder as packed_folder
@@ -28,14 +32,16 @@ MODELS = {
 }
 
 
-def pack(path, model, scheme, kv=None, **quant):
+def pack(path, model, scheme, kv=None, template=None, **quant):
     """A packed folder without training."""
     section = QuantSection.model_validate(
         {"scheme": scheme, "activation": {"rotate": []}, "kv": kv or {}, **quant}
     )
     path.mkdir()
     made = tiny.drift(edgeqat.prepare(model, quant=section))
-    packed_folder.write(path, convert.convert(made), section, tiny.tokenizer())
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = template
+    packed_folder.write(path, convert.convert(made), section, tokenizer)
     return path
 
 
@@ -156,6 +162,45 @@ def test_other_wrong_use_is_one_line(tmp_path, capsys):
         assert words in line
     assert export(tmp_path, tmp_path / "a.gguf") == 1
     assert "config.json" in capsys.readouterr().err
+
+
+def test_a_chat_template_is_kept(tmp_path):
+    folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8", template="{{ messages }}")
+    assert export(folder, tmp_path / "out.gguf") == 0
+    field = gguf.GGUFReader(tmp_path / "out.gguf").fields["tokenizer.chat_template"]
+    assert field.contents() == "{{ messages }}"
+
+
+def test_the_first_token_is_found_in_a_sequence_of_processors(tmp_path):
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    first = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    whole = processors.Sequence([processors.ByteLevel(), first])
+    tokenizer.backend_tokenizer.post_processor = whole
+    tokenizer.save_pretrained(tmp_path)
+    assert vocabulary.read(tmp_path, tiny.VOCABULARY).adds_bos
+
+
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        (LLAMA_3, "llama-bpe"),
+        (LLAMA_3.replace("{1,3}", ""), "qwen2"),
+        (LLAMA_3.replace("+(?!", "*(?!"), None),
+    ],
+)
+def test_a_split_is_known_by_its_whole_pattern(pattern, name):
+    parts = [{"type": "Split", "pattern": {"Regex": pattern}}, {"type": "ByteLevel"}]
+    if name is not None:
+        assert vocabulary._split({"pretokenizers": parts}) == name
+        return
+    with pytest.raises(UsageError, match="no name for the tokenizer's split"):
+        vocabulary._split({"pretokenizers": parts})
 
 
 def test_the_vocabulary_is_padded_and_typed(tmp_path):

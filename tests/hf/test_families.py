@@ -28,10 +28,11 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 import edgeqat
-from edgeqat.errors import ModelError
+from edgeqat.errors import ModelError, UsageError
 from edgeqat.hf import folder
 from edgeqat.hf.model import FAMILIES
 from edgeqat.nn import convert
+from edgeqat.pipeline.generate import generate
 from edgeqat.recipe import DistillSection, QuantSection
 from edgeqat.train.objective import Objective
 
@@ -100,6 +101,14 @@ def test_restore_gives_the_family_s_own_layers_back(family):
     restored = edgeqat.restore(edgeqat.prepare(model, quant=QUANT))
     assert {name: type(module) for name, module in restored.named_modules()} == types
     assert torch.allclose(logits(restored), expected, atol=1e-4)
+
+
+def test_gpt2_continues_a_prompt(tmp_path):
+    model = edgeqat.prepare(made("gpt2"), quant=QUANT)
+    folder.write(tmp_path, convert.convert(model), QUANT, tiny.tokenizer())
+    assert isinstance("".join(generate(tmp_path, "the river", 4)), str)
+    with pytest.raises(UsageError, match="exceed the model's 128 positions"):
+        list(generate(tmp_path, "the river", 400))
 
 
 def test_gpt2_keeps_its_biases_and_its_fused_layer():

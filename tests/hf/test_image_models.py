@@ -87,6 +87,11 @@ def test_vit_tiny_has_the_published_size():
     assert image_source.named("vit-tiny-cifar100").size == 32
 
 
+def test_a_transformer_is_built_for_the_size_that_is_asked_for():
+    kind = image_source.named("vit-tiny-cifar100").sized(16)
+    assert kind.build()(torch.randn(1, 3, 16, 16)).logits.shape == (1, 100)
+
+
 def test_a_user_s_own_module():
     class Net(nn.Module):
         def __init__(self):

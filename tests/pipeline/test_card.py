@@ -17,11 +17,12 @@ METRICS = {
     "average_bits": {"activations": 8.0, "kv": 4.06},
     "evaluation": {"blocks": 4, "context": 32, "bos": False},
 }  # fmt: skip
+CONFIG = tiny.llama(head_dim=64).config.to_dict()
 
 
 def render(name, **quant):
     recipe = Recipe.model_validate({"model": {"name": name}, "quant": quant})
-    text = card.render(METRICS, recipe)
+    text = card.render(METRICS, recipe, CONFIG)
     front = yaml.safe_load(text.split("---\n")[1])
     return front, text
 
@@ -58,7 +59,7 @@ def test_the_table_leaves_nothing_out():
 
 def test_a_classifier_is_measured_in_top1():
     metrics = {**METRICS, **{row: {"top1": 60.0} for row in ("float", "ptq", "qat_start", "qat")}}
-    assert "| | top1 |" in card.render(metrics, Recipe())
+    assert "| | top1 |" in card.render(metrics, Recipe(), CONFIG)
     assert card.table(metrics)[-1] == ("QAT at w4a8kv4, packed", 60.0)
 
 
@@ -81,6 +82,11 @@ def test_a_classifier_is_measured_in_top1():
     ],
 )
 def test_exports_are_named_where_they_are_exact(quant, targets):
-    commands = card.exports(QuantSection.model_validate(quant))
+    commands = card.exports(QuantSection.model_validate(quant), CONFIG)
     assert [command.split()[2] for command in commands] == targets
     assert ("--drop-kv" in " ".join(commands)) == (bool(commands) and quant.get("scheme") is None)
+
+
+def test_a_model_that_no_runtime_holds_has_no_exports():
+    quant = QuantSection.model_validate({"scheme": "w4a8", "activation": {"rotate": []}})
+    assert card.exports(quant, {**CONFIG, "model_type": "gpt2"}) == []

@@ -88,9 +88,15 @@ def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", arguments)
     ran = []
     monkeypatch.setattr(script, "execute", lambda run, _: ran.append(run.name) or True)
+    (plain,) = [run for run in runs if run.name == "d-kv-w16a16kv4-plain-s0"]
+    settings = tmp_path / f"{plain.name}.json"
+    settings.write_text(json.dumps(plain.settings))
     assert script.main() == 0
     assert ran == ["d-kv-w16a16kv4-rotated-s0"]
-    assert "plain-s0: done" in capsys.readouterr().out
+    assert "plain-s0: done\n" in capsys.readouterr().out
+    settings.write_text(json.dumps({**plain.settings, "train.steps": 7}))
+    assert script.main() == 1
+    assert "plain-s0: done with other settings; remove" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from pictures import parquet
+from safetensors.torch import load_file, save_file
 
 import edgeqat
 from edgeqat import recipe as recipes
 from edgeqat.cli import run
+from edgeqat.hf import image_source
 from edgeqat.nn.conv import PackedConv2d
 
 MODEL = "mobilenetv2-x0.1-cifar10"
@@ -174,6 +176,7 @@ FAULTS = {
     "a label column": (["--set", "data.images.label=kind"], ["data.images.label", "kind"]),
     "another model": (["--model", "resnet81-cifar10"], ["resnet81-cifar10"]),
     "another width": (["--model", "mobilenetv2-x0.2-cifar10"], ["does not fit"]),
+    "data of another name": (["--set", "data.train=ci"], ["data.train", "'ci'", "cifar10"]),
     "no data": (["--data", "nothing"], ["data.root", "nothing", "no folder"]),
 }  # fmt: skip
 
@@ -187,6 +190,33 @@ def test_wrong_use_is_refused_in_one_line(arguments, tmp_path, monkeypatch, caps
     assert error.startswith("error: ") and len(error.splitlines()) == 1 and output == ""
     assert [word for word in words if word not in error] == [], error
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_replace_those_of_a_folder(floating, images, tmp_path):
+    tensors = load_file(floating / "model.safetensors")
+    name = "classifier.1.bias"
+    tensors[name] = torch.tensor([50.0] + [0.0] * (len(tensors[name]) - 1))
+    save_file(tensors, tmp_path / "w.safetensors")
+    model, _ = image_source.load(str(floating), str(tmp_path / "w.safetensors"))
+    assert model.classifier[1].bias[0] == 50
+
+
+def test_a_report_takes_the_speed_of_a_classifier(packed, tmp_path):
+    speed = {"mean": 10.0, "sd": 1.0}
+    row = {"engine": "torch", "test": "b1", "images_per_second": speed, "model": "net"}
+    rows = [{**row, "cpu": "a cpu", "threads": 1}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    page = tmp_path / "page.html"
+    arguments = ["--bench", str(tmp_path / "rows.json"), "--output", str(page)]
+    assert run(["report", str(packed), *arguments]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert "images/s" in html and "KV cache" not in html
+
+
+@pytest.mark.parametrize("given", [["--mode", "decode"], ["--exact"], ["--blocks", "2"]])
+def test_options_of_text_are_refused(packed, capsys, given):
+    assert run(["eval", str(packed), *given]) == 2
+    assert "they are for text; leave them out" in capsys.readouterr().err
 
 
 def test_weights_are_needed(images, capsys):

@@ -85,6 +85,17 @@ def test_the_highest_scores_are_kept(selector):
     assert (chosen.summary["accuracy"] is None) == (selector in ("el2n", "moderate", "random"))
 
 
+def test_blocks_of_text_are_scored_by_el2n_too():
+    blocks = BlockSamples(Blocks(torch.randint(96, (8, 24))))
+    made = Selection(CoresetSection(share=0.25, selector="el2n"), blocks, tiny.llama(), seed=0)
+    assert len(made(tiny.llama(), 0.0, 0).indices) == 2
+
+
+def test_places_drawn_at_random_do_not_cover_classes():
+    with pytest.raises(UsageError, match="3 samples chosen by score cannot cover 4 classes"):
+        selection("res", share=0.1, balanced=True, random_share=0.3)
+
+
 def test_a_histogram_has_the_selected_ones_at_its_end():
     found = selection("res", balanced=False)(Net(0), 0.0, 0).summary
     histogram = found["histogram"]
@@ -113,7 +124,7 @@ def test_few_samples_are_balanced_over_classes_unless_said():
     counts = [made(Net(0), 0.0, 0).summary["classes"] for made in scored]
     assert counts[0] == [1, 1, 1, 1] and counts[1] != counts[0]
     assert selection("res", share=0.04 + 0.059).classes is None
-    with pytest.raises(UsageError, match=r"coreset.share: 2 samples cannot cover 4 classes"):
+    with pytest.raises(UsageError, match=r"share: 2 samples chosen by score cannot cover 4 "):
         selection("res", share=0.04)
 
 
