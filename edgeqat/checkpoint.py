@@ -18,14 +18,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from edgeqat.errors import FormatError, OutputError
 from edgeqat.output import storage
 from edgeqat.recipe import RESOLVED
+
+if TYPE_CHECKING:
+    from torch import Tensor  # the engine reads folders without torch
 
 FORMAT_VERSION = 1
 ADAPTIVE_VERSION = 2  # as 1, and tokens have two widths
@@ -33,26 +33,28 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 METRICS = "metrics.json"
 RECORDS = "metrics.jsonl"
+IMAGE = "image"  # the part of config.json that only image classifiers have
 METHOD = "edgeqat"
 _ALIGN = 64
 _NAMES = {
-    torch.uint8: "U8", torch.int8: "I8", torch.bool: "BOOL", torch.int64: "I64",
-    torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.int32: "I32",
+    "uint8": "U8", "int8": "I8", "bool": "BOOL", "int64": "I64",
+    "float16": "F16", "bfloat16": "BF16", "float32": "F32", "int32": "I32",
 }  # fmt: skip
 _ORDER = ["U8", "I64", "F32", "I32", "F16", "BF16", "I8", "BOOL"]  # tiles first, then by alignment
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file: uint8 tiles first, data starting on 64 bytes."""
-    entries = sorted(
-        tensors.items(), key=lambda item: (_ORDER.index(_NAMES[item[1].dtype]), item[0])
-    )
+    import torch
+
+    kinds = {n: _NAMES[str(tensor.dtype).removeprefix("torch.")] for n, tensor in tensors.items()}
+    entries = sorted(tensors.items(), key=lambda item: (_ORDER.index(kinds[item[0]]), item[0]))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in entries:
         size = tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": kinds[name],
             "shape": list(tensor.shape),
             "data_offsets": [end, end + size],
         }

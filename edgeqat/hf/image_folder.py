@@ -11,9 +11,10 @@ from typing import Any
 from torch import nn
 
 from edgeqat import checkpoint
+from edgeqat.checkpoint import IMAGE
 from edgeqat.errors import FormatError
 from edgeqat.hf.folder import stored_tensors
-from edgeqat.hf.image_source import IMAGE, ImageModel, from_config
+from edgeqat.hf.image_source import ImageModel, from_config
 from edgeqat.hf.quantizer import quantization_config
 from edgeqat.nn import convert
 from edgeqat.nn.packed import PackedSpec

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, ViTConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from edgeqat import checkpoint
+from edgeqat.checkpoint import IMAGE
 from edgeqat.data import images
 from edgeqat.errors import FormatError, ModelError
 from edgeqat.hf import source
@@ -28,7 +29,6 @@ from edgeqat.vision import zoo
 VIT = re.compile(r"vit-tiny-(?P<data>cifar100|cifar10|imagenet)")
 _VIT: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
         "intermediate_size": 768}  # fmt: skip
-IMAGE = "image"  # the part of config.json that is ours
 _SIZE, _LARGE_SIZE = 32, 224
 
 

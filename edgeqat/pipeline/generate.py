@@ -1,5 +1,5 @@
 """Text from a packed folder, streamed piece by piece: on the native engine, or through
-transformers' generate() for what only torch runs.
+transformers' generate() for what only torch runs; torch is imported for that alone.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from transformers import TextIteratorStreamer, set_seed
-
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
-from edgeqat.evaluate.backends import Sampling
-from edgeqat.hf import folder as packed_folder
-from edgeqat.hf import image_folder
 from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.tokenizer import Tokenizer
 
 ENGINES = ("native", "torch")
 _UNFINISHED = "\ufffd"  # what a tokenizer gives for the first bytes of a character
@@ -39,10 +35,10 @@ def generate(
     if engine not in ENGINES:
         raise UsageError(f"engine: '{engine}' is unknown; choose from {', '.join(ENGINES)}")
     config = checkpoint.verify(folder)
-    if image_folder.is_image_folder(config):
+    if checkpoint.IMAGE in config:
         raise UsageError(f"folder: '{folder}' holds an image classifier; use `edgeqat eval` on it")
-    tokenizer = packed_folder.load_tokenizer(folder)
-    ids = tokenizer(prompt, return_token_type_ids=False)["input_ids"]
+    tokenizer = Tokenizer(folder)
+    ids = tokenizer.encode(prompt)
     longest = config.get("max_position_embeddings") or config["n_positions"]  # GPT-2's name
     if not ids:
         raise UsageError("prompt: it is empty; give at least one character")
@@ -51,10 +47,10 @@ def generate(
             f"max-tokens: {len(ids)} prompt tokens and {max_tokens} new ones exceed the model's "
             f"{longest} positions; shorten one of them"
         )
-    sampling = Sampling(temperature, top_k, top_p)
+    sampling = (temperature, top_k, top_p)
     opened = _open(folder) if engine == "native" else None
     if opened is None:
-        yield from _torch_pieces(folder, tokenizer, ids, max_tokens, sampling, seed)
+        yield from _torch_pieces(folder, ids, max_tokens, sampling, seed)
         return
     with opened:
         yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling, seed))
@@ -71,7 +67,7 @@ def _open(folder: Path) -> Engine | None:
         return None
 
 
-def _pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
+def _pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """Text of token ids as it becomes whole: a token alone may be half a character, and its leading
     blank depends on the token before.
     """
@@ -79,7 +75,7 @@ def _pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
     before, given = 0, 0  # tokens that were text already, and the first of the last piece
 
     def text(end: int) -> str:
-        return tokenizer.decode(ids[before:end], skip_special_tokens=True)
+        return tokenizer.decode(ids[before:end])
 
     for token in tokens:
         ids.append(token)
@@ -92,15 +88,20 @@ def _pieces(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
 
 
 def _torch_pieces(
-    folder: Path, tokenizer: Any, ids: list[int], max_tokens: int, sampling: Sampling, seed: int
+    folder: Path, ids: list[int], max_tokens: int, sampling: tuple[float, int, float], seed: int
 ) -> Iterator[str]:
     """The same through transformers' generate(), in a thread that feeds the streamer."""
     import torch
+    from transformers import TextIteratorStreamer, set_seed
 
+    from edgeqat.hf import folder as packed_folder
+
+    tokenizer: Any = packed_folder.load_tokenizer(folder)
     model: Any = packed_folder.load(folder, verify=False)  # verified already
     options: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature > 0:
-        options = {"do_sample": True, **sampling._asdict()}
+    if sampling[0] > 0:
+        names = ("temperature", "top_k", "top_p")
+        options = {"do_sample": True, **dict(zip(names, sampling, strict=True))}
         set_seed(seed)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     inputs = torch.tensor([ids])

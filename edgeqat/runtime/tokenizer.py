@@ -1,0 +1,37 @@
+"""The tokenizer of a packed folder without transformers, whose import takes longer than a first
+token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeqat.errors import FormatError
+
+FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """Text to token ids and back, as transformers does it with the same file."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer as Reader
+
+        try:
+            self._reader = Reader.from_file(str(folder / FILE))
+        except Exception as error:  # tokenizers raises plain ones
+            reason = " ".join(str(error).split())[:120]
+            raise FormatError(
+                f"{FILE}: '{folder}' has no readable one ({reason}); copy the folder again"
+            ) from None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with what the tokenizer puts around it."""
+        ids: list[int] = self._reader.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special ones left out."""
+        text: str = self._reader.decode(list(ids), skip_special_tokens=True)
+        return text
