@@ -55,22 +55,16 @@ def pretrain_images(
             listener, run.checkpoints("float"),
         )  # fmt: skip
         trainer.run()
-        recorder = trainer.recorder
+        told = trainer.told()
         score = run.result("float", lambda: inputs.evaluate(model))
         logger.info("float: %s", spoken(score))
-        images = trainer.state.global_step * recorder.per_step
         metrics: dict[str, Any] = {
             "model": recipe.model.name,
             "data": inputs.source(recipe),
             "seed": recipe.seed,
             "parameters": parameters,
             "float": score,
-            "train": {
-                "steps": recipe.train.steps,
-                recorder.rate: round(images / recorder.seconds, 1),
-                "seconds": round(recorder.seconds, 1),
-                "peak_rss_bytes": peak_rss_bytes(),
-            },
+            "train": {**told, "peak_rss_bytes": peak_rss_bytes()},
             "evaluation": inputs.conditions(recipe),
         }
         if processes.is_first():

@@ -74,6 +74,7 @@ def pretrain(
             run.checkpoints("float"),
         )  # fmt: skip
         trainer.run()
+        told = trainer.told()
         if sharding.is_sharded(model):
             model = sharding.gathered(model, build(shape, tokenizer))
         metrics: dict[str, Any] = {
@@ -82,11 +83,7 @@ def pretrain(
             "seed": recipe.seed,
             "parameters": parameters,
             "float": {"perplexity": run.result("float", lambda: perplexity(model, valid))},
-            "train": {
-                "steps": recipe.train.steps,
-                "seconds": round(trainer.recorder.seconds, 1),
-                "peak_rss_bytes": peak_rss_bytes(),
-            },
+            "train": {**told, "peak_rss_bytes": peak_rss_bytes()},
             "evaluation": conditions(data, valid),
         }
         if processes.is_first():

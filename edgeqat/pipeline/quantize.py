@@ -118,14 +118,11 @@ def train(
         run.checkpoints("qat"), reselection,
     )  # fmt: skip
     trainer.run()
-    recorder = trainer.recorder
-    done = trainer.state.global_step * recorder.per_step
+    selected = trainer.recorder.selection_seconds + cache_seconds
     metrics: dict[str, Any] = {
         "train": {
-            "steps": recipe.train.steps,
-            recorder.rate: round(done / recorder.seconds, 1),
-            "seconds": round(recorder.seconds, 1),
-            "selection_seconds": round(recorder.selection_seconds + cache_seconds, 1),
+            **trainer.told(),
+            "selection_seconds": round(selected, 1),
             "peak_rss_bytes": peak_rss_bytes(),
         }
     }

@@ -142,6 +142,15 @@ class QATTrainer(Trainer):
             return self.reselection.sampler
         return super()._get_train_sampler(train_dataset)
 
+    def told(self) -> dict[str, Any]:
+        """What metrics.json says of training: steps, tokens or samples per second, seconds."""
+        steps, seconds = self.state.global_step, self.recorder.seconds
+        return {
+            "steps": steps,
+            self.recorder.rate: round(steps * self.recorder.per_step / seconds, 1),
+            "seconds": round(seconds, 1),
+        }
+
     def _per_step(self, data: Blocks | BlockStream | Images) -> tuple[float, str]:
         """Tokens or samples of a step, on average over a pass, and which of the two."""
         train = self.recipe.train
