@@ -91,7 +91,8 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edgeqat.pipeline.card import metric_of, table
+    from edgeqat.evaluate.report import metric_of, over_float
+    from edgeqat.pipeline.card import table
 
     rows = Table(title=f"{metrics['model']} at {metrics['scheme']}", title_justify="left")
     metric = metric_of(metrics)
@@ -102,8 +103,7 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
     floating = metrics["float"][metric]
     for name, value in table(metrics):
         if value is not None:
-            over = value - floating if images else 100 * (value / floating - 1)
-            rows.add_row(name, f"{value:.3f}", f"{over:+.2f}{'' if images else '%'}")
+            rows.add_row(name, f"{value:.3f}", over_float(metric, value, floating))
     console = Console()
     console.print(rows)
     if metrics["recovered"] is not None:

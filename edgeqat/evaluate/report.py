@@ -108,10 +108,15 @@ def _rows(metrics: dict[str, Any], rows: Sequence[tuple[str, float | None]]) -> 
     for name, value in rows:
         if value is None:
             continue
-        points = f"{value - floating:+.2f} points"
-        change = points if metric == "top1" else f"{100 * (value / floating - 1):+.2f}%"
-        found.append((name, f"{value:.3f}", change))
+        found.append((name, f"{value:.3f}", over_float(metric, value, floating)))
     return found
+
+
+def over_float(metric: str, value: float, floating: float) -> str:
+    """A score against the float model's, in words."""
+    if metric == "top1":
+        return f"{value - floating:+.2f} points"
+    return f"{100 * (value / floating - 1):+.2f}%"
 
 
 def _conditions(metrics: dict[str, Any]) -> str:
