@@ -71,6 +71,10 @@ class Inputs(Task):
             return Objective(recipe.distill, teacher=None)
         return Objective(recipe.distill, teacher, recipe.guide, recipe.correct)
 
+    def step_tokens(self, recipe: Recipe) -> int:
+        train = recipe.train
+        return train.batch_size * train.accumulation * processes.count() * recipe.data.context
+
     def samples(self) -> BlockSamples:
         if not isinstance(self.train, Blocks):
             raise UsageError(

@@ -73,7 +73,8 @@ def quantize(
             return done
         metrics, model = _rows_before(task, recipe, run)
         gap = task.gap(metrics["qat_start"], metrics["float"])
-        recipe = recipe.model_copy(update={"train": with_rates(recipe.train, gap)})
+        rates = with_rates(recipe.train, gap, task.step_tokens(recipe))
+        recipe = recipe.model_copy(update={"train": rates})
         if recipe.train.compare_float and recipe.train.steps > 0:
             same_steps = float_same_steps(task, recipe, run, listener)
             logger.info("float, trained for the same steps: %s", spoken(same_steps))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgeqat.recipe import QuantSection, Recipe
 from edgeqat.train.objective import Objective
+from edgeqat.train.optim import TOKENS
 from edgeqat.train.samples import Samples
 
 Score = dict[str, float]
@@ -57,6 +58,12 @@ class Task(ABC):
     @abstractmethod
     def objective(self, recipe: Recipe, teacher: nn.Module | None) -> Objective:
         """The training objective; without a teacher, of a float model."""
+
+    def step_tokens(self, recipe: Recipe) -> int:
+        """Tokens of an optimizer step over all processes; of images as many as make no difference
+        to the learning rate.
+        """
+        return TOKENS
 
     @abstractmethod
     def samples(self) -> Samples:

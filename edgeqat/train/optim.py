@@ -2,8 +2,9 @@
 
 Matrices and filters decay, norms and biases do not, scales have a learning rate of their own. Where
 the recipe names no learning rate, SGD's is the papers' 0.01 and AdamW's follows from what there is
-to recover: 3e-3 times the PTQ gap in nats, because a small gap drowns in the noise of large steps
-(docs/log.md has the measurement).
+to recover: 3e-3 times the PTQ gap in nats, because a small gap drowns in the noise of large steps.
+Steps of fewer than 2,048 tokens are noisier, and the rate falls with the root of their number
+(2205.10287; docs/log.md has the measurements).
 """
 
 from __future__ import annotations
@@ -21,20 +22,24 @@ from edgeqat.recipe import TrainSection
 from edgeqat.train.adamw import AdamWBF16
 
 BETAS = (0.9, 0.95)
-RATE_PER_NAT = 3e-3
+RATE_PER_NAT = 3e-3  # with steps of so many tokens:
+TOKENS = 2048
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # few, so that runs share their float baseline
 SGD_RATE = 0.01
 SCALE_SHARE = 0.2
 ADAPTER_SHARE = 10  # adapters move in units of codes, weights in units of their scale
 
 
-def with_rates(train: TrainSection, gap: float) -> TrainSection:
-    """The section with both learning rates set; `gap` is log ppl_ptq - log ppl_float in nats."""
+def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSection:
+    """The section with both learning rates set; `gap` is log ppl_ptq - log ppl_float in nats,
+    `tokens` are those of a step.
+    """
     rate = train.learning_rate
     if rate is None and train.optimizer == "sgd":
         rate = SGD_RATE
     elif rate is None:
-        wanted = min(max(RATE_PER_NAT * gap, RATES[0]), RATES[-1])
+        wanted = RATE_PER_NAT * gap * math.sqrt(min(tokens / TOKENS, 1.0))
+        wanted = min(max(wanted, RATES[0]), RATES[-1])
         rate = min(RATES, key=lambda known: abs(math.log(known / wanted)))
     scale_rate = train.scale_learning_rate or float(f"{SCALE_SHARE * rate:.0e}")
     return train.model_copy(update={"learning_rate": rate, "scale_learning_rate": scale_rate})
