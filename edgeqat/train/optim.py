@@ -2,9 +2,9 @@
 
 Matrices and filters decay, norms and biases do not, scales have a learning rate of their own. Where
 the recipe names no learning rate, SGD's is the papers' 0.01 and AdamW's follows from what there is
-to recover: 3e-3 times the PTQ gap in nats, because a small gap drowns in the noise of large steps.
-Steps of fewer than 2,048 tokens are noisier, and the rate falls with the root of their number
-(2205.10287; docs/log.md has the measurements).
+to recover, the PTQ gap g in nats: 1.7e-3 g^(3/4), because a small gap drowns in the noise of large
+steps. Steps of fewer than 2,048 tokens are noisier, and the rate falls with the root of their
+number (2205.10287; docs/log.md has the measurements).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgeqat.recipe import TrainSection
 from edgeqat.train.adamw import AdamWBF16
 
 BETAS = (0.9, 0.95)
-RATE_PER_NAT = 3e-3  # with steps of so many tokens:
+RATE_OF_A_NAT, POWER = 1.7e-3, 0.75  # with steps of so many tokens:
 TOKENS = 2048
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # few, so that runs share their float baseline
 SGD_RATE = 0.01
@@ -38,7 +38,7 @@ def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSe
     if rate is None and train.optimizer == "sgd":
         rate = SGD_RATE
     elif rate is None:
-        wanted = RATE_PER_NAT * gap * math.sqrt(min(tokens / TOKENS, 1.0))
+        wanted = RATE_OF_A_NAT * max(gap, 0.0) ** POWER * math.sqrt(min(tokens / TOKENS, 1.0))
         wanted = min(max(wanted, RATES[0]), RATES[-1])
         rate = min(RATES, key=lambda known: abs(math.log(known / wanted)))
     scale_rate = train.scale_learning_rate or float(f"{SCALE_SHARE * rate:.0e}")

@@ -74,7 +74,7 @@ def test_rates_that_are_not_given_follow_the_ptq_gap():
 
 def test_short_steps_take_smaller_rates():
     found = [with_rates(TrainSection(), 0.1, tokens).learning_rate for tokens in (512, 2048, 16384)]
-    assert found == [1e-4, 3e-4, 3e-4]  # 3e-3 * 0.1 / 2 is nearer to 1e-4
+    assert found == [1e-4, 3e-4, 3e-4]  # half of 3e-4 is nearer to 1e-4
 
 
 def test_rates_stay_in_their_range_also_without_a_gap():
