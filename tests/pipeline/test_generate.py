@@ -102,7 +102,7 @@ def test_without_a_library_torch_writes_the_text(packed_folder, generate, text, 
 
 def test_a_character_of_several_tokens_comes_whole():
     class Bytes:
-        def decode(self, ids, skip_special_tokens):
+        def decode(self, ids):
             return bytes(ids).decode(errors="replace")
 
     tokens = "a\u00e9\u2014b".encode()
