@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import fusion
 
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, plain_convolution
@@ -41,7 +42,8 @@ def norms(model: nn.Module, traced: fx.Graph) -> dict[fx.Node, fx.Node]:
     called = Counter(node.target for node in traced.nodes if node.op == "call_module")
     found: dict[fx.Node, fx.Node] = {}
     for node in traced.nodes:
-        if not isinstance(_module(model, node), nn.BatchNorm2d):
+        norm = _module(model, node)
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
         before: Any = node.args[0]
         alone = isinstance(_module(model, before), _CONVOLUTIONS) and len(before.users) == 1
@@ -59,7 +61,7 @@ def inference(model: nn.Module) -> Iterator[nn.Module]:
     model.eval()
     try:
         with torch.no_grad():
-            yield _folded(model)
+            yield _folded(model.module if isinstance(model, DistributedDataParallel) else model)
     finally:
         model.train(was_training)
 
