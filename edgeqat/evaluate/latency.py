@@ -8,11 +8,13 @@ the same behind 1984 tokens. tokens_per_second is the mean over repetitions of t
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 PROMPTS, NEW_TOKENS, DEPTHS = (128, 512), 64, (0, 1984)
+_PAUSE = 0.5  # seconds: threads of the engine before stop spinning
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def measure(
         for test in tests:
             for contender in contenders:
                 step(contender.name, test.name)
+                time.sleep(_PAUSE)
                 taken = contender.run(test)
                 if repetition:
                     seconds.setdefault((contender.name, test.name), []).append(taken)

@@ -8,6 +8,11 @@ from edgeqat.evaluate import latency
 from edgeqat.evaluate.latency import Test as Timed
 
 
+@pytest.fixture(autouse=True)
+def _no_rest(monkeypatch):
+    monkeypatch.setattr(latency, "_PAUSE", 0)
+
+
 class Clock:
     """A contender that takes the given seconds, one after the other."""
 
