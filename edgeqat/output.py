@@ -33,11 +33,9 @@ def check_file(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder for files that cannot be made, or is a file."""
+    """Refuse a folder for files that is a file; one that is not there will be made."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"output: '{folder}' is a file; name a folder")
-    if not folder.exists():
-        check_file(folder)
 
 
 @contextmanager

@@ -80,7 +80,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if debug:
             raise
-        return _fail(f"file: '{error.filename}' {error.strerror or error}; check its path", 1)
+        place = f"file: '{error.filename}'" if error.filename else "system:"
+        return _fail(f"{place} {error.strerror or error}; check paths and connections", 1)
     except (MemoryError, RuntimeError) as error:
         if debug or not _lacks_memory(error):
             raise

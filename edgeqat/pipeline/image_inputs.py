@@ -186,6 +186,8 @@ def _check_recipe(recipe: Recipe) -> None:
             f"scheme: {recipe.quant.scheme} quantizes a KV cache and image models have none; write "
             "for example --w4a8 or --w2a32"
         )
+    if recipe.quant.kv.llama_cpp or recipe.quant.activation.mode == "q8_0":
+        raise UsageError("target: gguf is for language models; leave out --target")
     if recipe.train.method != "full" or recipe.train.gradient_checkpointing:
         field = "gradient_checkpointing" if recipe.train.method == "full" else "method"
         raise RecipeError(

@@ -171,6 +171,7 @@ FAULTS = {
     ),
     "a form": (["--set", "correct.form=l1"], ["correct.form", "l1"]),
     "a KV cache": (["--scheme", "w4a8kv4"], ["scheme", "kv4", "--w4a8"]),
+    "another runtime": (["--target", "gguf"], ["target", "gguf", "language models"]),
     "low-rank training": (["--set", "train.method=lowrank"], ["train.method", "lowrank"]),
     "guidance": (["--set", "guide.entropy.weight=1"], ["guide", "image models"]),
     "a label column": (["--set", "data.images.label=kind"], ["data.images.label", "kind"]),
