@@ -34,6 +34,14 @@ _WIDEST_GROUP = 128
 _SPLIT_GROUP = 32
 
 
+def in_groups(values: Tensor, size: int) -> Tensor:
+    """(..., D) -> (..., G, size), zero-padded."""
+    short = values.shape[-1] % size
+    if short:
+        values = nn.functional.pad(values, (0, size - short))
+    return values.unflatten(-1, (-1, size))
+
+
 class DynamicQuantizer(nn.Module):
     """Symmetric absmax quantization of each last-dimension row (a token, or a token and head)."""
 
@@ -125,10 +133,7 @@ class CacheQuantizer(nn.Module):
         """(B, K, T, D) without the offset -> (B, K, T, G, group_size), zero-padded."""
         if self.offset is not None:
             values = values - self.offset[:, None].to(values.dtype)
-        short = values.shape[-1] % self.group_size
-        if short:
-            values = nn.functional.pad(values, (0, self.group_size - short))
-        return values.unflatten(-1, (-1, self.group_size))
+        return in_groups(values, self.group_size)
 
     def observe(self) -> None:
         """Pass values through and gather their mean until `finish`."""

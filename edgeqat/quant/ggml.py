@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.quant import rows
-from edgeqat.quant.dynamic import CacheQuantizer
+from edgeqat.quant.dynamic import CacheQuantizer, in_groups
 from edgeqat.scheme import HIGH_BITS, grid_of
 
 BLOCK = 32
@@ -41,7 +41,9 @@ class BlockQuantizer(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Fake-quantized values, straight-through."""
-        return _rounded(_in_blocks(values), values, self.grid.bits) if self.enabled else values
+        if not self.enabled:
+            return values
+        return _rounded(in_groups(values, BLOCK), values, self.grid.bits)
 
     def extra_repr(self) -> str:
         return f"bits={self.grid.bits}, dynamic per block of {BLOCK}"
@@ -64,13 +66,6 @@ class BlockCacheQuantizer(CacheQuantizer):
         """Packed rows (B, K, T, bytes) uint8 and scales (B, K, T, G) fp16."""
         codes, scale = quantize_blocks(self._grouped(values).float(), self.low.bits)
         return rows.pack(codes.flatten(-2), self.low.bits), scale.squeeze(-1).half()
-
-
-def _in_blocks(values: Tensor) -> Tensor:
-    """(..., I) -> (..., G, 32), zero-padded."""
-    short = values.shape[-1] % BLOCK
-    padded = nn.functional.pad(values, (0, BLOCK - short)) if short else values
-    return padded.unflatten(-1, (-1, BLOCK))
 
 
 def _rounded(grouped: Tensor, values: Tensor, bits: int) -> Tensor:
