@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str,
     """Tokens per second of the fastest step of each row, taken in turns, and the process's peak
     RSS.
     """
-    from edgeqat.runtime import native
+    from edgeqat import native
 
     native.keep_freed_memory()  # before torch
     import torch

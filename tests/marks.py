@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from edgeqat.runtime import native
+from edgeqat import native
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_kernels = pytest.mark.skipif(native.library() is None, reason="the kernels are not built")

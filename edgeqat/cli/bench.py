@@ -116,8 +116,8 @@ def _bench_images(
 
 
 def _list() -> None:
+    from edgeqat import native
     from edgeqat.evaluate.engines import KINDS, missing
-    from edgeqat.runtime import native
 
     if native.library() is not None:
         active = native.active_isa()

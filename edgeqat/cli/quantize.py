@@ -64,7 +64,7 @@ def command(
     if resolved.quant.adaptive.share is not None:
         name += f"-adaptive{resolved.quant.adaptive.share}"
     place = Path(name if output is None else output)
-    from edgeqat.runtime.native import keep_freed_memory
+    from edgeqat.native import keep_freed_memory
 
     log.setup()
     keep_freed_memory()  # before torch is imported

@@ -28,7 +28,7 @@ def command(
     values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
     resolved = recipes.load(recipe, values)
     target = Path(Path(recipe).stem if output is None else output)
-    from edgeqat.runtime.native import keep_freed_memory
+    from edgeqat.native import keep_freed_memory
 
     log.setup()
     keep_freed_memory()  # before torch is imported

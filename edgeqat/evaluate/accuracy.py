@@ -12,7 +12,7 @@ from edgeqat.data.images import Images, Normalizer
 from edgeqat.nn.folding import inference
 from edgeqat.nn.logits import class_logits
 
-_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (runtime/native)
+_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (edgeqat/native)
 _TOP = 5
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeqat import checkpoint
+from edgeqat import checkpoint, native
 from edgeqat import recipe as recipes
 from edgeqat.errors import UsageError, nearest
 from edgeqat.evaluate.prefixes import Batch, Ids, batches, common
@@ -31,7 +31,6 @@ from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, source
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.convert import attentions
-from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
 
 FLOAT, FAKE_QUANT, PACKED, NATIVE = BACKENDS = ("float", "fake-quant", "packed", "native")

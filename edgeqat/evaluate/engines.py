@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from edgeqat import native
 from edgeqat.errors import UsageError, nearest
 from edgeqat.evaluate.steps import Steps
-from edgeqat.runtime import native
 from edgeqat.runtime.shape import Shape
 
 LLAMA_BENCH = "llama-bench"

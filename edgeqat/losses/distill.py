@@ -38,12 +38,16 @@ class _Distill(torch.autograd.Function):
             slope: Any = None
             if gamma > 0:
                 assert teacher is not None
-                soft = log_p if temperature == 1 else (logits / temperature).log_softmax(-1)
-                log_q = (teacher[rows].float() / temperature).log_softmax(-1)
+                taught = teacher[rows].float()
+                soft = log_p
+                if temperature != 1:
+                    soft, taught = (logits / temperature).log_softmax(-1), taught / temperature
+                log_q = taught.log_softmax(-1)
                 q = log_q.exp()
                 divergence += torch.linalg.vecdot(q, log_q.sub_(soft)).dot(keep[rows, 0])
                 if grad is not None:
-                    slope = soft.exp().sub_(q).mul_(weight[rows] * (gamma * temperature))
+                    slope = torch.exp(soft, out=log_q).sub_(q)
+                    slope.mul_(weight[rows] * (gamma * temperature))
             if grad is None:
                 continue
             if gamma < 1:

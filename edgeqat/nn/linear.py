@@ -26,6 +26,8 @@ from edgeqat.quant.exact import linear
 from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.lsq import WeightQuantizer
 
+_KEPT = 2**18  # values: 1 MB
+
 
 class SharedInput:
     """The quantized input of layers that read the same tensor (q, k and v; gate and up), computed
@@ -101,11 +103,13 @@ class QuantLinear(nn.Linear):
 
 @contextmanager
 def _recomputed(quantized: Tensor, quantizer: nn.Module, weight: Tensor) -> Iterator[None]:
-    """Inside, `quantized` = quantizer(weight) is not kept for backward but computed again there.
+    """Inside, `quantized` = quantizer(weight) is not kept for backward but computed again there,
+    unless it is small.
 
     A quantized copy of every weight would otherwise live from forward to backward.
     """
-    if quantized is weight or not quantized.requires_grad:
+    small = quantized.numel() <= _KEPT
+    if quantized is weight or small or not quantized.requires_grad:
         yield
         return
     place = quantized.untyped_storage().data_ptr()

@@ -13,12 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from edgeqat import native
 from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.evaluate import latency
 from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test
 from edgeqat.output import whole_file
-from edgeqat.runtime import native, shape
+from edgeqat.runtime import shape
 from edgeqat.runtime.shape import Shape
 
 _logger = logging.getLogger("edgeqat")

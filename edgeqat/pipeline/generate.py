@@ -10,9 +10,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from edgeqat import checkpoint
+from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError
-from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
 from edgeqat.runtime.tokenizer import Tokenizer
 

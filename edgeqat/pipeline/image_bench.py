@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 
-from edgeqat import checkpoint
+from edgeqat import checkpoint, native
 from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.evaluate import onnx_runtime
 from edgeqat.export import onnx
 from edgeqat.hf import image_folder, image_source
 from edgeqat.nn import convert
 from edgeqat.pipeline.bench import cpu_name
-from edgeqat.runtime import native
 
 logger = logging.getLogger(__name__)
 

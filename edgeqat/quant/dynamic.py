@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.quant import rows, ste
-from edgeqat.quant.functional import dequantize, quantize_dynamic, quantize_searched
+from edgeqat.quant.functional import (
+    CACHE_CLIPS,
+    dequantize,
+    quantize_dynamic,
+    quantize_searched,
+)
 from edgeqat.scheme import HIGH_BITS, Grid, grid_of
 
 ACTIVATION_CLIP = {4: 0.75, 3: 0.55, 2: 0.5}  # rows of hidden size; other widths 1
-CACHE_CLIPS = {  # rows of head_dim; other widths 1
-    4: (0.8, 0.88, 0.96, 1.04),
-    3: (0.7, 0.8, 0.9, 1.0),
-    2: (0.4, 0.48, 0.56, 0.65),
-}
 _WIDEST_GROUP = 128
 _SPLIT_GROUP = 32
 

@@ -19,6 +19,11 @@ from edgeqat.scheme import Grid, group_count
 
 FP16_MIN_SCALE = 2.0**-14  # the smallest normal fp16: stored scales never become subnormal
 SMALLEST_ABSMAX = 2.0**-100  # of a dynamic row: keeps top / absmax finite where the row is zero
+CACHE_CLIPS = {  # of keys and values, rows of head_dim; other widths 1
+    4: (0.8, 0.88, 0.96, 1.04),
+    3: (0.7, 0.8, 0.9, 1.0),
+    2: (0.4, 0.48, 0.56, 0.65),
+}
 _EXACT_GROUP = 256  # 255 * 255 * 256 < 2^24: sums of that many products are exact in float32
 _MSE_RATIOS = 64
 _SEARCH_PART = 2**17  # values searched at a time: they stay in a core's cache

@@ -8,7 +8,7 @@ Dynamic: the scale follows absmax; dv_hat/dv = 1 where nothing is clipped. Witho
 is saved, with it one bool mask.
 
 LSQ's backward recomputes from its input (a weight Parameter is saved by reference); no float copy
-is stored.
+is stored. On a CPU `fused` does the same in C++.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from edgeqat.quant import fused
 from edgeqat.quant.functional import (
     FP16_MIN_SCALE,
     dequantize,
@@ -39,6 +40,8 @@ class _LSQ(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, scale)
         ctx.grid, ctx.group_size, ctx.factor = grid, group_size, factor
+        if fused.takes(grid, values, scale):
+            return fused.lsq(values, scale, grid, group_size)
         output = torch.empty_like(values)
         for part, steps, out in _in_cache(values, scale, output):
             codes = quantize(to_groups(part, group_size), steps, grid)
@@ -51,6 +54,9 @@ class _LSQ(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         values, scale = ctx.saved_tensors
         need_values, need_scale = ctx.needs_input_grad[:2]
+        if need_values and need_scale and fused.takes(ctx.grid, values, scale, grad):
+            found = fused.lsq_backward(values, scale, grad, ctx.grid, ctx.group_size)
+            return found[0], found[1].mul_(ctx.factor), None, None, None
         grad_values = torch.empty_like(values) if need_values else values
         grad_scale = torch.zeros_like(scale) if need_scale else scale
         for part, steps, rows, into_values, into_scale in _in_cache(
@@ -93,6 +99,12 @@ class _Dynamic(torch.autograd.Function):
     def forward(
         ctx, values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool
     ) -> Tensor:
+        marked = min(clips) < 1 and ctx.needs_input_grad[0]
+        if fused.takes(grid, values) and (len(clips) == 1 or fused.searches(values, grid, clips)):
+            output, clipped = fused.dynamic(values, grid, clips, fp16_scale, marked)
+            if clipped is not None:
+                ctx.save_for_backward(clipped)
+            return output
         floats = values.float()
         if len(clips) > 1:
             codes, scale = quantize_searched(floats, grid, clips)
@@ -102,7 +114,7 @@ class _Dynamic(torch.autograd.Function):
                 scale = scale.half().float()
         if grid.half_step:
             codes += grid.offset
-        if min(clips) < 1 and ctx.needs_input_grad[0]:
+        if marked:
             ends = scale * grid.qmin, scale * (grid.qmax + 2 * grid.offset)
             ctx.save_for_backward((floats < torch.minimum(*ends)) | (floats > torch.maximum(*ends)))
         return codes.mul_(scale).to(values.dtype)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeqat import native
 from edgeqat.errors import UsageError
-from edgeqat.runtime import native
 
 
 class Engine:

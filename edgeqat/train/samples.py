@@ -16,7 +16,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.losses.distill import IGNORE
 from edgeqat.nn.logits import class_logits
 
-_IMAGES_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (runtime/native)
+_IMAGES_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (edgeqat/native)
 _TOKENS_AT_ONCE = 4096
 
 

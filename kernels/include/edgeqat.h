@@ -90,6 +90,35 @@ EDGEQAT_API int edgeqat_product(const char *isa, const uint8_t *tiles, const uin
                                 const int8_t *codes, const float *code_scale, int64_t tokens,
                                 float *out);
 
+/* Training: values [rows][columns] to the nearest levels and back, each function one walk over them
+ * on the threads of the caller. */
+
+/* Calls each(context) on `threads` threads and waits for all of them; libgomp's GOMP_parallel is
+ * one (flags 0). NULL: the calling thread does everything. */
+typedef void (*edgeqat_run_threads)(void (*each)(void *context), void *context, unsigned threads,
+                                    unsigned flags);
+typedef struct {
+  edgeqat_run_threads run;
+  int32_t threads;
+} edgeqat_team;
+
+/* Learned scales: scale [scale_rows][G], scale_rows 1 or `rows`; groups of group_size columns
+ * (0: one group). */
+EDGEQAT_API int edgeqat_lsq(edgeqat_team team, const float *x, const float *scale, int64_t rows,
+                            int64_t columns, int64_t scale_rows, int64_t group_size, int bits,
+                            float *out);
+/* From the gradient of `out` that of x, and grad_scale [rows][G]: what each row adds to that of its
+ * scale. */
+EDGEQAT_API int edgeqat_lsq_backward(edgeqat_team team, const float *x, const float *scale,
+                                     const float *grad, int64_t rows, int64_t columns,
+                                     int64_t scale_rows, int64_t group_size, int bits,
+                                     float *grad_x, float *grad_scale);
+/* One scale a row: of clip * absmax (searched 0; half_scale rounds it to fp16), or of least squared
+ * error as edgeqat_quantize_searched has it. clipped [rows][columns] may be NULL. */
+EDGEQAT_API int edgeqat_fake_quantize(edgeqat_team team, const float *x, int64_t rows,
+                                      int64_t columns, int bits, int searched, float clip,
+                                      int half_scale, float *out, uint8_t *clipped);
+
 #ifdef __cplusplus
 }
 #endif

@@ -11,6 +11,7 @@
 #include "read_loop.h"
 #include "registry.h"
 #include "sampler.h"
+#include "team.h"
 #include "tile.h"
 
 struct edgeqat_engine {
@@ -65,6 +66,12 @@ edgeqat_engine* opened(const Make& make, int threads, int64_t context) {
 void check_bits(int bits) {
   if (bits < 1 || bits > 8 || !tile_inputs(bits))
     throw Error("bits: " + std::to_string(bits) + " is not one of 1, 2, 3, 4, 6, 8");
+}
+
+void check_searched(int bits, int64_t columns) {
+  if (bits < 2 || bits > 4 || columns > kWidestGroup)
+    throw Error("bits: keys and values of 2 to 4 bits in groups of at most " +
+                std::to_string(kWidestGroup) + " have searched scales");
 }
 
 }  // namespace
@@ -162,9 +169,7 @@ int edgeqat_quantize(const char* isa, const float* x, int64_t rows, int64_t colu
 int edgeqat_quantize_searched(const char* isa, const float* x, int64_t rows, int64_t columns,
                               int bits, int8_t* codes, uint16_t* scale) {
   return guarded([&] {
-    if (bits < 2 || bits > 4 || columns > kWidestGroup)
-      throw Error("bits: keys and values of 2 to 4 bits in groups of at most " +
-                  std::to_string(kWidestGroup) + " have searched scales");
+    check_searched(bits, columns);
     const Isa& row_of = isa_named(isa);
     for (int64_t row = 0; row < rows; ++row)
       scale[row] =
@@ -196,5 +201,55 @@ int edgeqat_product(const char* isa, const uint8_t* tiles, const uint16_t* scale
     }
     const Inputs& x = buffer.interleave(row_of, tokens, {columns, m.group_size, m.groups, 0, 8});
     row_of.product(m, x, out, rows, 0, m.tile_rows());
+  });
+}
+
+int edgeqat_lsq(edgeqat_team team, const float* x, const float* scale, int64_t rows,
+                int64_t columns, int64_t scale_rows, int64_t group_size, int bits, float* out) {
+  return guarded([&] {
+    check_bits(bits);
+    const Isa& isa = active_isa();
+    const int64_t size = group_size ? group_size : std::max<int64_t>(columns, 1);
+    const int64_t scales = scale_rows == 1 ? 0 : (columns + size - 1) / size;
+    each_row(team, rows, columns, [&](int64_t row) {
+      const int64_t at = row * columns;
+      for (int64_t i = 0, g = row * scales; i < columns; i += size, ++g)
+        isa.lsq(x + at + i, std::min(size, columns - i), scale[g], bits, out + at + i);
+    });
+  });
+}
+
+int edgeqat_lsq_backward(edgeqat_team team, const float* x, const float* scale, const float* grad,
+                         int64_t rows, int64_t columns, int64_t scale_rows, int64_t group_size,
+                         int bits, float* grad_x, float* grad_scale) {
+  return guarded([&] {
+    check_bits(bits);
+    const Isa& isa = active_isa();
+    const int64_t size = group_size ? group_size : std::max<int64_t>(columns, 1);
+    const int64_t groups = (columns + size - 1) / size;
+    each_row(team, rows, columns, [&](int64_t row) {
+      const int64_t at = row * columns;
+      const float* steps = scale + (scale_rows == 1 ? 0 : row * groups);
+      for (int64_t i = 0, g = 0; i < columns; i += size, ++g)
+        grad_scale[row * groups + g] =
+            isa.lsq_backward(x + at + i, grad + at + i, std::min(size, columns - i), steps[g],
+                             bits, grad_x + at + i);
+    });
+  });
+}
+
+int edgeqat_fake_quantize(edgeqat_team team, const float* x, int64_t rows, int64_t columns,
+                          int bits, int searched, float clip, int half_scale, float* out,
+                          uint8_t* clipped) {
+  return guarded([&] {
+    if (searched) check_searched(bits, columns);
+    else check_bits(bits);
+    const Isa& isa = active_isa();
+    each_row(team, rows, columns, [&](int64_t row) {
+      const int64_t at = row * columns;
+      uint8_t* marks = clipped ? clipped + at : nullptr;
+      if (searched) isa.fake_searched(x + at, columns, bits, out + at, marks);
+      else isa.fake_dynamic(x + at, columns, bits, clip, half_scale, out + at, marks);
+    });
   });
 }

@@ -69,6 +69,17 @@ struct Isa {
   void (*interleave)(const int32_t* rows, int64_t tokens, int64_t words, int32_t* to);
   // Weights of at most 15 bits as two bytes: p * fp16 scale = step * (128 * high + low).
   float (*split)(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low);
+
+  // Training (fake_quant.h), rows of values. out = level(x / scale) * scale.
+  void (*lsq)(const float* x, int64_t count, float scale, int bits, float* out);
+  // The gradient of x; returns the scale's.
+  float (*lsq_backward)(const float* x, const float* grad, int64_t count, float scale, int bits,
+                        float* grad_x);
+  // What `quantize` and `quantize_searched` store, as values; `clipped` (or null) marks what lies
+  // beyond the outermost levels.
+  void (*fake_dynamic)(const float* x, int64_t count, int bits, float clip, bool half_scale,
+                       float* out, uint8_t* clipped);
+  void (*fake_searched)(const float* x, int64_t count, int bits, float* out, uint8_t* clipped);
 };
 
 extern const Isa kScalar, kAvx2, kAvx512Vnni, kNeonDotprod, kNeonI8mm;

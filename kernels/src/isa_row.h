@@ -1,6 +1,7 @@
 // The registry row of an instruction set S (internal linkage, as in vector.h).
 #pragma once
 
+#include "fake_quant.h"
 #include "product.h"
 #include "vector.h"
 
@@ -9,9 +10,9 @@ namespace {
 
 template <class S>
 constexpr Isa row_of(const char* name, bool (*available)()) {
-  return {name,      available, S::kTokens, &product<S>, &quantize,   &quantize_searched,
-          &rms_norm, &softmax,  &rotate,    &swiglu,     &sum,        &interleave,
-          &split<S>};
+  return {name,      available, S::kTokens,    &product<S>,   &quantize,     &quantize_searched,
+          &rms_norm, &softmax,  &rotate,       &swiglu,       &sum,          &interleave,
+          &split<S>, &lsq,      &lsq_backward, &fake_dynamic, &fake_searched};
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ constexpr float kSmallestAbsmax = 0x1p-100f;  // keeps top / absmax finite where
 constexpr int kLanes = 16;
 constexpr int kCacheClips = 4;
 
-// CACHE_CLIPS of edgeqat/quant/dynamic.py at 2, 3 and 4 bits.
+// CACHE_CLIPS of edgeqat/quant/functional.py at 2, 3 and 4 bits.
 constexpr float kClips[][kCacheClips] = {
     {0.4f, 0.48f, 0.56f, 0.65f}, {0.7f, 0.8f, 0.9f, 1.0f}, {0.8f, 0.88f, 0.96f, 1.04f}};
 
@@ -86,13 +86,18 @@ inline float sum_lanes(const float (&lanes)[kLanes]) {
   return total;
 }
 
+// How often a step goes into 1, where `edge` steps make m. torch computes edge / m as
+// (1 / m) * edge: the same two roundings.
+inline float steps_in(float m, float edge) {
+  return 1.0f / (__builtin_fabsf(m) < kSmallestAbsmax ? kSmallestAbsmax : m) * edge;
+}
+
 inline float quantize(const float* x, int64_t count, int bits, float clip, int8_t* codes) {
   const float offset = half_step(bits) ? 0.5f : 0.0f;
   const float least = float(-(1 << (bits - 1))), most = float((1 << (bits - 1)) - 1);
   const float top = most + offset;
   const float peak = absmax(x, count) * clip;
-  // torch computes top / m as (1 / m) * top: the same two roundings
-  const float ratio = 1.0f / (peak < kSmallestAbsmax ? kSmallestAbsmax : peak) * top;
+  const float ratio = steps_in(peak, top);
   for (int64_t i = 0; i < count; ++i)
     codes[i] = int8_t(clamped(round_even(clamped(x[i] * ratio - offset, -512, 512)), least, most));
   return peak / top;
@@ -111,7 +116,7 @@ inline uint16_t quantize_searched(const float* x, int64_t count, int bits, int8_
   int8_t found[kWidestGroup];
   for (float clip : kClips[bits - 2]) {
     const float m = peak * clip;
-    const float ratio = 1.0f / (__builtin_fabsf(m) < kSmallestAbsmax ? kSmallestAbsmax : m) * edge;
+    const float ratio = steps_in(m, edge);
     const uint16_t half = to_half(m / edge);
     const float step = from_half(half);
     double lanes[kLanes] = {};

@@ -10,9 +10,9 @@ import shutil
 import pytest
 from marks import needs_kernels
 
+from edgeqat import native
 from edgeqat.cli import run
 from edgeqat.evaluate import latency
-from edgeqat.runtime import native
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import weakref
 
+import pytest
 import tiny
 import torch
 
 import edgeqat
+from edgeqat.nn import linear
 from edgeqat.nn.linear import SharedInput
 from edgeqat.quant.dynamic import DynamicQuantizer
 
@@ -24,12 +26,20 @@ def kept_bytes(layer, input):
     return sum(size for place, size in sizes.items() if place not in own)
 
 
-def test_no_quantized_copy_of_the_weight_is_kept_for_backward():
+@pytest.fixture(params=["large", "small"])
+def size(request, monkeypatch):
+    if request.param == "large":
+        monkeypatch.setattr(linear, "_KEPT", 0)
+    return request.param
+
+
+def test_no_quantized_copy_of_a_large_weight_is_kept_for_backward(size):
     layer = edgeqat.prepare(tiny.llama(), "w4a8").model.layers[0].mlp.up_proj.train()
     input = torch.randn(1, 64, requires_grad=True)
-    assert kept_bytes(layer, input) < layer.weight.nbytes / 4
+    assert (kept_bytes(layer, input) < layer.weight.nbytes / 4) == (size == "large")
 
 
+@pytest.mark.usefixtures("size")
 def test_gradients_are_those_of_the_kept_copy():
     layer = edgeqat.prepare(tiny.llama(), "w2a16").model.layers[0].mlp.up_proj.train()
     layer.rotation = 0

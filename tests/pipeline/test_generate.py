@@ -9,9 +9,9 @@ import pytest
 from marks import needs_kernels
 from transformers import LlamaForCausalLM
 
+from edgeqat import native
 from edgeqat.errors import UsageError
 from edgeqat.pipeline import generate as pipeline
-from edgeqat.runtime import native
 from edgeqat.runtime.engine import Engine
 
 PROMPT = "the old river"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from marks import needs_kernels
 
+from edgeqat import native
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import ACTIVATION_CLIP, CACHE_CLIPS
-from edgeqat.runtime import native
 from edgeqat.scheme import grid_of
 
 pytestmark = needs_kernels

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from edgeqat.runtime import native
+from edgeqat import native
 
 
 @pytest.mark.skipif(
@@ -22,7 +22,7 @@ def test_a_machine_with_a_compiler_has_the_library():
 
 REPORT = """
 import ctypes, os
-from edgeqat.runtime import native
+from edgeqat import native
 calls = []
 class C:
     def mallopt(self, option, value): calls.append(option)

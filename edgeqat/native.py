@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from contextlib import suppress
 from ctypes import (
     POINTER,
     c_char_p,
@@ -57,6 +58,12 @@ class Info(ctypes.Structure):
     )
 
 
+class Team(ctypes.Structure):
+    """edgeqat_team."""
+
+    _fields_ = (("run", c_void_p), ("threads", c_int32))
+
+
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_error": (c_char_p, []),
     "edgeqat_last_status": (c_int, []),
@@ -81,6 +88,15 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_quantize_searched": (
         c_int,
         [c_char_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p],
+    ),
+    "edgeqat_lsq": (c_int, [Team, *[c_void_p] * 2, *[c_int64] * 4, c_int, c_void_p]),
+    "edgeqat_lsq_backward": (
+        c_int,
+        [Team, *[c_void_p] * 3, *[c_int64] * 4, c_int, *[c_void_p] * 2],
+    ),
+    "edgeqat_fake_quantize": (
+        c_int,
+        [Team, c_void_p, c_int64, c_int64, c_int, c_int, c_float, c_int, *[c_void_p] * 2],
     ),
     "edgeqat_product": (
         c_int,
@@ -289,6 +305,50 @@ def product(
     )
     check(status)
     return out
+
+
+def lsq(
+    threads: int, values: int, scale: int, shape: tuple[int, int], scale_rows: int, group: int,
+    bits: int, out: int,
+) -> None:  # fmt: skip
+    """Learned-scale fake quantization, see edgeqat.h; the arrays are addresses."""
+    team = _team(threads)
+    check(require().edgeqat_lsq(team, values, scale, *shape, scale_rows, group, bits, out))
+
+
+def lsq_backward(
+    threads: int, values: int, scale: int, grad: int, shape: tuple[int, int], scale_rows: int,
+    group: int, bits: int, grad_values: int, grad_scale: int,
+) -> None:  # fmt: skip
+    """Gradients of `lsq`, see edgeqat.h; the arrays are addresses."""
+    where = values, scale, grad, *shape, scale_rows, group, bits, grad_values, grad_scale
+    check(require().edgeqat_lsq_backward(_team(threads), *where))
+
+
+def fake_quantize(
+    threads: int, values: int, shape: tuple[int, int], bits: int, clip: float | None,
+    half_scale: bool, out: int, clipped: int | None,
+) -> None:  # fmt: skip
+    """Fake quantization with one scale a row, see edgeqat.h; clip None: the scale is searched. The
+    arrays are addresses.
+    """
+    searched = clip is None, 0.0 if clip is None else clip
+    where = values, *shape, bits, *searched, half_scale, out, clipped
+    check(require().edgeqat_fake_quantize(_team(threads), *where))
+
+
+@lru_cache(maxsize=64)
+def _team(threads: int) -> Team:
+    """So many threads of the libgomp that torch has loaded: they are awake already, and those of
+    another pool would wait for them. Without it the calling thread alone.
+    """
+    with suppress(OSError):
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        for place in sorted({line.split(maxsplit=5)[-1] for line in mapped.splitlines()}):
+            if "libgomp" in place and "torch" in place:
+                run = ctypes.CDLL(place).GOMP_parallel
+                return Team(ctypes.cast(run, c_void_p), threads)
+    return Team(None, 1)
 
 
 def _at(array: np.ndarray) -> int:

@@ -1,0 +1,85 @@
+"""The quantizers of training in C++: one walk over memory where torch takes ten.
+
+For float32 tensors on a CPU, where the library was built; the results are those of the torch code
+in `ste`, which does everything else (tests/quant/test_fused.py compares them).
+
+Legend: O output rows, I input columns, G groups of a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat import native
+from edgeqat.quant.functional import CACHE_CLIPS
+from edgeqat.scheme import Grid, grid_of
+
+_PLAIN = (Tensor, nn.Parameter)  # tensors with memory of their own: not those of a tracer
+_WIDTHS = (1, 2, 3, 4, 6, 8)
+_WIDEST_SEARCHED = 128  # kWidestGroup of kernels/src/tile.h
+
+
+def takes(grid: Grid, *tensors: Tensor) -> bool:
+    """Whether the library is here and has this grid and such tensors."""
+    return (
+        grid.bits in _WIDTHS
+        and grid == grid_of(grid.bits)
+        and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.is_cpu for t in tensors)
+        and not torch.compiler.is_compiling()
+        and native.library() is not None
+    )
+
+
+def searches(values: Tensor, grid: Grid, clips: tuple[float, ...]) -> bool:
+    """Whether these are the clips that the library searches, in rows that are short enough."""
+    return clips == CACHE_CLIPS.get(grid.bits) and values.shape[-1] <= _WIDEST_SEARCHED
+
+
+def lsq(values: Tensor, scale: Tensor, grid: Grid, group_size: int | None) -> Tensor:
+    """Fake-quantized values (O, I) with scale (O or 1, G)."""
+    values, scale = values.contiguous(), scale.contiguous()
+    output = torch.empty_like(values)
+    native.lsq(
+        torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), _shape(values),
+        scale.shape[0], group_size or 0, grid.bits, output.data_ptr(),
+    )  # fmt: skip
+    return output
+
+
+def lsq_backward(
+    values: Tensor, scale: Tensor, grad: Tensor, grid: Grid, group_size: int | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of values (O, I) and, before LSQ's factor, of scale (O or 1, G)."""
+    values, scale, grad = values.contiguous(), scale.contiguous(), grad.contiguous()
+    grad_values = torch.empty_like(values)
+    grad_scale = torch.empty(values.shape[0], scale.shape[1])
+    native.lsq_backward(
+        torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), grad.data_ptr(),
+        _shape(values), scale.shape[0], group_size or 0, grid.bits, grad_values.data_ptr(),
+        grad_scale.data_ptr(),
+    )  # fmt: skip
+    return grad_values, grad_scale.sum_to_size(scale.shape)
+
+
+def dynamic(
+    values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool, marked: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Fake-quantized values (..., D) with one scale a row: clips[0] * absmax, or of several clips
+    the best; with `marked` also where a value was clipped, (..., D) bool.
+    """
+    values = values.contiguous()
+    output = torch.empty_like(values)
+    clipped = torch.empty_like(values, dtype=torch.bool) if marked else None
+    columns = values.shape[-1]
+    native.fake_quantize(
+        torch.get_num_threads(), values.data_ptr(), (values.numel() // max(columns, 1), columns),
+        grid.bits, clips[0] if len(clips) == 1 else None, fp16_scale, output.data_ptr(),
+        None if clipped is None else clipped.data_ptr(),
+    )  # fmt: skip
+    return output, clipped
+
+
+def _shape(values: Tensor) -> tuple[int, int]:
+    rows, columns = values.shape
+    return rows, columns

@@ -1,0 +1,83 @@
+// The quantizers of training, each one walk over memory: values to the nearest level and back, and
+// the gradient rules of edgeqat/quant/ste.py, with the same results as the torch code there.
+//
+// Internal linkage and plain loops, as in vector.h.
+#pragma once
+
+#include "vector.h"
+
+namespace edgeqat {
+namespace {
+
+struct Levels {
+  explicit Levels(int bits)
+      : offset(half_step(bits) ? 0.5f : 0.0f),
+        least(float(-(1 << (bits - 1)))),
+        most(float((1 << (bits - 1)) - 1)) {}
+  // The level nearest to x / step.
+  float operator()(float ratio) const {
+    return clamped(round_even(clamped(ratio - offset, -512, 512)), least, most) + offset;
+  }
+  float last() const { return most + 2 * offset; }
+
+  float offset, least, most;
+};
+
+// out = level(x / scale) * scale.
+inline void lsq(const float* x, int64_t count, float scale, int bits, float* out) {
+  const Levels levels(bits);
+  for (int64_t i = 0; i < count; ++i) out[i] = levels(x[i] / scale) * scale;
+}
+
+// Gradients of `lsq` from that of its output: of x, and the scale's as the sum over the row.
+inline float lsq_backward(const float* x, const float* grad, int64_t count, float scale, int bits,
+                          float* grad_x) {
+  const Levels levels(bits);
+  const float first = levels.least, last = levels.last();
+  float lanes[kLanes] = {};
+  const auto one = [&](int64_t i, float& lane) {
+    const float ratio = x[i] / scale;
+    const float level = levels(ratio);
+    const bool inside = ratio >= first && ratio <= last;
+    lane += (inside ? level - ratio : level) * grad[i];
+    grad_x[i] = inside ? grad[i] : 0.0f;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int j = 0; j < kLanes; ++j) one(i + j, lanes[j]);
+  for (int j = 0; i + j < count; ++j) one(i + j, lanes[j]);
+  return sum_lanes(lanes);
+}
+
+// Marks the values beyond the outermost levels.
+inline void mark_clipped(const float* x, int64_t count, float scale, const Levels& levels,
+                         uint8_t* clipped) {
+  const float a = scale * levels.least, b = scale * levels.last();
+  const float low = a < b ? a : b, high = a < b ? b : a;
+  for (int64_t i = 0; i < count; ++i) clipped[i] = x[i] < low || x[i] > high;
+}
+
+// A row with the scale that its largest magnitude gives, rounded to fp16 where a cache stores it.
+// `clipped` may be null.
+inline void fake_dynamic(const float* x, int64_t count, int bits, float clip, bool half_scale,
+                         float* out, uint8_t* clipped) {
+  const Levels levels(bits);
+  const float top = levels.most + levels.offset;
+  const float peak = absmax(x, count) * clip;
+  const float ratio = steps_in(peak, top);
+  const float scale = half_scale ? from_half(to_half(peak / top)) : peak / top;
+  for (int64_t i = 0; i < count; ++i) out[i] = levels(x[i] * ratio) * scale;
+  if (clipped) mark_clipped(x, count, scale, levels, clipped);
+}
+
+// A row of keys or values with the scale of least squared error.
+inline void fake_searched(const float* x, int64_t count, int bits, float* out, uint8_t* clipped) {
+  const Levels levels(bits);
+  int8_t codes[kWidestGroup];
+  const float scale = from_half(quantize_searched(x, count, bits, codes));
+  for (int64_t i = 0; i < count; ++i) out[i] = (float(codes[i]) + levels.offset) * scale;
+  if (clipped) mark_clipped(x, count, scale, levels, clipped);
+}
+
+}  // namespace
+}  // namespace edgeqat

@@ -1,0 +1,121 @@
+"""The C++ walks give the numbers of the torch code: values bit for bit, gradients of scales up to
+the order of their sums.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from marks import needs_kernels
+
+from edgeqat import native
+from edgeqat.quant import fused, ste
+from edgeqat.quant.functional import CACHE_CLIPS
+from edgeqat.scheme import grid_of
+
+pytestmark = needs_kernels
+BITS = (1, 2, 3, 4, 6, 8)
+
+
+@pytest.fixture
+def in_torch(monkeypatch):
+    """Runs a function without the library."""
+
+    def run(function, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(fused, "takes", lambda *_: False)
+            return function(*arguments)
+
+    return run
+
+
+def lsq(values, scale, bits, group_size, slope):
+    values, scale = values.clone().requires_grad_(), scale.clone().requires_grad_()
+    output = ste.lsq(values, scale, grid_of(bits), 64, group_size)
+    output.backward(slope)
+    return output.detach(), values.grad, scale.grad
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(
+    ("rows", "columns", "group_size", "scales"),
+    [
+        (5, 300, 128, (5, 3)),
+        (7, 33, None, (7, 1)),
+        (4, 64, None, (1, 1)),
+        (300, 512, 32, (300, 16)),
+    ],
+)
+def test_lsq(bits, rows, columns, group_size, scales, in_torch):
+    generator = torch.Generator().manual_seed(bits)
+    values = torch.randn(rows, columns, generator=generator)
+    values[0, :3] = torch.tensor([0.0, -0.0, 1e30])
+    scale = torch.rand(scales, generator=generator) + 0.05
+    slope = torch.randn(rows, columns, generator=generator)
+    found = lsq(values, scale, bits, group_size, slope)
+    expected = in_torch(lsq, values, scale, bits, group_size, slope)
+    torch.testing.assert_close(found[:2], expected[:2], rtol=0, atol=0)
+    torch.testing.assert_close(found[2], expected[2], rtol=1e-4, atol=1e-4)
+
+
+def dynamic(values, bits, clips, fp16_scale, slope):
+    values = values.clone().requires_grad_()
+    if len(clips) > 1:
+        output = ste.searched(values, grid_of(bits), clips)
+    else:
+        output = ste.dynamic(values, grid_of(bits), clips[0], fp16_scale)
+    output.backward(slope)
+    return output.detach(), values.grad
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("fp16_scale", [False, True])
+@pytest.mark.parametrize("clips", [(1.0,), (0.75,), "searched"])
+@pytest.mark.parametrize("bits", BITS)
+def test_dynamic(bits, clips, fp16_scale, threads, in_torch):
+    if clips == "searched":
+        clips = CACHE_CLIPS.get(bits, (1.0,))
+    generator = torch.Generator().manual_seed(bits)
+    values = torch.randn(40, 3, 512 if len(clips) == 1 else 96, generator=generator)
+    values[0, 0] = 0
+    values[1, 0, 5] = 1e-35
+    values[2, 1] = values[2, 1].abs() * -1e-20
+    slope = torch.randn(values.shape, generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = dynamic(values, bits, clips, fp16_scale, slope)
+    finally:
+        torch.set_num_threads(before)
+    expected = in_torch(dynamic, values, bits, clips, fp16_scale, slope)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_nan_is_not_hidden(bits, in_torch):
+    values = torch.randn(3, 64)
+    values[1, 7] = float("nan")
+    scale = torch.full((3, 1), 0.1)
+    for function in (
+        lambda: ste.lsq(values, scale, grid_of(bits), 64),
+        lambda: ste.dynamic(values, grid_of(bits)),
+        lambda: ste.searched(values, grid_of(bits), CACHE_CLIPS.get(bits, (1.0,))),
+    ):
+        assert torch.equal(function().isnan(), in_torch(function).isnan())
+        assert function().isnan().any()
+
+
+def test_views_and_other_types(in_torch):
+    values = torch.randn(4, 8, 64).transpose(0, 1)
+    assert torch.equal(ste.dynamic(values, grid_of(4)), in_torch(ste.dynamic, values, grid_of(4)))
+    assert ste.dynamic(values.bfloat16(), grid_of(4)).dtype == torch.bfloat16
+    assert ste.dynamic(values.double(), grid_of(4)).dtype == torch.float64
+    assert ste.dynamic(torch.empty(0, 64), grid_of(4)).shape == (0, 64)
+    assert ste.lsq(torch.empty(0, 8), torch.empty(0, 1), grid_of(4), 1).shape == (0, 8)
+    meta = torch.empty(4, 8, device="meta")
+    assert not fused.takes(grid_of(4), meta)
+
+
+def test_the_threads_are_those_of_torch():
+    torch.ones(1)
+    assert native._team(3).threads == 3 and native._team(3).run
