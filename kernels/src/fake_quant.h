@@ -9,24 +9,15 @@
 namespace edgeqat {
 namespace {
 
-struct Levels {
-  explicit Levels(int bits)
-      : offset(half_step(bits) ? 0.5f : 0.0f),
-        least(float(-(1 << (bits - 1)))),
-        most(float((1 << (bits - 1)) - 1)) {}
-  // The level nearest to x / step.
-  float operator()(float ratio) const {
-    return clamped(round_even(clamped(ratio - offset, -512, 512)), least, most) + offset;
-  }
-  float last() const { return most + 2 * offset; }
-
-  float offset, least, most;
-};
+// The level nearest to x / step, in steps.
+inline float nearest(const Levels& levels, float ratio) {
+  return levels.code(ratio) + levels.offset;
+}
 
 // out = level(x / scale) * scale.
 inline void lsq(const float* x, int64_t count, float scale, int bits, float* out) {
   const Levels levels(bits);
-  for (int64_t i = 0; i < count; ++i) out[i] = levels(x[i] / scale) * scale;
+  for (int64_t i = 0; i < count; ++i) out[i] = nearest(levels, x[i] / scale) * scale;
 }
 
 // Gradients of `lsq` from that of its output: of x, and the scale's as the sum over the row.
@@ -37,7 +28,7 @@ inline float lsq_backward(const float* x, const float* grad, int64_t count, floa
   float lanes[kLanes] = {};
   const auto one = [&](int64_t i, float& lane) {
     const float ratio = x[i] / scale;
-    const float level = levels(ratio);
+    const float level = nearest(levels, ratio);
     const bool inside = ratio >= first && ratio <= last;
     lane += (inside ? level - ratio : level) * grad[i];
     grad_x[i] = inside ? grad[i] : 0.0f;
@@ -62,11 +53,10 @@ inline void mark_clipped(const float* x, int64_t count, float scale, const Level
 inline void fake_dynamic(const float* x, int64_t count, int bits, float clip, bool half_scale,
                          float* out, uint8_t* clipped) {
   const Levels levels(bits);
-  const float top = levels.most + levels.offset;
   const float peak = absmax(x, count) * clip;
-  const float ratio = steps_in(peak, top);
-  const float scale = half_scale ? from_half(to_half(peak / top)) : peak / top;
-  for (int64_t i = 0; i < count; ++i) out[i] = levels(x[i] * ratio) * scale;
+  const float ratio = steps_in(peak, levels.top());
+  const float scale = half_scale ? from_half(to_half(peak / levels.top())) : peak / levels.top();
+  for (int64_t i = 0; i < count; ++i) out[i] = nearest(levels, x[i] * ratio) * scale;
   if (clipped) mark_clipped(x, count, scale, levels, clipped);
 }
 

@@ -37,7 +37,19 @@ inline void set_field(uint8_t* plane, int width, int64_t row, int64_t input, int
 // Widths of one plane, known to the compiler.
 template <int WIDTH>
 void set_row_of(uint8_t* tile_row, int64_t row, int64_t first, int64_t count, const int8_t* codes) {
-  for (int64_t i = 0; i < count; ++i)
+  constexpr int64_t kInputs = 32 / WIDTH;  // a row's word in a plane
+  constexpr uint32_t kEvery = 0x01010101u, kMask = (1u << WIDTH) - 1, kSign = 1u << (WIDTH - 1);
+  int64_t i = 0;
+  for (; first % kInputs == 0 && i + kInputs <= count; i += kInputs) {
+    uint32_t word = 0;
+    for (int64_t k = 0; k < kInputs / 4; ++k) {
+      uint32_t four;
+      std::memcpy(&four, codes + i + 4 * k, 4);
+      word |= ((four & kEvery * kMask) ^ kEvery * kSign) << (WIDTH * k);
+    }
+    std::memcpy(tile_row + 64 * ((first + i) / kInputs) + 4 * row, &word, 4);
+  }
+  for (; i < count; ++i)
     set_field(tile_row, WIDTH, row, first + i, codes[i] + (1 << (WIDTH - 1)));
 }
 

@@ -86,6 +86,31 @@ inline float sum_lanes(const float (&lanes)[kLanes]) {
   return total;
 }
 
+template <int N>
+inline double sum_halves(const double* x) {
+  if constexpr (N == 1) return *x;
+  else {
+    double sums[N / 2];
+    for (int j = 0; j < N / 2; ++j) sums[j] = x[j] + x[j + N / 2];
+    return sum_halves<N / 2>(sums);
+  }
+}
+
+// The levels code + offset of a width, in units of its step.
+struct Levels {
+  explicit Levels(int bits)
+      : offset(half_step(bits) ? 0.5f : 0.0f),
+        least(float(-(1 << (bits - 1)))),
+        most(float((1 << (bits - 1)) - 1)) {}
+
+  // The code nearest to x / step; the ends are integers, so bounding first changes nothing.
+  float code(float ratio) const { return round_even(clamped(ratio - offset, least, most)); }
+  float top() const { return most + offset; }
+  float last() const { return most + 2 * offset; }  // the largest ratio that is not clipped
+
+  float offset, least, most;
+};
+
 // How often a step goes into 1, where `edge` steps make m. torch computes edge / m as
 // (1 / m) * edge: the same two roundings.
 inline float steps_in(float m, float edge) {
@@ -93,47 +118,46 @@ inline float steps_in(float m, float edge) {
 }
 
 inline float quantize(const float* x, int64_t count, int bits, float clip, int8_t* codes) {
-  const float offset = half_step(bits) ? 0.5f : 0.0f;
-  const float least = float(-(1 << (bits - 1))), most = float((1 << (bits - 1)) - 1);
-  const float top = most + offset;
+  const Levels levels(bits);
   const float peak = absmax(x, count) * clip;
-  const float ratio = steps_in(peak, top);
-  for (int64_t i = 0; i < count; ++i)
-    codes[i] = int8_t(clamped(round_even(clamped(x[i] * ratio - offset, -512, 512)), least, most));
-  return peak / top;
+  const float ratio = steps_in(peak, levels.top());
+  for (int64_t i = 0; i < count; ++i) codes[i] = int8_t(levels.code(x[i] * ratio));
+  return peak / levels.top();
 }
 
 // Of the scales that the clips of 2 to 4 bits give, the one with the least squared error: the
 // operations are those of edgeqat/quant/functional.py, quantize_searched.
 inline uint16_t quantize_searched(const float* x, int64_t count, int bits, int8_t* codes) {
-  const float offset = half_step(bits) ? 0.5f : 0.0f;
-  const float least = float(-(1 << (bits - 1))), most = float((1 << (bits - 1)) - 1);
-  const float edge = half_step(bits) ? most + offset : least;
-  const float peak = half_step(bits) ? absmax(x, count) : signed_peak(x, count);
+  const Levels levels(bits);
+  const bool half = half_step(bits);
+  const float edge = half ? levels.top() : levels.least;
+  const float peak = half ? absmax(x, count) : signed_peak(x, count);
   double best = std::numeric_limits<double>::infinity();
   uint16_t scale = 0x7e00;  // NaN, where the row has one
-  std::memset(codes, 0, size_t(count));
-  int8_t found[kWidestGroup];
+  float ratio = 0;
   for (float clip : kClips[bits - 2]) {
     const float m = peak * clip;
-    const float ratio = steps_in(m, edge);
-    const uint16_t half = to_half(m / edge);
-    const float step = from_half(half);
+    const float steps = steps_in(m, edge);
+    const uint16_t stored = to_half(m / edge);
+    const float step = from_half(stored);
     double lanes[kLanes] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      const float code =
-          clamped(round_even(clamped(x[i] * ratio - offset, -512, 512)), least, most);
-      const float error = (code + offset) * step - x[i];
-      found[i] = int8_t(code);
-      lanes[i % kLanes] += half_step(bits) && x[i] == 0 ? 0.0f : error * error;
-    }
-    double total = 0;
-    for (double lane : lanes) total += lane;
+    const auto add = [&](int64_t i, double& lane) {
+      const float error = (levels.code(x[i] * steps) + levels.offset) * step - x[i];
+      lane += half && x[i] == 0 ? 0.0f : error * error;
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes)
+      for (int j = 0; j < kLanes; ++j) add(i + j, lanes[j]);
+    for (int j = 0; i + j < count; ++j) add(i + j, lanes[j]);
+    const double total = sum_halves<kLanes>(lanes);
     if (!(total < best)) continue;
     best = total;
-    scale = half;
-    std::memcpy(codes, found, size_t(count));
+    scale = stored;
+    ratio = steps;
   }
+  std::memset(codes, 0, size_t(count));
+  if (best < std::numeric_limits<double>::infinity())
+    for (int64_t i = 0; i < count; ++i) codes[i] = int8_t(levels.code(x[i] * ratio));
   return scale;
 }
 
