@@ -89,10 +89,13 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [c_char_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p],
     ),
-    "edgeqat_lsq": (c_int, [Team, *[c_void_p] * 2, *[c_int64] * 4, c_int, c_void_p]),
+    "edgeqat_lsq": (
+        c_int,
+        [Team, *[c_void_p] * 2, c_float, *[c_int64] * 4, c_int, c_void_p],
+    ),
     "edgeqat_lsq_backward": (
         c_int,
-        [Team, *[c_void_p] * 3, *[c_int64] * 4, c_int, *[c_void_p] * 2],
+        [Team, *[c_void_p] * 2, c_float, c_void_p, *[c_int64] * 4, c_int, *[c_void_p] * 2],
     ),
     "edgeqat_fake_quantize": (
         c_int,
@@ -308,20 +311,20 @@ def product(
 
 
 def lsq(
-    threads: int, values: int, scale: int, shape: tuple[int, int], scale_rows: int, group: int,
-    bits: int, out: int,
+    threads: int, values: int, scale: int, beta: float, shape: tuple[int, int], scale_rows: int,
+    group: int, bits: int, out: int,
 ) -> None:  # fmt: skip
     """Learned-scale fake quantization, see edgeqat.h; the arrays are addresses."""
-    team = _team(threads)
-    check(require().edgeqat_lsq(team, values, scale, *shape, scale_rows, group, bits, out))
+    where = values, scale, beta, *shape, scale_rows, group, bits, out
+    check(require().edgeqat_lsq(_team(threads), *where))
 
 
 def lsq_backward(
-    threads: int, values: int, scale: int, grad: int, shape: tuple[int, int], scale_rows: int,
-    group: int, bits: int, grad_values: int, grad_scale: int,
+    threads: int, values: int, scale: int, beta: float, grad: int, shape: tuple[int, int],
+    scale_rows: int, group: int, bits: int, grad_values: int, slopes: int,
 ) -> None:  # fmt: skip
     """Gradients of `lsq`, see edgeqat.h; the arrays are addresses."""
-    where = values, scale, grad, *shape, scale_rows, group, bits, grad_values, grad_scale
+    where = values, scale, beta, grad, *shape, scale_rows, group, bits, grad_values, slopes
     check(require().edgeqat_lsq_backward(_team(threads), *where))
 
 

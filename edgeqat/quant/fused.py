@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from edgeqat import native
 from edgeqat.quant.functional import CACHE_CLIPS
-from edgeqat.scheme import Grid, grid_of
+from edgeqat.scheme import Grid, grid_of, group_count
 
 _PLAIN = (Tensor, nn.Parameter)  # tensors with memory of their own: not those of a tracer
 _WIDTHS = (1, 2, 3, 4, 6, 8)
+_SHORTEST_ROW = 256
 _WIDEST_SEARCHED = 128  # kWidestGroup of kernels/src/tile.h
 
 
@@ -36,30 +37,37 @@ def searches(values: Tensor, grid: Grid, clips: tuple[float, ...]) -> bool:
     return clips == CACHE_CLIPS.get(grid.bits) and values.shape[-1] <= _WIDEST_SEARCHED
 
 
-def lsq(values: Tensor, scale: Tensor, grid: Grid, group_size: int | None) -> Tensor:
-    """Fake-quantized values (O, I) with scale (O or 1, G)."""
+def lsq(
+    values: Tensor, scale: Tensor, grid: Grid, group_size: int | None = None, beta: float = 0.0
+) -> Tensor:
+    """Fake-quantized values with scale (O or 1, G): a matrix (O, I), or with one scale and its
+    offset `beta` an activation of any shape.
+    """
     values, scale = values.contiguous(), scale.contiguous()
     output = torch.empty_like(values)
     native.lsq(
-        torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), _shape(values),
-        scale.shape[0], group_size or 0, grid.bits, output.data_ptr(),
+        torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), beta, _matrix(values),
+        _scale_rows(scale), group_size or 0, grid.bits, output.data_ptr(),
     )  # fmt: skip
     return output
 
 
 def lsq_backward(
-    values: Tensor, scale: Tensor, grad: Tensor, grid: Grid, group_size: int | None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of values (O, I) and, before LSQ's factor, of scale (O or 1, G)."""
+    values: Tensor, scale: Tensor, grad: Tensor, grid: Grid, group_size: int | None = None,
+    beta: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of what `lsq` takes: of values, and before LSQ's factor of scale and beta (1,)."""
     values, scale, grad = values.contiguous(), scale.contiguous(), grad.contiguous()
     grad_values = torch.empty_like(values)
-    grad_scale = torch.empty(values.shape[0], scale.shape[1])
+    rows, columns = shape = _matrix(values)
+    slopes = torch.empty(rows, group_count(columns, group_size) if group_size else 1, 2)
     native.lsq_backward(
-        torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), grad.data_ptr(),
-        _shape(values), scale.shape[0], group_size or 0, grid.bits, grad_values.data_ptr(),
-        grad_scale.data_ptr(),
+        torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), beta, grad.data_ptr(),
+        shape, _scale_rows(scale), group_size or 0, grid.bits, grad_values.data_ptr(),
+        slopes.data_ptr(),
     )  # fmt: skip
-    return grad_values, grad_scale.sum_to_size(scale.shape)
+    grad_scale = slopes[..., 0].sum_to_size((1, 1) if scale.dim() < 2 else scale.shape)
+    return grad_values, grad_scale.view(scale.shape), slopes[..., 1].sum().view(1)
 
 
 def dynamic(
@@ -80,6 +88,19 @@ def dynamic(
     return output, clipped
 
 
-def _shape(values: Tensor) -> tuple[int, int]:
-    rows, columns = values.shape
-    return rows, columns
+def _scale_rows(scale: Tensor) -> int:
+    return 1 if scale.numel() == 1 else scale.shape[0]
+
+
+def _matrix(values: Tensor) -> tuple[int, int]:
+    """Rows and columns of a matrix; of any other tensor as many last dimensions as make a row worth
+    a call.
+    """
+    if values.dim() == 2:
+        return values.shape[0], values.shape[1]
+    columns = 1
+    for size in reversed(values.shape):
+        if columns >= _SHORTEST_ROW:
+            break
+        columns *= size
+    return values.numel() // max(columns, 1), columns

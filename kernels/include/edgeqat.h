@@ -103,16 +103,16 @@ typedef struct {
 } edgeqat_team;
 
 /* Learned scales: scale [scale_rows][G], scale_rows 1 or `rows`; groups of group_size columns
- * (0: one group). */
-EDGEQAT_API int edgeqat_lsq(edgeqat_team team, const float *x, const float *scale, int64_t rows,
-                            int64_t columns, int64_t scale_rows, int64_t group_size, int bits,
-                            float *out);
-/* From the gradient of `out` that of x, and grad_scale [rows][G]: what each row adds to that of its
- * scale. */
+ * (0: one group). `beta` is subtracted before and added after. */
+EDGEQAT_API int edgeqat_lsq(edgeqat_team team, const float *x, const float *scale, float beta,
+                            int64_t rows, int64_t columns, int64_t scale_rows, int64_t group_size,
+                            int bits, float *out);
+/* From the gradient of `out` that of x, and what each row and group adds to those of scale and beta:
+ * slopes [rows][G][2]. */
 EDGEQAT_API int edgeqat_lsq_backward(edgeqat_team team, const float *x, const float *scale,
-                                     const float *grad, int64_t rows, int64_t columns,
+                                     float beta, const float *grad, int64_t rows, int64_t columns,
                                      int64_t scale_rows, int64_t group_size, int bits,
-                                     float *grad_x, float *grad_scale);
+                                     float *grad_x, float *slopes);
 /* One scale a row: of clip * absmax (searched 0; half_scale rounds it to fp16), or of least squared
  * error as edgeqat_quantize_searched has it. clipped [rows][columns] may be NULL. */
 EDGEQAT_API int edgeqat_fake_quantize(edgeqat_team team, const float *x, int64_t rows,

@@ -204,7 +204,7 @@ int edgeqat_product(const char* isa, const uint8_t* tiles, const uint16_t* scale
   });
 }
 
-int edgeqat_lsq(edgeqat_team team, const float* x, const float* scale, int64_t rows,
+int edgeqat_lsq(edgeqat_team team, const float* x, const float* scale, float beta, int64_t rows,
                 int64_t columns, int64_t scale_rows, int64_t group_size, int bits, float* out) {
   return guarded([&] {
     check_bits(bits);
@@ -214,14 +214,14 @@ int edgeqat_lsq(edgeqat_team team, const float* x, const float* scale, int64_t r
     each_row(team, rows, columns, [&](int64_t row) {
       const int64_t at = row * columns;
       for (int64_t i = 0, g = row * scales; i < columns; i += size, ++g)
-        isa.lsq(x + at + i, std::min(size, columns - i), scale[g], bits, out + at + i);
+        isa.lsq(x + at + i, std::min(size, columns - i), scale[g], beta, bits, out + at + i);
     });
   });
 }
 
-int edgeqat_lsq_backward(edgeqat_team team, const float* x, const float* scale, const float* grad,
-                         int64_t rows, int64_t columns, int64_t scale_rows, int64_t group_size,
-                         int bits, float* grad_x, float* grad_scale) {
+int edgeqat_lsq_backward(edgeqat_team team, const float* x, const float* scale, float beta,
+                         const float* grad, int64_t rows, int64_t columns, int64_t scale_rows,
+                         int64_t group_size, int bits, float* grad_x, float* slopes) {
   return guarded([&] {
     check_bits(bits);
     const Isa& isa = active_isa();
@@ -230,10 +230,14 @@ int edgeqat_lsq_backward(edgeqat_team team, const float* x, const float* scale, 
     each_row(team, rows, columns, [&](int64_t row) {
       const int64_t at = row * columns;
       const float* steps = scale + (scale_rows == 1 ? 0 : row * groups);
-      for (int64_t i = 0, g = 0; i < columns; i += size, ++g)
-        grad_scale[row * groups + g] =
-            isa.lsq_backward(x + at + i, grad + at + i, std::min(size, columns - i), steps[g],
+      float* into = slopes + 2 * row * groups;
+      for (int64_t i = 0; i < columns; i += size, ++steps, into += 2) {
+        const SlopeSums sums =
+            isa.lsq_backward(x + at + i, grad + at + i, std::min(size, columns - i), *steps, beta,
                              bits, grad_x + at + i);
+        into[0] = sums.scale;
+        into[1] = sums.beta;
+      }
     });
   });
 }

@@ -4,6 +4,7 @@
 // Internal linkage and plain loops, as in vector.h.
 #pragma once
 
+#include "isa.h"
 #include "vector.h"
 
 namespace edgeqat {
@@ -14,30 +15,32 @@ inline float nearest(const Levels& levels, float ratio) {
   return levels.code(ratio) + levels.offset;
 }
 
-// out = level(x / scale) * scale.
-inline void lsq(const float* x, int64_t count, float scale, int bits, float* out) {
+// out = level((x - beta) / scale) * scale + beta.
+inline void lsq(const float* x, int64_t count, float scale, float beta, int bits, float* out) {
   const Levels levels(bits);
-  for (int64_t i = 0; i < count; ++i) out[i] = nearest(levels, x[i] / scale) * scale;
+  for (int64_t i = 0; i < count; ++i)
+    out[i] = nearest(levels, (x[i] - beta) / scale) * scale + beta;
 }
 
-// Gradients of `lsq` from that of its output: of x, and the scale's as the sum over the row.
-inline float lsq_backward(const float* x, const float* grad, int64_t count, float scale, int bits,
-                          float* grad_x) {
+// Gradients of `lsq` from that of its output: of x, and sums over the row of the scale's and beta's.
+inline SlopeSums lsq_backward(const float* x, const float* grad, int64_t count, float scale,
+                              float beta, int bits, float* grad_x) {
   const Levels levels(bits);
   const float first = levels.least, last = levels.last();
-  float lanes[kLanes] = {};
-  const auto one = [&](int64_t i, float& lane) {
-    const float ratio = x[i] / scale;
+  float scales[kLanes] = {}, betas[kLanes] = {};
+  const auto one = [&](int64_t i, int j) {
+    const float ratio = (x[i] - beta) / scale;
     const float level = nearest(levels, ratio);
     const bool inside = ratio >= first && ratio <= last;
-    lane += (inside ? level - ratio : level) * grad[i];
+    scales[j] += (inside ? level - ratio : level) * grad[i];
+    betas[j] += inside ? 0.0f : grad[i];
     grad_x[i] = inside ? grad[i] : 0.0f;
   };
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) one(i + j, lanes[j]);
-  for (int j = 0; i + j < count; ++j) one(i + j, lanes[j]);
-  return sum_lanes(lanes);
+    for (int j = 0; j < kLanes; ++j) one(i + j, j);
+  for (int j = 0; i + j < count; ++j) one(i + j, j);
+  return {sum_lanes(scales), sum_lanes(betas)};
 }
 
 // Marks the values beyond the outermost levels.

@@ -43,6 +43,10 @@ struct Inputs {
   int64_t stride = 0;                // I rounded up to kInputPad
 };
 
+struct SlopeSums {
+  float scale, beta;
+};
+
 struct Isa {
   const char* name;
   bool (*available)();
@@ -70,11 +74,11 @@ struct Isa {
   // Weights of at most 15 bits as two bytes: p * fp16 scale = step * (128 * high + low).
   float (*split)(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low);
 
-  // Training (fake_quant.h), rows of values. out = level(x / scale) * scale.
-  void (*lsq)(const float* x, int64_t count, float scale, int bits, float* out);
-  // The gradient of x; returns the scale's.
-  float (*lsq_backward)(const float* x, const float* grad, int64_t count, float scale, int bits,
-                        float* grad_x);
+  // Training (fake_quant.h), rows of values. out = level((x - beta) / scale) * scale + beta.
+  void (*lsq)(const float* x, int64_t count, float scale, float beta, int bits, float* out);
+  // The gradient of x; returns those of scale and beta.
+  SlopeSums (*lsq_backward)(const float* x, const float* grad, int64_t count, float scale,
+                            float beta, int bits, float* grad_x);
   // What `quantize` and `quantize_searched` store, as values; `clipped` (or null) marks what lies
   // beyond the outermost levels.
   void (*fake_dynamic)(const float* x, int64_t count, int bits, float clip, bool half_scale,

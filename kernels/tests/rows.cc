@@ -214,14 +214,15 @@ void check_fake_quant(Expect& expect, Random& random) {
         const auto x = wild(random, count, 0), grad = wild(random, count, 1);
         std::vector<float> out(count), truth(count);
         std::vector<uint8_t> clipped(count), marks(count);
-        isa->lsq(x.data(), count, 0.125f, bits, out.data());
-        kScalar.lsq(x.data(), count, 0.125f, bits, truth.data());
+        isa->lsq(x.data(), count, 0.125f, -0.3f, bits, out.data());
+        kScalar.lsq(x.data(), count, 0.125f, -0.3f, bits, truth.data());
         expect.that(same(out, truth), name + "lsq differs");
-        const float slope =
-            isa->lsq_backward(x.data(), grad.data(), count, 0.125f, bits, out.data());
-        const float slope_truth =
-            kScalar.lsq_backward(x.data(), grad.data(), count, 0.125f, bits, truth.data());
-        expect.that(slope == slope_truth && same(out, truth), name + "lsq_backward differs");
+        const SlopeSums sums =
+            isa->lsq_backward(x.data(), grad.data(), count, 0.125f, -0.3f, bits, out.data());
+        const SlopeSums expected =
+            kScalar.lsq_backward(x.data(), grad.data(), count, 0.125f, -0.3f, bits, truth.data());
+        expect.that(sums.scale == expected.scale && sums.beta == expected.beta && same(out, truth),
+                    name + "lsq_backward differs");
         isa->fake_dynamic(x.data(), count, bits, 0.5f, false, out.data(), clipped.data());
         kScalar.fake_dynamic(x.data(), count, bits, 0.5f, false, truth.data(), marks.data());
         expect.that(same(out, truth) && clipped == marks, name + "fake_dynamic differs");

@@ -58,6 +58,25 @@ def test_lsq(bits, rows, columns, group_size, scales, in_torch):
     torch.testing.assert_close(found[2], expected[2], rtol=1e-4, atol=1e-4)
 
 
+def lsq_plus(values, scale, beta, bits, slope):
+    leaves = [tensor.clone().requires_grad_() for tensor in (values, scale, beta)]
+    output = ste.lsq_plus(*leaves, grid_of(bits))
+    output.backward(slope)
+    return output.detach(), *(leaf.grad for leaf in leaves)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 40, 300), (4, 6, 9, 9), (700,)])
+def test_lsq_plus(bits, shape, in_torch):
+    generator = torch.Generator().manual_seed(bits)
+    values, slope = (torch.randn(shape, generator=generator) for _ in range(2))
+    scale, beta = torch.tensor([0.21]), torch.tensor([-0.4])
+    found = lsq_plus(values, scale, beta, bits, slope)
+    expected = in_torch(lsq_plus, values, scale, beta, bits, slope)
+    torch.testing.assert_close(found[:2], expected[:2], rtol=0, atol=0)
+    torch.testing.assert_close(found[2:], expected[2:], rtol=1e-4, atol=1e-5)
+
+
 def dynamic(values, bits, clips, fp16_scale, slope):
     values = values.clone().requires_grad_()
     if len(clips) > 1:
