@@ -107,8 +107,8 @@ typedef struct {
 EDGEQAT_API int edgeqat_lsq(edgeqat_team team, const float *x, const float *scale, float beta,
                             int64_t rows, int64_t columns, int64_t scale_rows, int64_t group_size,
                             int bits, float *out);
-/* From the gradient of `out` that of x, and what each row and group adds to those of scale and beta:
- * slopes [rows][G][2]. */
+/* From the gradient of `out` that of x, and slopes [rows][G][2]: what each row and group adds to
+ * those of scale and beta. */
 EDGEQAT_API int edgeqat_lsq_backward(edgeqat_team team, const float *x, const float *scale,
                                      float beta, const float *grad, int64_t rows, int64_t columns,
                                      int64_t scale_rows, int64_t group_size, int bits,

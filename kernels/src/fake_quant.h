@@ -22,7 +22,7 @@ inline void lsq(const float* x, int64_t count, float scale, float beta, int bits
     out[i] = nearest(levels, (x[i] - beta) / scale) * scale + beta;
 }
 
-// Gradients of `lsq` from that of its output: of x, and sums over the row of the scale's and beta's.
+// Gradients of `lsq` from that of its output: of x, and summed over the row of scale and beta.
 inline SlopeSums lsq_backward(const float* x, const float* grad, int64_t count, float scale,
                               float beta, int bits, float* grad_x) {
   const Levels levels(bits);
