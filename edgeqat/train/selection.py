@@ -85,7 +85,7 @@ class Selection:
         """
         start = time.perf_counter()
         seed = (self.seed << 16) + turn
-        values, accuracy = self._scores(student, progress, seed)
+        values, accuracy = self.score(student, progress, seed)
         index = select.select(values, self.share, self.classes, self.section.random_share, seed)
         summary: dict[str, Any] = {
             "selector": self.section.selector,
@@ -102,9 +102,7 @@ class Selection:
             summary["classes"] = torch.bincount(self.samples.classes[index]).tolist()
         return Chosen(index, summary)
 
-    def _scores(
-        self, student: nn.Module, progress: float, seed: int
-    ) -> tuple[Tensor, float | None]:
+    def score(self, student: nn.Module, progress: float, seed: int) -> tuple[Tensor, float | None]:
         """Scores (N,) and, where the student was run, its accuracy over all samples in percent."""
         selector = self.section.selector
         if selector == "random":
