@@ -1,0 +1,47 @@
+"""Subsets of bands of relative entropy, and their correlation with what was reached from them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+FILE = Path(__file__).parents[2] / "eval" / "entropy_correlation.py"
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="eval/ is not in source archives")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("entropy_correlation", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_bands_are_balanced_disjoint_and_rise(script):
+    generator = torch.Generator().manual_seed(0)
+    scores, classes = torch.rand(600, generator=generator), torch.arange(600) % 5
+    found = script.bands(scores, classes, 6, 3, generator)
+    assert len(torch.cat(found).unique()) == 6 * 5 * 3
+    for index in found:
+        assert torch.equal(torch.bincount(classes[index]), torch.full((5,), 3))
+        assert torch.equal(index, index.sort().values)
+    means = [scores[index].mean().item() for index in found]
+    assert means == sorted(means)
+
+
+def test_the_correlation_is_that_of_the_finished_runs(script, tmp_path):
+    means = {f"band{number:02}": number / 10 for number in range(4)}
+    (tmp_path / "entropies.json").write_text(json.dumps(means))
+    for name, top in (("band00", 40.0), ("band02", 60.0), ("band03", 50.0)):
+        folder = tmp_path / f"entropy-w2a32-{name}-s0"
+        folder.mkdir()
+        (folder / "metrics.json").write_text(json.dumps({"qat": {"top1": top}}))
+    text = script.correlate(tmp_path)
+    assert "| band02 | 0.2000 | 60.00 |" in text
+    assert "band01" not in text
+    assert "Spearman +0.500" in text
+    assert text.endswith("3 subsets")
