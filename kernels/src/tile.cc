@@ -56,7 +56,20 @@ void set_row_of(uint8_t* tile_row, int64_t row, int64_t first, int64_t count, co
 template <int WIDTH>
 void set_column_of(uint8_t* tile_rows, int64_t row_bytes, int64_t input, int64_t count,
                    const int8_t* codes) {
-  for (int64_t row = 0; row < count; ++row)
+  constexpr int64_t kInputs = 32 / WIDTH;
+  const int64_t inside = input % kInputs;
+  const int shift = int(8 * (inside % 4) + WIDTH * (inside / 4));
+  const uint32_t mask = ((1u << WIDTH) - 1) << shift;
+  int64_t row = 0;
+  for (; row + 16 <= count; row += 16) {  // the words of 16 rows are a plane
+    uint8_t* plane = tile_rows + row / 16 * row_bytes + 64 * (input / kInputs);
+    uint32_t words[16];
+    std::memcpy(words, plane, sizeof words);
+    for (int r = 0; r < 16; ++r)
+      words[r] = (words[r] & ~mask) | uint32_t(codes[row + r] + (1 << (WIDTH - 1))) << shift;
+    std::memcpy(plane, words, sizeof words);
+  }
+  for (; row < count; ++row)
     set_field(tile_rows + row / 16 * row_bytes, WIDTH, row % 16, input,
               codes[row] + (1 << (WIDTH - 1)));
 }

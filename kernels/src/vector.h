@@ -132,33 +132,36 @@ inline uint16_t quantize_searched(const float* x, int64_t count, int bits, int8_
   const bool half = half_step(bits);
   const float edge = half ? levels.top() : levels.least;
   const float peak = half ? absmax(x, count) : signed_peak(x, count);
-  double best = std::numeric_limits<double>::infinity();
-  uint16_t scale = 0x7e00;  // NaN, where the row has one
-  float ratio = 0;
-  for (float clip : kClips[bits - 2]) {
-    const float m = peak * clip;
-    const float steps = steps_in(m, edge);
-    const uint16_t stored = to_half(m / edge);
-    const float step = from_half(stored);
+  double totals[kCacheClips];
+  float ratios[kCacheClips];
+  uint16_t scales[kCacheClips];
+  for (int c = 0; c < kCacheClips; ++c) {
+    const float m = peak * kClips[bits - 2][c];
+    const float ratio = ratios[c] = steps_in(m, edge);
+    const float step = from_half(scales[c] = to_half(m / edge));
     double lanes[kLanes] = {};
     const auto add = [&](int64_t i, double& lane) {
-      const float error = (levels.code(x[i] * steps) + levels.offset) * step - x[i];
+      const float error = (levels.code(x[i] * ratio) + levels.offset) * step - x[i];
       lane += half && x[i] == 0 ? 0.0f : error * error;
     };
     int64_t i = 0;
     for (; i + kLanes <= count; i += kLanes)
       for (int j = 0; j < kLanes; ++j) add(i + j, lanes[j]);
     for (int j = 0; i + j < count; ++j) add(i + j, lanes[j]);
-    const double total = sum_halves<kLanes>(lanes);
-    if (!(total < best)) continue;
-    best = total;
-    scale = stored;
-    ratio = steps;
+    totals[c] = sum_halves<kLanes>(lanes);
   }
-  std::memset(codes, 0, size_t(count));
-  if (best < std::numeric_limits<double>::infinity())
-    for (int64_t i = 0; i < count; ++i) codes[i] = int8_t(levels.code(x[i] * ratio));
-  return scale;
+  int best = -1;
+  double least = std::numeric_limits<double>::infinity();
+  for (int c = 0; c < kCacheClips; ++c) {
+    best = totals[c] < least ? c : best;
+    least = totals[c] < least ? totals[c] : least;
+  }
+  if (best < 0) {  // a row with NaN
+    std::memset(codes, 0, size_t(count));
+    return 0x7e00;
+  }
+  for (int64_t i = 0; i < count; ++i) codes[i] = int8_t(levels.code(x[i] * ratios[best]));
+  return scales[best];
 }
 
 inline void rms_norm(const float* x, const float* weight, float epsilon, int64_t count,
