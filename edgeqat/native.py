@@ -2,7 +2,8 @@
 and the C library's heap.
 
 The library is the one EDGEQAT_LIBRARY names, or the one built into the wheel; without it `library`
-gives None and says so once. Arrays are numpy arrays, C-contiguous and of exactly the C type.
+gives None and says so once. Arrays are numpy arrays, C-contiguous and of exactly the C type; the
+quantizers of training take addresses of float32.
 
 Legend: O rows, I columns, N tokens, V vocabulary.
 """
@@ -342,15 +343,14 @@ def fake_quantize(
 
 @lru_cache(maxsize=64)
 def _team(threads: int) -> Team:
-    """So many threads of the libgomp that torch has loaded: they are awake already, and those of
-    another pool would wait for them. Without it the calling thread alone.
+    """So many threads of torch's OpenMP library: they are awake already, and those of another pool
+    would wait for them. Without it the calling thread alone.
     """
-    with suppress(OSError):
-        mapped = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-        for place in sorted({line.split(maxsplit=5)[-1] for line in mapped.splitlines()}):
-            if "libgomp" in place and "torch" in place:
-                run = ctypes.CDLL(place).GOMP_parallel
-                return Team(ctypes.cast(run, c_void_p), threads)
+    from torch import _C
+
+    with suppress(OSError, AttributeError):  # looked up in what torch is linked with
+        run = ctypes.CDLL(_C.__file__).GOMP_parallel
+        return Team(ctypes.cast(run, c_void_p), threads)
     return Team(None, 1)
 
 

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
-from edgeqat.data.images import Normalizer
 from edgeqat.data.text import held_out_blocks
 from edgeqat.evaluate import llama_cpp
 from edgeqat.evaluate.onnx_runtime import OnnxClassifier
@@ -51,6 +50,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     images = options.export.suffix == ".onnx"
+    if options.text and options.export.is_file():
+        parser.error("--text: only compressed-tensors folders hold a tokenizer")
     values = {"data.root": options.data}
     if not images:
         values["data.valid_blocks"] = options.blocks
@@ -77,8 +78,8 @@ def compare_text(options: argparse.Namespace, recipe: Recipe) -> str:
             if isinstance(module, CacheQuantizer):
                 module.enabled = False
         exported = AutoModelForCausalLM.from_pretrained(options.export, dtype=torch.float32).eval()
-        other = logits(exported, ids)
-    own = logits(model, ids)
+        other = all_logits(exported, ids)
+    own = all_logits(model, ids)
     ours, theirs = perplexity(own, ids), perplexity(other, ids)
     same = (own.argmax(-1) == other.argmax(-1)).float().mean().item()
     change = 100 * (theirs / ours - 1)
@@ -92,7 +93,7 @@ def compare_images(options: argparse.Namespace, recipe: Recipe) -> str:
     """How often both give held-out images the same class."""
     config = checkpoint.read_config(options.folder)
     kind = image_source.from_config(config)
-    images, normalizer = held_out(recipe.data, kind), Normalizer(kind.mean, kind.deviation)
+    images, normalizer = held_out(recipe.data, kind), kind.normalizer()
     exported, same = OnnxClassifier(options.export, options.threads), 0
     with inference(image_folder.load(options.folder, config)) as model:
         for pixels in images.pixels.split(100):
@@ -113,7 +114,7 @@ def compare_tokens(options: argparse.Namespace) -> str:
     return f"same tokens in {same} of {len(lines)} lines"
 
 
-def logits(model: torch.nn.Module, ids: Tensor) -> Tensor:
+def all_logits(model: torch.nn.Module, ids: Tensor) -> Tensor:
     """Logits (N, T, V) of blocks (N, T)."""
     return torch.cat([model(part, use_cache=False).logits for part in ids.split(4)])
 

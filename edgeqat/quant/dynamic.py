@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from edgeqat.quant import rows, ste
 from edgeqat.quant.functional import (
     CACHE_CLIPS,
+    WIDEST_GROUP,
     dequantize,
     quantize_dynamic,
     quantize_searched,
@@ -30,7 +31,6 @@ from edgeqat.quant.functional import (
 from edgeqat.scheme import HIGH_BITS, Grid, grid_of
 
 ACTIVATION_CLIP = {4: 0.75, 3: 0.55, 2: 0.5}  # rows of hidden size; other widths 1
-_WIDEST_GROUP = 128
 _SPLIT_GROUP = 32
 
 
@@ -86,7 +86,7 @@ class CacheQuantizer(nn.Module):
         self.low = grid_of(bits)
         self.high = grid_of(HIGH_BITS)
         self.clips = () if minmax else CACHE_CLIPS.get(bits, ())
-        self.group_size = head_dim if head_dim <= _WIDEST_GROUP else _SPLIT_GROUP
+        self.group_size = head_dim if head_dim <= WIDEST_GROUP else _SPLIT_GROUP
         self.enabled = True
 
     def forward(self, values: Tensor, high: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ CACHE_CLIPS = {  # of keys and values, rows of head_dim; other widths 1
     3: (0.7, 0.8, 0.9, 1.0),
     2: (0.4, 0.48, 0.56, 0.65),
 }
+WIDEST_GROUP = 128  # of keys and values: kWidestGroup of kernels/src/tile.h
 _EXACT_GROUP = 256  # 255 * 255 * 256 < 2^24: sums of that many products are exact in float32
 _MSE_RATIOS = 64
 _SEARCH_PART = 2**17  # values searched at a time: they stay in a core's cache

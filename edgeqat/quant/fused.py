@@ -1,7 +1,8 @@
 """The quantizers of training in C++: one walk over memory where torch takes ten.
 
 For float32 tensors on a CPU, where the library was built; the results are those of the torch code
-in `ste`, which does everything else (tests/quant/test_fused.py compares them).
+in `ste`, which does everything else (tests/quant/test_fused.py compares them), where they are
+finite.
 
 Legend: O output rows, I input columns, G groups of a row.
 """
@@ -12,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat import native
-from edgeqat.quant.functional import CACHE_CLIPS
+from edgeqat.quant.functional import CACHE_CLIPS, WIDEST_GROUP
 from edgeqat.scheme import Grid, grid_of, group_count
 
 _PLAIN = (Tensor, nn.Parameter)  # tensors with memory of their own: not those of a tracer
 _WIDTHS = (1, 2, 3, 4, 6, 8)
 _SHORTEST_ROW = 256
-_WIDEST_SEARCHED = 128  # kWidestGroup of kernels/src/tile.h
 
 
 def takes(grid: Grid, *tensors: Tensor) -> bool:
@@ -34,20 +34,20 @@ def takes(grid: Grid, *tensors: Tensor) -> bool:
 
 def searches(values: Tensor, grid: Grid, clips: tuple[float, ...]) -> bool:
     """Whether these are the clips that the library searches, in rows that are short enough."""
-    return clips == CACHE_CLIPS.get(grid.bits) and values.shape[-1] <= _WIDEST_SEARCHED
+    return clips == CACHE_CLIPS.get(grid.bits) and values.shape[-1] <= WIDEST_GROUP
 
 
 def lsq(
     values: Tensor, scale: Tensor, grid: Grid, group_size: int | None = None, beta: float = 0.0
 ) -> Tensor:
     """Fake-quantized values with scale (O or 1, G): a matrix (O, I), or with one scale and its
-    offset `beta` an activation of any shape.
+    offset `beta` an activation of any shape, whose memory format is kept.
     """
-    values, scale = values.contiguous(), scale.contiguous()
+    values, scale = values.contiguous(memory_format=_format(values)), scale.contiguous()
     output = torch.empty_like(values)
     native.lsq(
         torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), beta, _matrix(values),
-        _scale_rows(scale), group_size or 0, grid.bits, output.data_ptr(),
+        _scale_rows(values, scale, group_size), group_size or 0, grid.bits, output.data_ptr(),
     )  # fmt: skip
     return output
 
@@ -57,14 +57,16 @@ def lsq_backward(
     beta: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of what `lsq` takes: of values, and before LSQ's factor of scale and beta (1,)."""
-    values, scale, grad = values.contiguous(), scale.contiguous(), grad.contiguous()
+    order = _format(values)
+    values, grad = (tensor.contiguous(memory_format=order) for tensor in (values, grad))
+    scale = scale.contiguous()
     grad_values = torch.empty_like(values)
     rows, columns = shape = _matrix(values)
-    slopes = torch.empty(rows, group_count(columns, group_size) if group_size else 1, 2)
+    slopes = values.new_zeros(rows, group_count(columns, group_size) if group_size else 1, 2)
     native.lsq_backward(
         torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), beta, grad.data_ptr(),
-        shape, _scale_rows(scale), group_size or 0, grid.bits, grad_values.data_ptr(),
-        slopes.data_ptr(),
+        shape, _scale_rows(values, scale, group_size), group_size or 0, grid.bits,
+        grad_values.data_ptr(), slopes.data_ptr(),
     )  # fmt: skip
     grad_scale = slopes[..., 0].sum_to_size((1, 1) if scale.dim() < 2 else scale.shape)
     return grad_values, grad_scale.view(scale.shape), slopes[..., 1].sum().view(1)
@@ -88,8 +90,19 @@ def dynamic(
     return output, clipped
 
 
-def _scale_rows(scale: Tensor) -> int:
-    return 1 if scale.numel() == 1 else scale.shape[0]
+def _format(values: Tensor) -> torch.memory_format:
+    """Convolutions are fastest in the order that their input has."""
+    last = values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _scale_rows(values: Tensor, scale: Tensor, group_size: int | None) -> int:
+    """1, or as many as the matrix has; C++ trusts what it is told."""
+    rows, columns = _matrix(values)
+    groups = group_count(columns, group_size) if group_size else 1
+    shape = (1, 1) if scale.dim() < 2 else tuple(scale.shape)
+    assert shape in ((1, groups), (rows, groups)), f"scale {shape} of {rows} rows, {groups} groups"
+    return shape[0]
 
 
 def _matrix(values: Tensor) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from edgeqat.quant import fused
 from edgeqat.quant.functional import (
@@ -51,6 +52,7 @@ class _LSQ(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor):
         values, scale = ctx.saved_tensors
         need_values, need_scale = ctx.needs_input_grad[:2]
@@ -83,6 +85,7 @@ class _LSQPlus(torch.autograd.Function):
         return dequantize(quantize(values - beta, scale, grid), scale, grid).add_(beta)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         values, scale, beta = ctx.saved_tensors
         grid = ctx.grid
@@ -106,7 +109,8 @@ class _Dynamic(torch.autograd.Function):
         ctx, values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool
     ) -> Tensor:
         marked = min(clips) < 1 and ctx.needs_input_grad[0]
-        if fused.takes(grid, values) and (len(clips) == 1 or fused.searches(values, grid, clips)):
+        whole = values.dim() > 0 and fused.takes(grid, values)
+        if whole and (len(clips) == 1 or fused.searches(values, grid, clips)):
             output, clipped = fused.dynamic(values, grid, clips, fp16_scale, marked)
             if clipped is not None:
                 ctx.save_for_backward(clipped)

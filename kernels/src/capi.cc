@@ -68,6 +68,18 @@ void check_bits(int bits) {
     throw Error("bits: " + std::to_string(bits) + " is not one of 1, 2, 3, 4, 6, 8");
 }
 
+// Calls work(row, group, groups, first value, values) for each group of each row.
+template <class Work>
+void each_group(const edgeqat_team& team, int64_t rows, int64_t columns, int64_t group_size,
+                const Work& work) {
+  const int64_t size = group_size ? group_size : std::max<int64_t>(columns, 1);
+  const int64_t groups = (columns + size - 1) / size;
+  each_row(team, rows, columns, [&](int64_t row) {
+    for (int64_t g = 0; g < groups; ++g)
+      work(row, g, groups, row * columns + g * size, std::min(size, columns - g * size));
+  });
+}
+
 void check_searched(int bits, int64_t columns) {
   if (bits < 2 || bits > 4 || columns > kWidestGroup)
     throw Error("bits: keys and values of 2 to 4 bits in groups of at most " +
@@ -209,12 +221,10 @@ int edgeqat_lsq(edgeqat_team team, const float* x, const float* scale, float bet
   return guarded([&] {
     check_bits(bits);
     const Isa& isa = active_isa();
-    const int64_t size = group_size ? group_size : std::max<int64_t>(columns, 1);
-    const int64_t scales = scale_rows == 1 ? 0 : (columns + size - 1) / size;
-    each_row(team, rows, columns, [&](int64_t row) {
-      const int64_t at = row * columns;
-      for (int64_t i = 0, g = row * scales; i < columns; i += size, ++g)
-        isa.lsq(x + at + i, std::min(size, columns - i), scale[g], beta, bits, out + at + i);
+    each_group(team, rows, columns, group_size, [&](int64_t row, int64_t g, int64_t groups,
+                                                    int64_t at, int64_t count) {
+      const float step = scale[(scale_rows == 1 ? 0 : row * groups) + g];
+      isa.lsq(x + at, count, step, beta, bits, out + at);
     });
   });
 }
@@ -225,19 +235,13 @@ int edgeqat_lsq_backward(edgeqat_team team, const float* x, const float* scale, 
   return guarded([&] {
     check_bits(bits);
     const Isa& isa = active_isa();
-    const int64_t size = group_size ? group_size : std::max<int64_t>(columns, 1);
-    const int64_t groups = (columns + size - 1) / size;
-    each_row(team, rows, columns, [&](int64_t row) {
-      const int64_t at = row * columns;
-      const float* steps = scale + (scale_rows == 1 ? 0 : row * groups);
-      float* into = slopes + 2 * row * groups;
-      for (int64_t i = 0; i < columns; i += size, ++steps, into += 2) {
-        const SlopeSums sums =
-            isa.lsq_backward(x + at + i, grad + at + i, std::min(size, columns - i), *steps, beta,
-                             bits, grad_x + at + i);
-        into[0] = sums.scale;
-        into[1] = sums.beta;
-      }
+    each_group(team, rows, columns, group_size, [&](int64_t row, int64_t g, int64_t groups,
+                                                    int64_t at, int64_t count) {
+      const float step = scale[(scale_rows == 1 ? 0 : row * groups) + g];
+      const SlopeSums sums =
+          isa.lsq_backward(x + at, grad + at, count, step, beta, bits, grad_x + at);
+      slopes[2 * (row * groups + g)] = sums.scale;
+      slopes[2 * (row * groups + g) + 1] = sums.beta;
     });
   });
 }

@@ -1,5 +1,6 @@
 // The quantizers of training, each one walk over memory: values to the nearest level and back, and
-// the gradient rules of edgeqat/quant/ste.py, with the same results as the torch code there.
+// the gradient rules of edgeqat/quant/ste.py, with the results of the torch code there where they
+// are finite.
 //
 // Internal linkage and plain loops, as in vector.h.
 #pragma once

@@ -29,7 +29,8 @@ void each_row(const edgeqat_team& team, int64_t rows, int64_t columns, const Wor
     for (int64_t begin; (begin = own.next.fetch_add(own.part)) < own.rows;)
       for (int64_t row = begin; row < std::min(begin + own.part, own.rows); ++row) own.work(row);
   };
-  team.run(serve, &queue, unsigned(shares), 0);
+  // All of them, also those that find nothing to do: libgomp would end the others.
+  team.run(serve, &queue, unsigned(team.threads), 0);
 }
 
 }  // namespace edgeqat

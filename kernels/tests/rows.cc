@@ -208,34 +208,40 @@ void check_fake_quant(Expect& expect, Random& random) {
   for (const Isa* isa : registry()) {
     if (!isa->available()) continue;
     for (int64_t count : kLengths)
-      for (int bits : {1, 2, 3, 4, 6, 8}) {
-        const std::string name = std::string(isa->name) + ", " + std::to_string(count) +
-                                 " values, " + std::to_string(bits) + " bits: ";
-        const auto x = wild(random, count, 0), grad = wild(random, count, 1);
-        std::vector<float> out(count), truth(count);
-        std::vector<uint8_t> clipped(count), marks(count);
-        isa->lsq(x.data(), count, 0.125f, -0.3f, bits, out.data());
-        kScalar.lsq(x.data(), count, 0.125f, -0.3f, bits, truth.data());
-        expect.that(same(out, truth), name + "lsq differs");
-        const SlopeSums sums =
-            isa->lsq_backward(x.data(), grad.data(), count, 0.125f, -0.3f, bits, out.data());
-        const SlopeSums expected =
-            kScalar.lsq_backward(x.data(), grad.data(), count, 0.125f, -0.3f, bits, truth.data());
-        expect.that(sums.scale == expected.scale && sums.beta == expected.beta && same(out, truth),
-                    name + "lsq_backward differs");
-        isa->fake_dynamic(x.data(), count, bits, 0.5f, false, out.data(), clipped.data());
-        kScalar.fake_dynamic(x.data(), count, bits, 0.5f, false, truth.data(), marks.data());
-        expect.that(same(out, truth) && clipped == marks, name + "fake_dynamic differs");
-        std::vector<int8_t> codes(count);
-        const float scale = isa->quantize(x.data(), count, bits, 0.5f, codes.data());
-        const float offset = half_step(bits) ? 0.5f : 0.0f;
-        for (int64_t i = 0; i < count; ++i) truth[i] = (float(codes[i]) + offset) * scale;
-        expect.that(same(out, truth), name + "fake_dynamic is not what quantize stores");
-        if (bits < 2 || bits > 4 || count > kWidestGroup) continue;
-        isa->fake_searched(x.data(), count, bits, out.data(), clipped.data());
-        kScalar.fake_searched(x.data(), count, bits, truth.data(), marks.data());
-        expect.that(same(out, truth) && clipped == marks, name + "fake_searched differs");
-      }
+      for (int kind = 0; kind < 6; ++kind)
+        for (int bits : {1, 2, 3, 4, 6, 8}) {
+          const std::string name = std::string(isa->name) + ", " + std::to_string(count) +
+                                   " values, kind " + std::to_string(kind) + ", " +
+                                   std::to_string(bits) + " bits: ";
+          const auto x = wild(random, count, kind), grad = wild(random, count, 5);
+          std::vector<float> out(count), truth(count);
+          std::vector<uint8_t> clipped(count), marks(count);
+          isa->lsq(x.data(), count, 0.125f, -0.3f, bits, out.data());
+          kScalar.lsq(x.data(), count, 0.125f, -0.3f, bits, truth.data());
+          expect.that(same(out, truth), name + "lsq differs");
+          const SlopeSums sums =
+              isa->lsq_backward(x.data(), grad.data(), count, 0.125f, -0.3f, bits, out.data());
+          const SlopeSums expected = kScalar.lsq_backward(x.data(), grad.data(), count, 0.125f,
+                                                          -0.3f, bits, truth.data());
+          expect.that(sums.scale == expected.scale && sums.beta == expected.beta &&
+                          same(out, truth),
+                      name + "lsq_backward differs");
+          isa->fake_dynamic(x.data(), count, bits, 0.5f, true, out.data(), nullptr);
+          kScalar.fake_dynamic(x.data(), count, bits, 0.5f, true, truth.data(), nullptr);
+          expect.that(same(out, truth), name + "fake_dynamic with a fp16 scale differs");
+          isa->fake_dynamic(x.data(), count, bits, 0.5f, false, out.data(), clipped.data());
+          kScalar.fake_dynamic(x.data(), count, bits, 0.5f, false, truth.data(), marks.data());
+          expect.that(same(out, truth) && clipped == marks, name + "fake_dynamic differs");
+          std::vector<int8_t> codes(count);
+          const float scale = isa->quantize(x.data(), count, bits, 0.5f, codes.data());
+          const float offset = half_step(bits) ? 0.5f : 0.0f;
+          for (int64_t i = 0; i < count; ++i) truth[i] = (float(codes[i]) + offset) * scale;
+          expect.that(same(out, truth), name + "fake_dynamic is not what quantize stores");
+          if (bits < 2 || bits > 4 || count > kWidestGroup) continue;
+          isa->fake_searched(x.data(), count, bits, out.data(), clipped.data());
+          kScalar.fake_searched(x.data(), count, bits, truth.data(), marks.data());
+          expect.that(same(out, truth) && clipped == marks, name + "fake_searched differs");
+        }
   }
 }
 
