@@ -1,5 +1,5 @@
-"""Does a subset's relative entropy tell the accuracy reached from it? (QuaRC 2507.17768, fig. 2:
-Spearman 0.867)
+"""Does a subset's relative entropy tell the accuracy reached from it? (QuaRC 2507.17768: Spearman
+0.867)
 
 usage: python eval/entropy_correlation.py prepare WEIGHTS.safetensors --data CIFAR100 --out FOLDER
        python eval/experiments.py WEIGHTS.safetensors --list FOLDER/runs.yaml --out FOLDER
@@ -49,6 +49,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.command == "correlate":
+        if not (options.out / "entropies.json").is_file():
+            parser.error(f"--out: '{options.out}' holds no subsets; run prepare first")
         print(correlate(options.out))
     elif options.weights is None or options.data is None:
         parser.error("prepare: name the float weights and --data")

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from edgeqat import native
 from edgeqat.quant.functional import CACHE_CLIPS, WIDEST_GROUP
+from edgeqat.quant.packing import PLANES
 from edgeqat.scheme import Grid, grid_of, group_count
 
 _PLAIN = (Tensor, nn.Parameter)  # tensors with memory of their own: not those of a tracer
-_WIDTHS = (1, 2, 3, 4, 6, 8)
 _SHORTEST_ROW = 256
 
 
 def takes(grid: Grid, *tensors: Tensor) -> bool:
     """Whether the library is here and has this grid and such tensors."""
     return (
-        grid.bits in _WIDTHS
+        grid.bits in PLANES
         and grid == grid_of(grid.bits)
         and all(type(t) in _PLAIN and t.dtype == torch.float32 and t.is_cpu for t in tensors)
         and not torch.compiler.is_compiling()

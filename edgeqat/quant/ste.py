@@ -79,8 +79,7 @@ class _LSQPlus(torch.autograd.Function):
     def forward(ctx, values, scale, beta, grid: Grid, gradient_scale: float):
         ctx.save_for_backward(values, scale, beta)
         ctx.grid, ctx.gradient_scale = grid, gradient_scale
-        ctx.fused = fused.takes(grid, values, scale)
-        if ctx.fused:
+        if fused.takes(grid, values, scale):
             return fused.lsq(values, scale, grid, beta=beta.item())
         return dequantize(quantize(values - beta, scale, grid), scale, grid).add_(beta)
 
@@ -89,7 +88,7 @@ class _LSQPlus(torch.autograd.Function):
     def backward(ctx, grad):
         values, scale, beta = ctx.saved_tensors
         grid = ctx.grid
-        if ctx.fused and fused.takes(grid, grad):
+        if fused.takes(grid, values, scale, grad):
             found = fused.lsq_backward(values, scale, grad, grid, beta=beta.item())
             return found[0], *(slope * ctx.gradient_scale for slope in found[1:]), None, None
         ratio = (values - beta) / scale

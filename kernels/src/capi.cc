@@ -68,15 +68,17 @@ void check_bits(int bits) {
     throw Error("bits: " + std::to_string(bits) + " is not one of 1, 2, 3, 4, 6, 8");
 }
 
-// Calls work(row, group, groups, first value, values) for each group of each row.
+// Calls work(group, its scale, first value, values) for each group of each row.
 template <class Work>
-void each_group(const edgeqat_team& team, int64_t rows, int64_t columns, int64_t group_size,
-                const Work& work) {
+void each_group(const edgeqat_team& team, const float* scale, int64_t rows, int64_t columns,
+                int64_t scale_rows, int64_t group_size, const Work& work) {
   const int64_t size = group_size ? group_size : std::max<int64_t>(columns, 1);
   const int64_t groups = (columns + size - 1) / size;
   each_row(team, rows, columns, [&](int64_t row) {
+    const float* scales = scale + (scale_rows == 1 ? 0 : row * groups);
     for (int64_t g = 0; g < groups; ++g)
-      work(row, g, groups, row * columns + g * size, std::min(size, columns - g * size));
+      work(row * groups + g, scales[g], row * columns + g * size,
+           std::min(size, columns - g * size));
   });
 }
 
@@ -221,11 +223,10 @@ int edgeqat_lsq(edgeqat_team team, const float* x, const float* scale, float bet
   return guarded([&] {
     check_bits(bits);
     const Isa& isa = active_isa();
-    each_group(team, rows, columns, group_size, [&](int64_t row, int64_t g, int64_t groups,
-                                                    int64_t at, int64_t count) {
-      const float step = scale[(scale_rows == 1 ? 0 : row * groups) + g];
-      isa.lsq(x + at, count, step, beta, bits, out + at);
-    });
+    each_group(team, scale, rows, columns, scale_rows, group_size,
+               [&](int64_t, float step, int64_t at, int64_t count) {
+                 isa.lsq(x + at, count, step, beta, bits, out + at);
+               });
   });
 }
 
@@ -235,14 +236,13 @@ int edgeqat_lsq_backward(edgeqat_team team, const float* x, const float* scale, 
   return guarded([&] {
     check_bits(bits);
     const Isa& isa = active_isa();
-    each_group(team, rows, columns, group_size, [&](int64_t row, int64_t g, int64_t groups,
-                                                    int64_t at, int64_t count) {
-      const float step = scale[(scale_rows == 1 ? 0 : row * groups) + g];
-      const SlopeSums sums =
-          isa.lsq_backward(x + at, grad + at, count, step, beta, bits, grad_x + at);
-      slopes[2 * (row * groups + g)] = sums.scale;
-      slopes[2 * (row * groups + g) + 1] = sums.beta;
-    });
+    each_group(team, scale, rows, columns, scale_rows, group_size,
+               [&](int64_t group, float step, int64_t at, int64_t count) {
+                 const SlopeSums sums =
+                     isa.lsq_backward(x + at, grad + at, count, step, beta, bits, grad_x + at);
+                 slopes[2 * group] = sums.scale;
+                 slopes[2 * group + 1] = sums.beta;
+               });
   });
 }
 

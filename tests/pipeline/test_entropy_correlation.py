@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from scripts import loaded, needs_scripts
 
-FILE = Path(__file__).parents[2] / "eval" / "entropy_correlation.py"
-pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="eval/ is not in source archives")
+pytestmark = needs_scripts
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("entropy_correlation", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with loaded("entropy_correlation") as module:
+        yield module
 
 
 def test_bands_are_balanced_disjoint_and_rise(script):
@@ -45,3 +41,10 @@ def test_the_correlation_is_that_of_the_finished_runs(script, tmp_path):
     assert "band01" not in text
     assert "Spearman +0.500" in text
     assert text.endswith("3 subsets")
+
+
+def test_correlating_before_preparing_is_one_line(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["script", "correlate", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "run prepare first" in capsys.readouterr().err

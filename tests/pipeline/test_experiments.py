@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import FOLDER, loaded, needs_scripts
 
 from edgeqat import recipe as recipes
 
-SCRIPT = Path(__file__).parents[2] / "eval" / "experiments.py"
-pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="eval/ is not in source archives")
+pytestmark = needs_scripts
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("experiments", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with loaded("experiments") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +96,7 @@ def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def image_runs(script):
-    return list(script.queue(SCRIPT.with_name("quarc.yaml")))
+    return list(script.queue(FOLDER / "quarc.yaml"))
 
 
 def test_the_runs_of_coresets_differ_in_selection_and_correction_only(script, image_runs):
