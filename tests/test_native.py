@@ -27,25 +27,27 @@ calls = []
 class C:
     def mallopt(self, option, value): calls.append(option)
 native.ctypes.CDLL = lambda name: C()
-native.keep_freed_memory()
+native.keep_freed_memory({any_size})
 print(calls, os.environ["THP_MEM_ALLOC_ENABLE"])
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="mallopt is glibc's")
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "any_size", "expected"),
     [
-        ({}, "[-1, -3] 1"),
-        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, "[-3] 1"),
-        ({"THP_MEM_ALLOC_ENABLE": "0"}, "[-1, -3] 0"),
+        ({}, False, "[-1, -3] 1"),
+        ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False, "[-3] 1"),
+        ({"THP_MEM_ALLOC_ENABLE": "0"}, False, "[-1, -3] 0"),
+        ({}, True, "[-1, -3, -4] 1"),
+        ({"MALLOC_MMAP_MAX_": "65536"}, True, "[-1, -3] 1"),
     ],
 )
-def test_heap_options_respect_the_users_own(given, expected):
-    clean = {k: v for k, v in os.environ.items() if k not in native._HEAP_OPTIONS}
-    clean.pop("THP_MEM_ALLOC_ENABLE", None)
+def test_heap_options_respect_the_users_own(given, any_size, expected):
+    ours = ("MALLOC_", "THP_MEM_ALLOC_ENABLE")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(
-        [sys.executable, "-c", REPORT],
+        [sys.executable, "-c", REPORT.format(any_size=any_size)],
         env=clean | given,
         capture_output=True,
         text=True,

@@ -73,8 +73,10 @@ def command(
 
         _print_plan(plan(resolved, place, overwrite))
         return
+    from edgeqat.pipeline.image_inputs import is_image_model
     from edgeqat.pipeline.quantize import quantize
 
+    keep_freed_memory(of_any_size=is_image_model(resolved.model.name))
     with training_progress() as listener:
         metrics = quantize(resolved, place, overwrite, listener)
     if log.speaks():

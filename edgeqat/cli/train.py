@@ -32,8 +32,10 @@ def command(
 
     log.setup()
     keep_freed_memory()  # before torch is imported
+    from edgeqat.pipeline.image_inputs import is_image_model
     from edgeqat.pipeline.pretrain import pretrain
 
+    keep_freed_memory(of_any_size=is_image_model(resolved.model.name))
     with training_progress() as listener:
         metrics = pretrain(resolved, target, overwrite, listener)
     if log.speaks():

@@ -33,6 +33,7 @@ from edgeqat.nn.conv import PackedConv2d, geometry
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.output import whole_file
 from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.vision.activation import ReLU6
 
 OPSET, IR_VERSION = 17, 9
 INPUT, OUTPUT = "images", "logits"
@@ -43,7 +44,7 @@ _FUNCTIONS = {
 }  # fmt: skip
 _METHODS = {"add": "Add", "mul": "Mul", "relu": "Relu", "sigmoid": "Sigmoid"}
 _MODULES: dict[type[nn.Module], str] = {
-    nn.ReLU: "Relu", nn.ReLU6: "Clip", nn.SiLU: "SiLU", nn.Sigmoid: "Sigmoid",
+    nn.ReLU: "Relu", nn.ReLU6: "Clip", ReLU6: "Clip", nn.SiLU: "SiLU", nn.Sigmoid: "Sigmoid",
     nn.Dropout: "Identity", nn.Identity: "Identity", nn.MaxPool2d: "MaxPool",
     nn.Flatten: "Flatten", nn.AdaptiveAvgPool2d: "GlobalAveragePool",
 }  # fmt: skip

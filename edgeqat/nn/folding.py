@@ -28,7 +28,7 @@ _CONVOLUTIONS = (nn.Conv2d, PackedConv2d)
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        ours = isinstance(module, (PackedWeight, QuantConv2d, QuantLinear))
+        ours = isinstance(module, (PackedWeight, QuantConv2d, QuantLinear, nn.ReLU6))
         return ours or super().is_leaf_module(module, name)
 
 
@@ -61,12 +61,15 @@ def inference(model: nn.Module) -> Iterator[nn.Module]:
     model.eval()
     try:
         with torch.no_grad():
-            yield _folded(model.module if isinstance(model, DistributedDataParallel) else model)
+            yield folded(model.module if isinstance(model, DistributedDataParallel) else model)
     finally:
         model.train(was_training)
 
 
-def _folded(model: nn.Module) -> nn.Module:
+def folded(model: nn.Module) -> nn.Module:
+    """A copy of a model in eval mode with its norms folded, or the model itself where activations
+    are quantized or the forward pass cannot be traced.
+    """
     modules = list(model.modules())
     if not any(isinstance(module, nn.BatchNorm2d) for module in modules):
         return model
@@ -77,13 +80,13 @@ def _folded(model: nn.Module) -> nn.Module:
         found = norms(model, trace(model))
     except (fx.proxy.TraceError, TypeError, AttributeError, ValueError, RuntimeError):
         return model  # a forward pass that looks at its values cannot be traced
-    folded = copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     for convolution, norm in found.items():
-        layer = folded.get_submodule(str(convolution.target))
-        behind = folded.get_submodule(str(norm.target))
-        replace(folded, str(convolution.target), _with_norm(layer, behind))
-        replace(folded, str(norm.target), nn.Identity())
-    return folded
+        layer = copied.get_submodule(str(convolution.target))
+        behind = copied.get_submodule(str(norm.target))
+        replace(copied, str(convolution.target), _with_norm(layer, behind))
+        replace(copied, str(norm.target), nn.Identity())
+    return copied
 
 
 def _with_norm(layer: nn.Module, norm: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.data.images import Normalizer, augment
+from edgeqat.nn.folding import folded
 from edgeqat.nn.logits import class_logits
 from edgeqat.recipe import DistillSection
 from edgeqat.sections import CorrectSection
@@ -35,6 +36,8 @@ class ImageObjective(Objective):
         correct: CorrectSection | None = None,
     ) -> None:
         super().__init__(distillation, teacher, correct=correct)
+        if self.teacher is not None:
+            self.teacher = folded(self.teacher)
         self.normalizer, self.augmented, self.seed = normalizer, augmented, seed
 
     def prepared(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, Tensor]:

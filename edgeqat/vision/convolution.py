@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from edgeqat.vision.activation import ReLU6
+
 
 def divisible(value: float, divisor: int = 8) -> int:
     """`value` rounded to a multiple of `divisor`, never more than a tenth below it (MobileNet)."""
@@ -21,7 +23,7 @@ class ConvNormActivation(nn.Sequential):
         kernel: int = 3,
         stride: int = 1,
         groups: int = 1,
-        activation: type[nn.Module] | None = nn.ReLU6,
+        activation: type[nn.Module] | None = ReLU6,
         epsilon: float = 1e-5,
     ) -> None:
         layers: list[nn.Module] = [

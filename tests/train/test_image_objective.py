@@ -1,5 +1,7 @@
 """The objective of classifiers: terms, the same augmented pixels for both, layer correction."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from edgeqat.recipe import DistillSection
 from edgeqat.sections import CorrectSection
 from edgeqat.train.correction import Correction
 from edgeqat.train.image_objective import ImageObjective
+from edgeqat.vision import zoo
 
 
 class Block(nn.Module):
@@ -115,3 +118,13 @@ def test_blocks_are_found_by_their_rule_or_refused():
     other.blocks.append(Block())
     with pytest.raises(RecipeError, match="finds 2 blocks of the model and 3 of its teacher"):
         Correction(CorrectSection(weight=1)).check(Net(0), other)
+
+
+def test_the_norms_of_the_teacher_are_folded(batch):
+    torch.manual_seed(5)
+    teacher = zoo.build("mobilenetv2-cifar100").eval()
+    student = copy.deepcopy(teacher)
+    made = ImageObjective(DistillSection(), teacher, Normalizer(), augmented=False)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in made.teacher.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in teacher.modules())
+    assert made(student, batch)["kl"].item() == pytest.approx(0, abs=1e-6)
