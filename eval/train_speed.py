@@ -1,7 +1,7 @@
 """Speed and memory of a training step with random weights: float, float + teacher forward, QAT.
 
-usage: python eval/train_speed.py --shape llama-8m|llama-58m|tinyllama-1.1b [--scheme w4a8kv4]
-                                  [--guided] [--json FILE]
+usage: python eval/train_speed.py --shape llama-8m|llama-58m|tinyllama-1.1b|mobilenetv2-cifar100|...
+                                  [--scheme w4a8kv4] [--guided] [--json FILE]
 
 --guided: QAT with distillation alone against QAT with guidance too, in one process and in turns
 (weights 0.5 and 1.0 unless --set guide... says otherwise).
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 ROWS = ("float", "float_and_teacher", "qat")
+PER_SECOND = "_per_second"
 GUIDED_ROWS = ("qat", "guided")
 GUIDE = {"guide.entropy.weight": 0.5, "guide.distribution.weight": 1.0}
 
@@ -30,9 +31,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--shape", default="llama-58m", help="shape of edgeqat/runtime/shape.py")
+    parser.add_argument("--shape", default="llama-58m", help="of runtime/shape.py or vision/zoo.py")
     parser.add_argument("--scheme", default="w4a8kv4")
-    parser.add_argument("--batch", type=int, default=8, help="sequences per step")
+    parser.add_argument("--batch", type=int, default=8, help="sequences or images per step")
     parser.add_argument("--context", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--steps", type=int, default=6, help="timed steps; the fastest counts")
     parser.add_argument("--threads", type=int, default=2)
@@ -49,16 +50,17 @@ def main() -> None:
         rows = _in_a_process("+".join(GUIDED_ROWS))
     else:
         rows = {row: _in_a_process(row)[row] for row in options.rows}
+    unit = next(key for row in rows.values() for key in row if key.endswith(PER_SECOND))
     for name, row in rows.items():
         print(
-            f"{name:18} {row['tokens_per_second']:8.0f} tokens/s"
+            f"{name:18} {row[unit]:8.0f} {unit.removesuffix(PER_SECOND)}/s"
             f"  peak {row['peak_rss_bytes'] / 1e9:5.2f} GB"
         )
     if {"float_and_teacher", "qat"} <= rows.keys():
-        ratio = rows["float_and_teacher"]["tokens_per_second"] / rows["qat"]["tokens_per_second"]
+        ratio = rows["float_and_teacher"][unit] / rows["qat"][unit]
         print(f"QAT takes {ratio:.2f}x the time of float training + teacher forward")
     if options.guided:
-        ratio = rows["qat"]["tokens_per_second"] / rows["guided"]["tokens_per_second"]
+        ratio = rows["qat"][unit] / rows["guided"][unit]
         print(f"guided QAT takes {ratio:.2f}x the time of QAT with distillation alone")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
@@ -74,34 +76,88 @@ def _in_a_process(rows: str) -> dict[str, dict[str, float]]:
 
 
 def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str, float]]:
-    """Tokens per second of the fastest step of each row, taken in turns, and the process's peak
-    RSS.
+    """Tokens or images per second of the fastest step of each row, taken in turns, and the
+    process's peak RSS.
     """
     from edgeqat import native
 
     native.keep_freed_memory()  # before torch
     import torch
 
+    from edgeqat.pipeline.image_inputs import is_image_model
     from edgeqat.pipeline.quantize import peak_rss_bytes
-    from edgeqat.runtime.shape import named
 
+    images = is_image_model(options.shape)
+    native.keep_freed_memory(of_any_size=images)
     torch.set_num_threads(options.threads)
-    steps = {row: stepper(options, row) for row in rows}
-    vocabulary = named(options.shape).vocabulary
+    make, draw = (image_stepper, images_of) if images else (stepper, tokens_of)
+    unit, samples = ("images", 1) if images else ("tokens", options.context)
+    steps = {row: make(options, row) for row in rows}
     fastest = dict.fromkeys(rows, float("inf"))
     for _ in range(options.steps + 1):
-        batch = torch.randint(0, vocabulary, (options.batch, options.context))
+        batch = draw(options)
         for row, step in steps.items():
             start = time.perf_counter()
             step(batch)
             fastest[row] = min(fastest[row], time.perf_counter() - start)
     return {
         row: {
-            "tokens_per_second": options.batch * options.context / seconds,
+            unit + PER_SECOND: options.batch * samples / seconds,
             "peak_rss_bytes": peak_rss_bytes(),
         }
         for row, seconds in fastest.items()
     }
+
+
+def tokens_of(options: argparse.Namespace) -> Any:
+    """Token ids (batch, context)."""
+    import torch
+
+    from edgeqat.runtime.shape import named
+
+    return torch.randint(0, named(options.shape).vocabulary, (options.batch, options.context))
+
+
+def images_of(options: argparse.Namespace) -> dict[str, Any]:
+    """A batch as train/image_objective wants it."""
+    import torch
+
+    from edgeqat.hf.image_source import named
+
+    kind, index = named(options.shape), torch.arange(options.batch)
+    pixels = torch.randint(256, (options.batch, 3, kind.size, kind.size), dtype=torch.uint8)
+    return {"pixels": pixels, "labels": index % kind.classes, "index": index}
+
+
+def image_stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
+    """One training step of a row, as a function of a batch of images; no guidance."""
+    import torch
+
+    from edgeqat import recipe as recipes
+    from edgeqat.hf.image_source import named
+    from edgeqat.hf.model import prepare
+    from edgeqat.train.image_objective import ImageObjective
+    from edgeqat.train.optim import make_optimizer, with_rates
+
+    chosen = dict(recipes.parse_set(entry) for entry in options.set)
+    recipe = recipes.load("mobilenetv2-cifar100", {**chosen, "quant.scheme": options.scheme})
+    kind = named(options.shape)
+    model = kind.build().to(memory_format=torch.channels_last)
+    teacher = None if row == "float" else copy.deepcopy(model)
+    if row == "qat":
+        model = prepare(model, quant=recipe.quant)
+    weight = {"weight": float(row != "float")}
+    distill, normalizer = recipe.distill.model_copy(update=weight), kind.normalizer()
+    correct = recipe.correct if row == "qat" else None
+    objective = ImageObjective(distill, teacher, normalizer, True, correct=correct)
+    optimizer = make_optimizer(model.train(), with_rates(recipe.train, 0.01))
+
+    def step(batch: Any) -> None:
+        objective(model, batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
