@@ -189,13 +189,7 @@ class TrainSection(Section):
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with momentum")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    beta2: float | None = Field(
-        None,
-        ge=0,
-        lt=1,
-        description="decay of adamw's second moment; none: 0.95 for 2,048 tokens a step, nearer 1 "
-        "for fewer",
-    )
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of adamw's second moment")
     batch_size: int = Field(8, ge=1, description="blocks or images per step and process")
     accumulation: int = Field(1, ge=1, description="micro-batches per optimizer step")
     learning_rate: float | None = Field(

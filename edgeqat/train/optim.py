@@ -21,7 +21,7 @@ from edgeqat.quant.pact import PactQuantizer
 from edgeqat.recipe import TrainSection
 from edgeqat.train.adamw import AdamWBF16
 
-BETA1, BETA2 = 0.9, 0.95
+BETA1 = 0.9
 RATE_OF_A_NAT, POWER = 1.7e-3, 0.75  # with steps of so many tokens:
 TOKENS = 2048
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # few, so that runs share their float baseline
@@ -31,8 +31,8 @@ ADAPTER_SHARE = 10  # adapters move in units of codes, weights in units of their
 
 
 def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSection:
-    """The section with both learning rates and beta2 set; `gap` is log ppl_ptq - log ppl_float in
-    nats, `tokens` are those of a step.
+    """The section with both learning rates set; `gap` is log ppl_ptq - log ppl_float in nats,
+    `tokens` are those of a step.
     """
     rate = train.learning_rate
     if rate is None and train.optimizer == "sgd":
@@ -41,12 +41,8 @@ def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSe
         wanted = RATE_OF_A_NAT * max(gap, 0.0) ** POWER * math.sqrt(min(tokens / TOKENS, 1.0))
         wanted = min(max(wanted, RATES[0]), RATES[-1])
         rate = min(RATES, key=lambda known: abs(math.log(known / wanted)))
-    beta2 = train.beta2
-    if beta2 is None:  # the second moment forgets after as many tokens with small steps
-        beta2 = round(BETA2 ** min(tokens / TOKENS, 1.0), 3)
     scale_rate = train.scale_learning_rate or float(f"{SCALE_SHARE * rate:.0e}")
-    found = {"learning_rate": rate, "scale_learning_rate": scale_rate, "beta2": beta2}
-    return train.model_copy(update=found)
+    return train.model_copy(update={"learning_rate": rate, "scale_learning_rate": scale_rate})
 
 
 def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
@@ -102,7 +98,7 @@ def make_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimiz
     """
     if train.optimizer == "sgd":
         return torch.optim.SGD(parameter_groups(model, train), momentum=train.momentum)
-    betas = BETA1, BETA2 if train.beta2 is None else train.beta2
+    betas = BETA1, train.beta2
     if train.bf16_states:
         return AdamWBF16(parameter_groups(model, train), betas=betas)
     return torch.optim.AdamW(parameter_groups(model, train), betas=betas, fused=True)
