@@ -33,8 +33,8 @@ import yaml
 LIST = Path(__file__).with_name("experiments.yaml")
 RECIPE = "llama-8m-novels"
 HEAD = (
-    "| run | seeds | perplexity | sd | over float | log-gap | start | bits a / kv | smaller gap |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| run | seeds | perplexity | sd | over float | log-gap | start | bits a / kv | smaller gap "
+    "| KL | smaller KL |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 IMAGE_HEAD = (
     "| run | seeds | top-1 | sd | float | PTQ | above | images/s | training s | selection s |\n"
@@ -156,6 +156,8 @@ def table(runs: list[Run], out: Path) -> str:
         if file.is_file()
     }
     done = [run for run in runs if run.name in found]
+    for name, metrics in found.items():
+        metrics["kl"] = last_kl(out / name / "metrics.jsonl")
     if any("top1" in metrics["float"] for metrics in found.values()):
         return image_table(done, found)
     return text_table(done, found)
@@ -168,7 +170,9 @@ def text_table(done: list[Run], found: dict[str, Any]) -> str:
     def cells(own: list[Run], metrics: list[dict[str, Any]]) -> list[str]:
         ppl = [each["qat"]["perplexity"] for each in metrics]
         over = [100 * (math.exp(gaps[run.name]) - 1) for run in own]
-        paired = [1 - gaps[run.name] / gaps[other] for run, other in rivals(own, found)]
+        pairs = rivals(own, found)
+        paired = [1 - gaps[run.name] / gaps[other] for run, other in pairs]
+        nearer = [1 - found[run.name]["kl"] / found[other]["kl"] for run, other in pairs]
         bits = metrics[0]["average_bits"]
         return [
             *mean_and_sd(ppl),
@@ -177,6 +181,8 @@ def text_table(done: list[Run], found: dict[str, Any]) -> str:
             f"{statistics.mean(gap(each, 'qat_start') for each in metrics):.4f}",
             f"{bits['activations']:.2f} / {bits['kv']:.2f}",
             spread([100 * value for value in paired]),
+            f"{statistics.mean(each['kl'] for each in metrics):.4f}",
+            spread([100 * value for value in nearer]),
         ]
 
     return rows(HEAD, done, found, cells)
@@ -227,6 +233,16 @@ def mean_and_sd(values: list[float]) -> list[str]:
 def gap(metrics: dict[str, Any], row: str = "qat") -> float:
     """log ppl - log ppl_float in nats."""
     return math.log(metrics[row]["perplexity"] / metrics["float"]["perplexity"])
+
+
+def last_kl(path: Path) -> float:
+    """Mean KL to the float model in the last third of training, in nats; NaN without distillation.
+    Runs of one seed saw the same batches: it tells them apart better than perplexity does.
+    """
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
+    found = {line["step"]: line["terms"].get("kl", math.nan) for line in lines}
+    late = [kl for step, kl in found.items() if step > 2 / 3 * max(found)]
+    return statistics.mean(late) if late else math.nan
 
 
 def spread(values: list[float]) -> str:

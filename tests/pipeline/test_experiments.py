@@ -56,18 +56,21 @@ def test_the_command_is_a_quantize_that_reads_the_settings(script, runs, tmp_pat
     assert command[command.index("--seed") + 1] == "1"
 
 
-def write(folder, name, value):
+def write(folder, name, value, kl=0.1):
     (folder / name).mkdir(parents=True)
     rows = {"float": 100.0, "qat": value, "qat_start": 2 * value}
     metrics = {row: {"perplexity": perplexity} for row, perplexity in rows.items()}
     metrics["average_bits"] = {"activations": 4.0, "kv": 3.5}
     (folder / name / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    terms = {10: {"kl": 9.0}, 20: {"kl": 9.0}, 30: {"kl": kl}}  # the last third counts
+    lines = [json.dumps({"step": step, "terms": found}) + "\n" for step, found in terms.items()]
+    (folder / name / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp_path):
     for seed, kd, both in ((0, 121.0, 110.0), (1, 144.0, 120.0)):
         write(tmp_path, f"b-deployed-w3a4kv3-kd-s{seed}", kd)
-        write(tmp_path, f"b-deployed-w3a4kv3-both-s{seed}", both)
+        write(tmp_path, f"b-deployed-w3a4kv3-both-s{seed}", both, kl=0.08)
     lines = script.table(runs, tmp_path).splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[0] for row in rows] == ["b-deployed-w3a4kv3-kd", "b-deployed-w3a4kv3-both"]
@@ -75,6 +78,15 @@ def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp
     assert rows[0][8] == "-"
     assert rows[1][7] == "4.00 / 3.50"
     assert rows[1][8] == "+50% (sd 0)"  # log 1.1 is half of log 1.21, log 1.2 of log 1.44
+    assert rows[0][9:] == ["0.1000", "-"]
+    assert rows[1][9:] == ["0.0800", "+20% (sd 0)"]
+
+
+def test_a_run_without_distillation_has_no_kl(script, runs, tmp_path):
+    write(tmp_path, "b-deployed-w3a4kv3-kd-s0", 121.0)
+    metrics = tmp_path / "b-deployed-w3a4kv3-kd-s0" / "metrics.jsonl"
+    metrics.write_text(json.dumps({"step": 10, "terms": {"ce": 4.0}}) + "\n", encoding="utf-8")
+    assert script.table(runs, tmp_path).splitlines()[2].split("|")[-3].strip() == "nan"
 
 
 def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
