@@ -32,6 +32,7 @@ from edgeqat.sections import (
 
 VERSION = 1
 LLAMA_CPP_BITS = (4, 8, FLOAT_BITS)  # of keys and values
+LARGEST_BF16_BETA = 0.99
 RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every default written out
 
 
@@ -208,6 +209,13 @@ class TrainSection(Section):
     compare_float: bool = Field(True, description="also train the float model for the same steps")
     log_steps: int = Field(10, ge=1, description="steps between two records of metrics.jsonl")
     save_steps: int = Field(50, ge=0, description="steps between two checkpoints (0: none)")
+
+    @model_validator(mode="after")
+    def _moments_can_follow(self) -> TrainSection:
+        if self.bf16_states and self.beta2 >= LARGEST_BF16_BETA:
+            reason = f"bf16_states cannot follow so slow; stay below {LARGEST_BF16_BETA}"
+            raise ValueError(f"train.beta2: {self.beta2:g}: {reason}")
+        return self
 
 
 class DistillSection(Section):

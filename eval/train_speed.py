@@ -47,6 +47,8 @@ def main() -> None:
         print(json.dumps(measure(options, options.child.split("+"))))
         return
     if options.guided:
+        if images(options):
+            parser.error("--guided: queries and keys are of language models; drop it")
         rows = _in_a_process("+".join(GUIDED_ROWS))
     else:
         rows = {row: _in_a_process(row)[row] for row in options.rows}
@@ -84,14 +86,13 @@ def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str,
     native.keep_freed_memory()  # before torch
     import torch
 
-    from edgeqat.pipeline.image_inputs import is_image_model
     from edgeqat.pipeline.quantize import peak_rss_bytes
 
-    images = is_image_model(options.shape)
-    native.keep_freed_memory(of_any_size=images)
+    of_images = images(options)
+    native.keep_freed_memory(of_any_size=of_images)
     torch.set_num_threads(options.threads)
-    make, draw = (image_stepper, images_of) if images else (stepper, tokens_of)
-    unit, samples = ("images", 1) if images else ("tokens", options.context)
+    make, draw = (image_stepper, images_of) if of_images else (stepper, tokens_of)
+    unit, samples = ("images", 1) if of_images else ("tokens", options.context)
     steps = {row: make(options, row) for row in rows}
     fastest = dict.fromkeys(rows, float("inf"))
     for _ in range(options.steps + 1):
@@ -107,6 +108,13 @@ def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str,
         }
         for row, seconds in fastest.items()
     }
+
+
+def images(options: argparse.Namespace) -> bool:
+    """Whether the shape is an image model's."""
+    from edgeqat.pipeline.image_inputs import is_image_model
+
+    return is_image_model(options.shape)
 
 
 def tokens_of(options: argparse.Namespace) -> Any:

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from edgeqat.recipe import LARGEST_BF16_BETA
+
 _SLICE = 1 << 20
-_LARGEST_BETA = 0.99
 
 
 class AdamWBF16(torch.optim.Optimizer):
@@ -25,7 +26,7 @@ class AdamWBF16(torch.optim.Optimizer):
     def __init__(
         self, params: Any, betas: tuple[float, float], lr: float = 1e-3, eps: float = 1e-8
     ) -> None:
-        assert max(betas) < _LARGEST_BETA, "bf16 moments cannot follow so slow an average"
+        assert max(betas) < LARGEST_BF16_BETA, "bf16 moments cannot follow so slow an average"
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
