@@ -4,8 +4,8 @@ usage: python eval/blimp_table.py FOLDER:BACKEND[,BACKEND...] ... --data-root DA
 for example  ../models/llama-8m-novels:float runs/w4a8kv4-s0:native,packed,fake-quant
 
 Each row is one `edgeqat eval FOLDER --tasks blimp --backend BACKEND`, all 67 paradigms; a finished
-one is not run again. Prints the table and writes it to FOLDER/blimp.json: the average of the
-paradigms in percent, its standard error, seconds.
+one is not run again (remove its file after quantizing anew). Prints the table and writes it to
+FOLDER/blimp.json: the average of the paradigms in percent, its standard error, pairs, seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TASK = "blimp"
-HEAD = "| model | backend | BLiMP | took |\n|---|---|---|---|"
+HEAD = "| model | backend | BLiMP | pairs | took |\n|---|---|---|---|---|"
 
 
 def main() -> None:
@@ -33,17 +33,21 @@ def main() -> None:
     options = parser.parse_args()
     if any(":" not in model for model in options.models):
         parser.error("models: name the backends too, FOLDER:native,packed,fake-quant or :float")
+    names = [Path(model.rsplit(":", 1)[0]).name for model in options.models]
+    if len(set(names)) < len(names):
+        parser.error("models: results are named by the last part of a folder; give it only once")
+    part = "" if options.limit is None else f"-first{options.limit}"
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for model in options.models:
         folder, backends = model.rsplit(":", 1)
         for backend in backends.split(","):
-            result = options.out / f"{Path(folder).name}-{backend}.json"
+            result = options.out / f"{Path(folder).name}-{backend}{part}.json"
             if not result.is_file():
                 evaluate(folder, backend, result, options)
             rows.append(row(folder, backend, json.loads(result.read_text(encoding="utf-8"))))
     table = json.dumps(rows, indent=2) + "\n"
-    (options.out / "blimp.json").write_text(table, encoding="utf-8")
+    (options.out / f"blimp{part}.json").write_text(table, encoding="utf-8")
     print(HEAD, *map(told, rows), sep="\n")
 
 
@@ -78,7 +82,9 @@ def row(folder: str, backend: str, found: dict[str, Any]) -> dict[str, Any]:
 def told(row: dict[str, Any]) -> str:
     """A row of the table in Markdown."""
     score = f"{row['percent']:.2f} (± {row['standard_error']:.2f})"
-    return f"| {row['model']} | {row['backend']} | {score} | {row['seconds']} s |"
+    return (
+        f"| {row['model']} | {row['backend']} | {score} | {row['pairs']:,} | {row['seconds']} s |"
+    )
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from edgeqat.evaluate.report import series
+from edgeqat.pipeline.report import read_records
+
 LIST = Path(__file__).with_name("experiments.yaml")
 RECIPE = "llama-8m-novels"
 HEAD = (
@@ -173,6 +176,7 @@ def text_table(done: list[Run], found: dict[str, Any]) -> str:
         pairs = rivals(own, found)
         paired = [1 - gaps[run.name] / gaps[other] for run, other in pairs]
         nearer = [1 - found[run.name]["kl"] / found[other]["kl"] for run, other in pairs]
+        nearer = [share for share in nearer if not math.isnan(share)]
         bits = metrics[0]["average_bits"]
         return [
             *mean_and_sd(ppl),
@@ -239,9 +243,8 @@ def last_kl(path: Path) -> float:
     """Mean KL to the float model in the last third of training, in nats; NaN without distillation.
     Runs of one seed saw the same batches: it tells them apart better than perplexity does.
     """
-    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()) if path.is_file() else ()
-    found = {line["step"]: line["terms"].get("kl", math.nan) for line in lines}
-    late = [kl for step, kl in found.items() if step > 2 / 3 * max(found)]
+    steps, values = series(read_records(path)).get("kl", ([], []))
+    late = [kl for step, kl in zip(steps, values, strict=True) if step > 2 / 3 * steps[-1]]
     return statistics.mean(late) if late else math.nan
 
 

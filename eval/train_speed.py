@@ -6,6 +6,8 @@ usage: python eval/train_speed.py --shape llama-8m|llama-58m|tinyllama-1.1b|mobi
 --guided: QAT with distillation alone against QAT with guidance too, in one process and in turns
 (weights 0.5 and 1.0 unless --set guide... says otherwise).
 
+Image models take the recipe mobilenetv2-cifar100; all their rows but `float` distill.
+
 Each row runs in a process of its own, so that its peak RSS is its own. The recipe's defaults apply;
 --set changes them (--set train.bf16_states=true).
 """
@@ -32,7 +34,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--shape", default="llama-58m", help="of runtime/shape.py or vision/zoo.py")
-    parser.add_argument("--scheme", default="w4a8kv4")
+    parser.add_argument("--scheme", help="default: w4a8kv4, of images w2a32")
     parser.add_argument("--batch", type=int, default=8, help="sequences or images per step")
     parser.add_argument("--context", type=int, default=128, help="tokens per sequence")
     parser.add_argument("--steps", type=int, default=6, help="timed steps; the fastest counts")
@@ -144,20 +146,23 @@ def image_stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None
     from edgeqat import recipe as recipes
     from edgeqat.hf.image_source import named
     from edgeqat.hf.model import prepare
+    from edgeqat.nn.convert import calibrate
     from edgeqat.train.image_objective import ImageObjective
     from edgeqat.train.optim import make_optimizer, with_rates
 
     chosen = dict(recipes.parse_set(entry) for entry in options.set)
-    recipe = recipes.load("mobilenetv2-cifar100", {**chosen, "quant.scheme": options.scheme})
+    scheme = {} if options.scheme is None else {"quant.scheme": options.scheme}
+    recipe = recipes.load("mobilenetv2-cifar100", {**chosen, **scheme})
     kind = named(options.shape)
     model = kind.build().to(memory_format=torch.channels_last)
     teacher = None if row == "float" else copy.deepcopy(model)
     if row == "qat":
         model = prepare(model, quant=recipe.quant)
+        pixels = images_of(options)["pixels"]
+        calibrate(model, [kind.normalizer()(pixels)])
     weight = {"weight": float(row != "float")}
     distill, normalizer = recipe.distill.model_copy(update=weight), kind.normalizer()
-    correct = recipe.correct if row == "qat" else None
-    objective = ImageObjective(distill, teacher, normalizer, True, correct=correct)
+    objective = ImageObjective(distill, teacher, normalizer, augmented=True)
     optimizer = make_optimizer(model.train(), with_rates(recipe.train, 0.01))
 
     def step(batch: Any) -> None:
@@ -184,7 +189,7 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     values = {**(GUIDE if row == "guided" else {}), **chosen}
     if row != "guided":
         values = {key: value for key, value in values.items() if not key.startswith("guide.")}
-    recipe = recipes.load(None, {**values, "quant.scheme": options.scheme})
+    recipe = recipes.load(None, {**values, "quant.scheme": options.scheme or "w4a8kv4"})
     model = random_model(named(options.shape))
     teacher = None if row == "float" else copy.deepcopy(model)
     if row in GUIDED_ROWS:

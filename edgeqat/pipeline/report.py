@@ -46,10 +46,13 @@ def report(
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Records of metrics.jsonl; none where nothing was trained."""
+    """Records of metrics.jsonl; none where nothing was trained. A last line that a running or
+    killed run has not finished does not count.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _text(folder: Path, name: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.data.images import Normalizer, augment
+from edgeqat.nn.blocks import AUTO
 from edgeqat.nn.folding import folded
 from edgeqat.nn.logits import class_logits
 from edgeqat.recipe import DistillSection
@@ -36,9 +37,23 @@ class ImageObjective(Objective):
         correct: CorrectSection | None = None,
     ) -> None:
         super().__init__(distillation, teacher, correct=correct)
-        if self.teacher is not None:
-            self.teacher = folded(self.teacher)
+        # a rule of the user's own may tap what the folding changes
+        taps_norms = self.correction.is_on and self.correction.section.blocks != AUTO
+        self._folds = self.teacher is not None and not taps_norms
         self.normalizer, self.augmented, self.seed = normalizer, augmented, seed
+
+    def __call__(
+        self,
+        student: nn.Module,
+        batch: dict[str, Tensor],
+        count: Tensor | None = None,
+        step: int = 0,
+    ) -> dict[str, Tensor]:
+        """The terms of a batch, as Objective's."""
+        if self._folds:  # not earlier: the Trainer moves the float model, which selectors share
+            assert self.teacher is not None
+            self.teacher, self._folds = folded(self.teacher), False
+        return super().__call__(student, batch, count, step)
 
     def prepared(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, Tensor]:
         pixels, labels = batch["pixels"], batch["labels"]

@@ -38,8 +38,8 @@ def test_finished_rows_are_kept_and_missing_ones_evaluated(tmp_path, monkeypatch
     )
     assert asked == [("runs/q", "native", None), ("runs/q", "packed", None)]
     told = capsys.readouterr().out.splitlines()
-    assert told[2] == "| model | float | 59.54 (± 0.16) | 374 s |"
-    assert told[4] == "| q | packed | 59.50 (± 0.16) | 374 s |"
+    assert told[2] == "| model | float | 59.54 (± 0.16) | 67,000 | 374 s |"
+    assert told[4] == "| q | packed | 59.50 (± 0.16) | 67,000 | 374 s |"
     rows = json.loads((tmp_path / "blimp.json").read_text())
     assert [row["backend"] for row in rows] == ["float", "native", "packed"]
     assert rows[0]["pairs"] == 67000
@@ -50,6 +50,18 @@ def test_a_model_without_backends_is_refused(tmp_path, monkeypatch, capsys):
         run(monkeypatch, "runs/q", "--data-root", "d", "--out", tmp_path)
     assert stopped.value.code == 2
     assert "name the backends" in capsys.readouterr().err
+
+
+def test_a_quick_look_is_not_taken_for_the_whole(tmp_path, monkeypatch):
+    run(monkeypatch, "runs/q:native", "--data-root", "d", "--out", tmp_path, "--limit", "5")
+    assert run(monkeypatch, "runs/q:native", "--data-root", "d", "--out", tmp_path)
+    assert not run(monkeypatch, "runs/q:native", "--data-root", "d", "--out", tmp_path)
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "a/q:native", "b/q:native", "--data-root", "d", "--out", tmp_path)
+    assert "only once" in capsys.readouterr().err
 
 
 def test_a_failed_evaluation_ends_the_table(tmp_path, monkeypatch):

@@ -63,7 +63,8 @@ def write(folder, name, value, kl=0.1):
     metrics["average_bits"] = {"activations": 4.0, "kv": 3.5}
     (folder / name / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     terms = {10: {"kl": 9.0}, 20: {"kl": 9.0}, 30: {"kl": kl}}  # the last third counts
-    lines = [json.dumps({"step": step, "terms": found}) + "\n" for step, found in terms.items()]
+    qat = {"stage": "qat"}
+    lines = [json.dumps({**qat, "step": n, "terms": found}) + "\n" for n, found in terms.items()]
     (folder / name / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
@@ -82,11 +83,13 @@ def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp
     assert rows[1][9:] == ["0.0800", "+20% (sd 0)"]
 
 
-def test_a_run_without_distillation_has_no_kl(script, runs, tmp_path):
-    write(tmp_path, "b-deployed-w3a4kv3-kd-s0", 121.0)
-    metrics = tmp_path / "b-deployed-w3a4kv3-kd-s0" / "metrics.jsonl"
-    metrics.write_text(json.dumps({"step": 10, "terms": {"ce": 4.0}}) + "\n", encoding="utf-8")
-    assert script.table(runs, tmp_path).splitlines()[2].split("|")[-3].strip() == "nan"
+def test_runs_without_distillation_have_no_kl(script, runs, tmp_path):
+    for name in ("kd-s0", "kd-s1", "both-s0", "both-s1"):
+        write(tmp_path, f"b-deployed-w3a4kv3-{name}", 121.0)
+        metrics = tmp_path / f"b-deployed-w3a4kv3-{name}" / "metrics.jsonl"
+        metrics.write_text('{"stage": "qat", "step": 10, "terms": {"ce": 4.0}}\n')
+    lines = script.table(runs, tmp_path).splitlines()[2:]
+    assert [line.split("|")[-3:-1] for line in lines] == [[" nan ", " - "]] * 2
 
 
 def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):

@@ -120,11 +120,38 @@ def test_blocks_are_found_by_their_rule_or_refused():
         Correction(CorrectSection(weight=1)).check(Net(0), other)
 
 
+def with_statistics(seed):
+    """A MobileNetV2 whose norms and logits are not those of a new one."""
+    torch.manual_seed(seed)
+    model = zoo.build("mobilenetv2-cifar100").eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight)
+    return model
+
+
+def norms(model):
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
 def test_the_norms_of_the_teacher_are_folded(batch):
-    torch.manual_seed(5)
-    teacher = zoo.build("mobilenetv2-cifar100").eval()
-    student = copy.deepcopy(teacher)
+    teacher = with_statistics(5)
     made = ImageObjective(DistillSection(), teacher, Normalizer(), augmented=False)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in made.teacher.modules())
-    assert any(isinstance(module, nn.BatchNorm2d) for module in teacher.modules())
-    assert made(student, batch)["kl"].item() == pytest.approx(0, abs=1e-6)
+    found = made(copy.deepcopy(teacher), batch)["kl"].item()
+    assert not norms(made.teacher) and norms(teacher)
+    assert found == pytest.approx(0, abs=1e-4)
+    assert made(with_statistics(6), batch)["kl"].item() > 1
+
+
+@pytest.mark.parametrize(("blocks", "folds"), [("auto", True), ("features.*.conv.0.0", False)])
+def test_layer_correction_sees_the_teachers_own_blocks(batch, blocks, folds):
+    section, teacher = CorrectSection(weight=1.0, blocks=blocks), with_statistics(5)
+    made = ImageObjective(DistillSection(), teacher, Normalizer(), False, correct=section)
+    found = made(copy.deepcopy(teacher), batch)["correction"].item()
+    assert found == pytest.approx(0, abs=1e-6)
+    assert bool(norms(made.teacher)) != folds
