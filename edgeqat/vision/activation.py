@@ -36,6 +36,6 @@ class ReLU6(nn.ReLU6):
     def forward(self, input: Tensor) -> Tensor:
         """Any shape; the same numbers and slopes as torch's."""
         if self.inplace and torch.is_grad_enabled() and not input.is_leaf:
-            output: Tensor = _ReLU6.apply(input)  # type: ignore[no-untyped-call]
+            output: Tensor = _ReLU6.apply(input)
             return output
         return super().forward(input)
