@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from typer import exceptions
 
+import edgeqat
 from edgeqat.cli import (
     bench,
     coreset,
@@ -34,12 +36,30 @@ _SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
 
 app = typer.Typer(
     name="edgeqat",
-    help="Quantization-aware training of small language and image models for edge CPUs.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"edgeqat {edgeqat.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Quantization-aware training of small language and image models for edge CPUs."""
+
+
 app.command("quantize")(quantize.command)
 app.command("train")(train.command)
 app.command("coreset")(coreset.command)
@@ -62,7 +82,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     debug = "--debug" in arguments
-    arguments = [_expand(argument) for argument in arguments if argument != "--debug"]
+    arguments = [_expand(argument) for argument in arguments if argument != "--debug"] or ["--help"]
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="edgeqat", standalone_mode=False)

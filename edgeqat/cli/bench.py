@@ -40,8 +40,10 @@ def command(
         bool, typer.Option("--list", help="Show engines and instruction sets; measure nothing.")
     ] = False,
 ) -> None:
-    """Measure prefill (pp) and decoding (tg) on every engine in turns; of an image classifier, one
-    image and 64 at once.
+    """Measure the speed of every engine, in turns.
+
+    Of a language model prefill (pp) and decoding (tg); of an image classifier one image and 64 at
+    once.
     """
     log.setup()
     if listed:

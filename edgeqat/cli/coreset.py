@@ -33,7 +33,10 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     settings: options.SetOption = None,
 ) -> None:
-    """Score every training sample with the quantized, untrained model and keep the highest."""
+    """Score training samples and keep the highest.
+
+    The scores are those of the quantized, untrained model.
+    """
     values = options.overrides(settings, data__root=data, seed=seed, model__weights=weights)
     resolved = recipes.load(recipe, {**values, **options.coreset(share)})
     log.setup()

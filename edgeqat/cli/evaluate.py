@@ -73,7 +73,9 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """With --tasks: scores of lm-eval's tasks. Without: perplexity in one pass and token by token
+    """Score a model: perplexity, agreement, accuracy or tasks.
+
+    With --tasks: scores of lm-eval's tasks. Without: perplexity in one pass and token by token
     through the KV cache; KL, top token and error of each layer against a float model. Of an image
     classifier: top-1 and top-5.
     """

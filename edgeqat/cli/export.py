@@ -25,10 +25,10 @@ def command(
         typer.Option("--drop-kv", help="compressed-tensors: leave keys and values in float."),
     ] = False,
 ) -> None:
-    """Write a packed folder's learned integers and scales in the format of another runtime:
-    language models as gguf or compressed-tensors, image classifiers as onnx.
+    """Write a packed folder in the format of another runtime.
 
-    What the target cannot hold exactly is refused unless --requantize.
+    Language models become gguf or compressed-tensors, image classifiers onnx, with their learned
+    integers and scales. What the target cannot hold exactly is refused unless --requantize.
     """
     log.setup()
     if target not in _TARGETS:

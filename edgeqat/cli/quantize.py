@@ -46,7 +46,7 @@ def command(
     ] = False,
     settings: options.SetOption = None,
 ) -> None:
-    """Train a model with quantization in the loop and write one packed folder.
+    """Train a model with quantization in the loop and pack it.
 
     Without --recipe, the shipped recipe named like the model is used if there is one.
     """

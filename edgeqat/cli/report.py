@@ -22,9 +22,9 @@ def command(
         Path | None, typer.Option("--png", help="Folder for the figures as PNG as well.")
     ] = None,
 ) -> None:
-    """Write one self-contained page: table, losses, attention, errors, sizes, speed.
+    """Write one self-contained page about a packed folder.
 
-    A packed folder holds its report.html already; this adds speed, or writes it elsewhere.
+    It shows table, losses, attention, errors, sizes and speed. A packed folder holds its report.html already; this adds speed, or writes it elsewhere.
     """
     log.setup()
     from edgeqat.pipeline.report import report

@@ -24,7 +24,10 @@ def command(
     overwrite: options.OverwriteOption = False,
     settings: options.SetOption = None,
 ) -> None:
-    """Train a float model from scratch: a Hugging Face folder, or an image classifier."""
+    """Train a float model from scratch.
+
+    The folder written is a Hugging Face model, or holds the --weights of an image classifier.
+    """
     values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
     resolved = recipes.load(recipe, values)
     target = Path(Path(recipe).stem if output is None else output)

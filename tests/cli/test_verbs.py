@@ -233,6 +233,17 @@ def test_every_verb_explains_itself(call, verb):
     assert "--help" in text
 
 
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_the_list_of_verbs_is_whole(call, arguments):
+    text = call(*arguments)
+    assert "Usage: edgeqat" in text
+    assert "..." not in text.partition("Commands:")[2]
+
+
+def test_the_version_is_that_of_the_package(call):
+    assert call("--version") == f"edgeqat {edgeqat.__version__}\n"
+
+
 def test_the_command_line_stays_quiet_on_stderr_from_outside(tmp_path):
     command = [
         sys.executable,
