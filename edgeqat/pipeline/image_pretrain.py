@@ -20,7 +20,7 @@ from edgeqat.pipeline.quantize import peak_rss_bytes, spoken
 from edgeqat.pipeline.run import check_start, identity, open_run
 from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
 from edgeqat.recipe import RESOLVED, Recipe
-from edgeqat.train import processes
+from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer
@@ -56,6 +56,8 @@ def pretrain_images(
         )  # fmt: skip
         trainer.run()
         told = trainer.told()
+        if sharding.is_sharded(model):
+            model = sharding.gathered(model, kind.build())
         score = run.result("float", lambda: inputs.evaluate(model))
         logger.info("float: %s", spoken(score))
         metrics: dict[str, Any] = {
