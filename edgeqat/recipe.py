@@ -163,6 +163,7 @@ class DataSection(Section):
     valid: str | None = Field(None, description="held-out text; default: the last 5% of train")
     context: int = Field(256, ge=2, description="tokens per block")
     bos: bool = Field(False, description="start every block with the BOS token")
+    train_blocks: int = Field(0, ge=0, description="training blocks used, evenly spaced (0: all)")
     valid_blocks: int = Field(
         256, ge=0, description="held-out blocks evaluated, evenly spaced (0: all)"
     )

@@ -7,10 +7,12 @@ MODEL is the float model: a folder, or the .safetensors weights of the list's im
 (--list eval/quarc.yaml).
 
 A finished run is skipped (one with other settings is named), one that was killed continues where it
-stopped; so the queue may be stopped and started at will. --table prints what is finished as
-Markdown: perplexity and log-gap to the float model (mean and sd over seeds), and how much smaller
-the gap is than that of the group's row `against`, paired by seed; of images, top-1 and the points
-it is above that row.
+stopped; so the queue may be stopped and started at will. A finished language model is compared
+with the float one on the held-out text (`edgeqat eval --against`, NAME.eval.json). --table prints
+what is finished as Markdown: perplexity, log-gap and KL to the float model (mean and sd over
+seeds), and how much smaller gap and KL are than those of the group's row `against`, paired by seed;
+of images, top-1 and the points it is above that row. KL tells two runs apart where perplexity,
+which depends on the few tokens of the held-out text itself, does not.
 """
 
 from __future__ import annotations
@@ -24,17 +26,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from edgeqat.evaluate.report import series
-from edgeqat.pipeline.report import read_records
-
 LIST = Path(__file__).with_name("experiments.yaml")
 RECIPE = "llama-8m-novels"
+EDGEQAT = (sys.executable, "-m", "edgeqat.cli")
 HEAD = (
     "| run | seeds | perplexity | sd | over float | log-gap | start | bits a / kv | smaller gap "
     "| KL | smaller KL |\n|---|---|---|---|---|---|---|---|---|---|---|"
@@ -94,7 +94,9 @@ def main() -> int:
             state = f"done with other settings; remove {options.out / run.name}"
             failed.append(run.name)
         print(f"[{number}/{len(runs)}] {run.name}: {state}", flush=True)
-        if state == "to do" and not options.dry_run and not execute(run, options):
+        if options.dry_run or state not in ("to do", "done"):
+            continue
+        if not (state == "done" or execute(run, options)) or not compare(run, options):
             failed.append(run.name)
     if failed:
         print(f"failed: {' '.join(failed)}", file=sys.stderr)
@@ -123,23 +125,37 @@ def command(run: Run, model: str, out: Path) -> list[str]:
     sets = [f"--set={key}={json.dumps(value)}" for key, value in run.settings.items()]
     given = "--weights" if model.endswith(".safetensors") else "--model"
     return [
-        sys.executable, "-m", "edgeqat.cli", "quantize", given, model, "--recipe", run.recipe,
+        *EDGEQAT, "quantize", given, model, "--recipe", run.recipe,
         "--seed", str(run.seed), "--output", str(out / run.name), *sets,
     ]  # fmt: skip
 
 
 def execute(run: Run, options: argparse.Namespace) -> bool:
-    """Run one; its output goes to a log beside its folder. Whether it ended well."""
+    """Run one. Whether it ended well."""
     options.out.mkdir(parents=True, exist_ok=True)
+    done = call(command(run, options.model, options.out), run, options)
+    if done:
+        text = json.dumps(run.settings, indent=1) + "\n"
+        (options.out / f"{run.name}.json").write_text(text, encoding="utf-8")
+    return done
+
+
+def compare(run: Run, options: argparse.Namespace) -> bool:
+    """Compare a finished language model with the float one, once. Whether that ended well."""
+    result = options.out / f"{run.name}.eval.json"
+    if result.is_file() or options.model.endswith(".safetensors"):
+        return True
+    words = ["eval", str(options.out / run.name), "--against", options.model, "--output", result]
+    exactly = ["--mode", "one-pass", "--float32", "--threads", str(options.threads)]
+    return call([*EDGEQAT, *words, *exactly], run, options)
+
+
+def call(command: Sequence[str | Path], run: Run, options: argparse.Namespace) -> bool:
+    """Start a command; its output goes to a log beside the run's folder. Whether it ended well."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     start = time.perf_counter()
     with open(options.out / f"{run.name}.log", "a", encoding="utf-8") as log:
-        done = subprocess.run(
-            command(run, options.model, options.out), stdout=log, stderr=log, env=environment
-        )
-    if done.returncode == 0:
-        text = json.dumps(run.settings, indent=1) + "\n"
-        (options.out / f"{run.name}.json").write_text(text, encoding="utf-8")
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment)
     print(f"    code {done.returncode}, {time.perf_counter() - start:.0f} s", flush=True)
     return done.returncode == 0
 
@@ -160,7 +176,7 @@ def table(runs: list[Run], out: Path) -> str:
     }
     done = [run for run in runs if run.name in found]
     for name, metrics in found.items():
-        metrics["kl"] = last_kl(out / name / "metrics.jsonl")
+        metrics["kl"] = held_out_kl(out / f"{name}.eval.json")
     if any("top1" in metrics["float"] for metrics in found.values()):
         return image_table(done, found)
     return text_table(done, found)
@@ -239,13 +255,11 @@ def gap(metrics: dict[str, Any], row: str = "qat") -> float:
     return math.log(metrics[row]["perplexity"] / metrics["float"]["perplexity"])
 
 
-def last_kl(path: Path) -> float:
-    """Mean KL to the float model in the last third of training, in nats; NaN without distillation.
-    Runs of one seed saw the same batches: it tells them apart better than perplexity does.
-    """
-    steps, values = series(read_records(path)).get("kl", ([], []))
-    late = [kl for step, kl in zip(steps, values, strict=True) if step > 2 / 3 * steps[-1]]
-    return statistics.mean(late) if late else math.nan
+def held_out_kl(path: Path) -> float:
+    """Mean KL to the float model on the held-out text in nats; NaN before it was measured."""
+    if not path.is_file():
+        return math.nan
+    return float(json.loads(path.read_text(encoding="utf-8"))["kl"]["mean"])
 
 
 def spread(values: list[float]) -> str:

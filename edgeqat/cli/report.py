@@ -24,7 +24,8 @@ def command(
 ) -> None:
     """Write one self-contained page about a packed folder.
 
-    It shows table, losses, attention, errors, sizes and speed. A packed folder holds its report.html already; this adds speed, or writes it elsewhere.
+    It shows table, losses, attention, errors, sizes and speed. A packed folder holds its
+    report.html already; this adds speed, or writes it elsewhere.
     """
     log.setup()
     from edgeqat.pipeline.report import report

@@ -94,18 +94,24 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
     if data.streaming:
         if valid is None:
             raise DataError("data.valid: streaming has no end to hold out from; name a valid text")
+        if data.train_blocks:
+            raise DataError(
+                f"data.train_blocks: {data.train_blocks} of a stream cannot be spaced evenly; set "
+                "data.streaming to false or leave it out"
+            )
         stream = BlockStream(lambda: documents(train, data.text_field), tokenizer, data)
-        return stream, _pack(valid, tokenizer, data).evenly(data.valid_blocks)
+        return stream, held_out_blocks(data, tokenizer)
     blocks = _pack(train, tokenizer, data)
     if valid is not None:
-        return blocks, _pack(valid, tokenizer, data).evenly(data.valid_blocks)
+        return blocks.evenly(data.train_blocks), held_out_blocks(data, tokenizer)
     held = max(1, int(len(blocks) * HELD_OUT))
     if held >= len(blocks):
         raise DataError(
             f"data.train: '{train}' gives {len(blocks)} block(s) of {data.context} tokens, too few "
             "to hold some out; give more text, a smaller data.context or data.valid"
         )
-    return Blocks(blocks.ids[:-held]), Blocks(blocks.ids[-held:]).evenly(data.valid_blocks)
+    kept, held_out = Blocks(blocks.ids[:-held]), Blocks(blocks.ids[-held:])
+    return kept.evenly(data.train_blocks), held_out.evenly(data.valid_blocks)
 
 
 def held_out_blocks(data: DataSection, tokenizer: Tokenizer) -> Blocks:

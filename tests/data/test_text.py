@@ -47,6 +47,16 @@ def test_a_file_is_cut_into_blocks_and_its_end_is_held_out(text):
     assert torch.equal(train[3]["input_ids"], ids[48:64])
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_training_blocks_can_be_limited(text, tmp_path, named):
+    valid = {"valid": "text.txt"} if named else {}
+    own = {"root": str(tmp_path), "train": "text.txt", **valid}
+    (train, valid), (few, same) = load(**own), load(train_blocks=5, **own)
+    assert len(few) == 5 < len(train)
+    assert torch.equal(few.ids[[0, -1]], train.ids[[0, -1]])
+    assert torch.equal(valid.ids, same.ids)
+
+
 def test_all_formats_hold_the_same_documents(tmp_path):
     pages = [tiny.text(60, seed) for seed in range(3)]
     lines = "".join(json.dumps({"text": page, "id": 1}) + "\n" for page in pages)
@@ -167,6 +177,7 @@ def test_a_stream_too_short_for_one_block_is_refused_instead_of_read_forever():
 
 def test_streaming_needs_a_held_out_text(text, tmp_path):
     refused("streaming", root=str(text), streaming=True)
+    refused("train_blocks", root=str(text), valid=str(text), streaming=True, train_blocks=5)
     (tmp_path / "valid.txt").write_text(tiny.text(300, seed=9), encoding="utf-8")
     train, valid = load(root=str(tmp_path), train="text.txt", valid="valid.txt", streaming=True)
     assert isinstance(train, BlockStream)

@@ -62,10 +62,8 @@ def write(folder, name, value, kl=0.1):
     metrics = {row: {"perplexity": perplexity} for row, perplexity in rows.items()}
     metrics["average_bits"] = {"activations": 4.0, "kv": 3.5}
     (folder / name / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-    terms = {10: {"kl": 9.0}, 20: {"kl": 9.0}, 30: {"kl": kl}}  # the last third counts
-    qat = {"stage": "qat"}
-    lines = [json.dumps({**qat, "step": n, "terms": found}) + "\n" for n, found in terms.items()]
-    (folder / name / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    compared = json.dumps({"kl": {"mean": kl, "p99": 9.0}})
+    (folder / f"{name}.eval.json").write_text(compared, encoding="utf-8")
 
 
 def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp_path):
@@ -83,11 +81,10 @@ def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp
     assert rows[1][9:] == ["0.0800", "+20% (sd 0)"]
 
 
-def test_runs_without_distillation_have_no_kl(script, runs, tmp_path):
+def test_runs_not_compared_yet_have_no_kl(script, runs, tmp_path):
     for name in ("kd-s0", "kd-s1", "both-s0", "both-s1"):
         write(tmp_path, f"b-deployed-w3a4kv3-{name}", 121.0)
-        metrics = tmp_path / f"b-deployed-w3a4kv3-{name}" / "metrics.jsonl"
-        metrics.write_text('{"stage": "qat", "step": 10, "terms": {"ce": 4.0}}\n')
+        (tmp_path / f"b-deployed-w3a4kv3-{name}.eval.json").unlink()
     lines = script.table(runs, tmp_path).splitlines()[2:]
     assert [line.split("|")[-3:-1] for line in lines] == [[" nan ", " - "]] * 2
 
@@ -98,11 +95,15 @@ def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", arguments)
     ran = []
     monkeypatch.setattr(script, "execute", lambda run, _: ran.append(run.name) or True)
+    compared = []
+    monkeypatch.setattr(script, "call", lambda words, run, _: compared.append(words) or True)
     (plain,) = [run for run in runs if run.name == "d-kv-w16a16kv4-plain-s0"]
     settings = tmp_path / f"{plain.name}.json"
     settings.write_text(json.dumps(plain.settings))
     assert script.main() == 0
     assert ran == ["d-kv-w16a16kv4-rotated-s0"]
+    ((*_, verb, folder, option, model, _, _, _, _, _, _, _),) = compared  # only what was not yet
+    assert [verb, folder, option, model] == ["eval", str(tmp_path / ran[0]), "--against", "MODEL"]
     assert "plain-s0: done\n" in capsys.readouterr().out
     settings.write_text(json.dumps({**plain.settings, "train.steps": 7}))
     assert script.main() == 1
@@ -126,6 +127,14 @@ def test_the_runs_of_coresets_differ_in_selection_and_correction_only(script, im
     command = script.command(image_runs[0], "float.safetensors", Path("runs"))
     assert command[command.index("--weights") + 1] == "float.safetensors"
     assert command[command.index("--recipe") + 1] == "mobilenetv2-cifar100"
+
+
+def test_the_runs_of_text_coresets_train_on_as_many_blocks(script):
+    runs = list(script.queue(FOLDER / "text_coresets.yaml"))
+    resolved = [recipes.load(run.recipe, {**run.settings, "seed": run.seed}) for run in runs]
+    assert len({recipe.model_dump_json() for recipe in resolved}) == len(runs) == 18
+    assert len({recipe.train.model_dump_json() for recipe in resolved}) == 1
+    assert {recipe.coreset.share for recipe in resolved} == {None, 0.1}
 
 
 def test_the_table_of_images_counts_points(script, image_runs, tmp_path):
