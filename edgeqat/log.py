@@ -31,14 +31,17 @@ def setup(debug: bool = False) -> None:
     from rich.logging import RichHandler
 
     logger = logging.getLogger("edgeqat")
-    handler = RichHandler(
-        console=console(), highlighter=None, show_time=False, show_path=False, show_level=False
-    )
+    handler: logging.Handler = logging.StreamHandler()  # a line stays one, however long
+    if console().is_terminal:
+        handler = RichHandler(
+            console=console(), highlighter=None, show_time=False, show_path=False, show_level=False
+        )
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     if not speaks():
         logger.setLevel(logging.ERROR)
     logger.propagate = False
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

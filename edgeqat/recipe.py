@@ -20,7 +20,9 @@ from edgeqat.errors import RecipeError, nearest
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS, Scheme
 from edgeqat.sections import (
     ActivationSection,
+    AdaptiveSection,
     ArchitectureSection,
+    CacheSection,
     CoresetSection,
     CorrectSection,
     ImageSection,
@@ -39,33 +41,6 @@ RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every defaul
 class ModelSection(Section):
     name: str = Field("demo", description="alias, local folder or hub id of the float model")
     weights: str | None = Field(None, description="safetensors file that replaces the weights")
-
-
-class CacheSection(Section):
-    sink_tokens: int = Field(4, ge=0, description="first tokens whose K and V are kept at 8 bit")
-    rotate_keys: bool = Field(True, description="Hadamard-rotate q and k after RoPE")
-    key_offset: bool = Field(
-        True, description="subtract the mean of each key channel; attention does not see it"
-    )
-    llama_cpp: bool = Field(
-        False, description="as llama.cpp's q4_0 and q8_0 caches store them; --target gguf sets it"
-    )
-    minmax: bool = Field(False, description="absmax scales at few bits too, as a baseline")
-    kivi: int | None = Field(
-        None, ge=32, multiple_of=32, description="window of the KIVI baseline; absent: our layout"
-    )
-
-
-class AdaptiveSection(Section):
-    """Important tokens at 8 bit, the rest at the scheme's widths; a number stands for `share`."""
-
-    share: float | None = Field(
-        None, ge=0, le=1, description="share of tokens at 8 bit; absent: all tokens alike"
-    )
-    rule: Literal["importance", "random", "reversed", "layers", "zipcache"] = Field(
-        "importance",
-        description="which tokens; the others are controls, zipcache a baseline for K and V",
-    )
 
 
 class QuantSection(Section):
@@ -148,7 +123,7 @@ class QuantSection(Section):
             update={
                 "kv": self.kv.model_copy(update={"rotate_keys": False, "key_offset": False}),
                 "activation": self.activation.model_copy(update={"rotate": []}),
-                "weight": self.weight.model_copy(update={"scale": "learned"}),
+                "weight": self.weight.model_copy(update={"scale": "learned", "init": "mse"}),
             }
         )
 
@@ -167,7 +142,9 @@ class DataSection(Section):
     valid_blocks: int = Field(
         256, ge=0, description="held-out blocks evaluated, evenly spaced (0: all)"
     )
-    streaming: bool = Field(False, description="tokenize while training; for text beyond memory")
+    streaming: bool = Field(
+        False, description="read while training: .jsonl, datasets beyond memory"
+    )
     text_field: str = Field("text", description="field of .jsonl lines and datasets")
     images: ImageSection = ImageSection()
 

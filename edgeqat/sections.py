@@ -1,6 +1,6 @@
 """Sections of a recipe that say which samples are trained on and what besides logits is matched
-(images, coresets, layer correction), how weights and activations are rounded, and the shape of a
-float model. The rest is in recipe.
+(images, coresets, layer correction), how weights, activations, keys and values are rounded, and the
+shape of a float model. The rest is in recipe.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from edgeqat.scheme import GROUP_MULTIPLE
+from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 
 
 class Section(BaseModel):
@@ -100,6 +100,60 @@ class ActivationSection(Section):
     rotate: list[str] = Field(
         ["*"], description="glob patterns of layers whose input (and weight) is Hadamard-rotated"
     )
+
+
+class CacheSection(Section):
+    sink_tokens: int = Field(4, ge=0, description="first tokens whose K and V are kept at 8 bit")
+    rotate_keys: bool = Field(True, description="Hadamard-rotate q and k after RoPE")
+    key_offset: bool = Field(
+        True, description="subtract the mean of each key channel; attention does not see it"
+    )
+    llama_cpp: bool = Field(
+        False, description="as llama.cpp's q4_0 and q8_0 caches store them; --target gguf sets it"
+    )
+    minmax: bool = Field(False, description="absmax scales at few bits too, as a baseline")
+    kivi: int | None = Field(
+        None, ge=32, multiple_of=32, description="window of the KIVI baseline; absent: our layout"
+    )
+
+    def words(self, scheme: Scheme) -> str:
+        """How queries, keys and values are kept, for tables."""
+        query = "float" if scheme.activation_bits == FLOAT_BITS else f"{scheme.activation_bits} bit"
+        if scheme.kv_bits == FLOAT_BITS:
+            return f"attention: query {query}, keys and values float"
+        if self.kivi is not None:
+            per = f"per channel and token, the last {self.kivi} tokens in float"
+            return f"attention: query {query}, keys and values {scheme.kv_bits} bit {per}"
+        extras = [f"the first {self.sink_tokens} tokens at 8 bit"]
+        extras += ["q and k rotated"] if self.rotate_keys else []
+        extras += ["keys without their mean"] if self.key_offset else []
+        return (
+            f"attention: query {query}, keys and values {scheme.kv_bits} bit per token and head "
+            f"({', '.join(extras)})"
+        )
+
+
+class AdaptiveSection(Section):
+    """Important tokens at 8 bit, the rest at the scheme's widths; a number stands for `share`."""
+
+    share: float | None = Field(
+        None, ge=0, le=1, description="share of tokens at 8 bit; absent: all tokens alike"
+    )
+    rule: Literal["importance", "random", "reversed", "layers", "zipcache"] = Field(
+        "importance",
+        description="which tokens; the others are controls, zipcache a baseline for K and V",
+    )
+
+    def words(self, scheme: Scheme) -> str:
+        """Which tokens take which widths; there must be a share."""
+        parts = {"activations": scheme.activation_bits, "keys and values": scheme.kv_bits}
+        moved = [
+            f"{name} at {HIGH_BITS} or {bits} bit"
+            for name, bits in parts.items()
+            if bits < HIGH_BITS
+        ]
+        kept = [f"{name} stay as they are" for name, bits in parts.items() if bits >= HIGH_BITS]
+        return f"adaptive: {', '.join(moved + kept)}; rule {self.rule}, share {self.share}"
 
 
 class CorrectSection(Section):

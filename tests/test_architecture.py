@@ -20,7 +20,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path
 # A module imports from its own part or from a lower row.
 LEVELS = [
     ("errors",),
-    ("scheme", "native"),
+    ("scheme", "native", "aliases"),
     ("sections",),
     ("recipe", "log", "output"),
     ("quant", "cache"),

@@ -29,7 +29,7 @@ from edgeqat.cli import (
     report,
     train,
 )
-from edgeqat.errors import EdgeQATError
+from edgeqat.errors import EdgeQATError, UsageError
 
 INTERRUPTED = 130  # what typer, and shells, return after Ctrl-C
 _SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
@@ -82,9 +82,10 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     debug = "--debug" in arguments
-    arguments = [_expand(argument) for argument in arguments if argument != "--debug"] or ["--help"]
+    arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     command = typer.main.get_command(app)
     try:
+        arguments = _with_scheme(arguments)
         result = command.main(args=arguments, prog_name="edgeqat", standalone_mode=False)
         if result == INTERRUPTED:
             raise KeyboardInterrupt
@@ -112,9 +113,20 @@ def run(arguments: list[str]) -> int:
         )
 
 
-def _expand(argument: str) -> str:
-    match = _SCHEME.fullmatch(argument)
-    return f"--scheme={match[1]}" if match and match[1] else argument
+def _with_scheme(arguments: list[str]) -> list[str]:
+    """The arguments with every `--w4a8` and `--kv4` as one `--scheme w4a8kv4`."""
+    short = [argument for argument in arguments if _SCHEME.fullmatch(argument) and argument != "--"]
+    if not short:
+        return arguments
+    widths: dict[str, str] = {}
+    for part, bits in re.findall(r"(kv|w|a)(\d+)", " ".join(short)):
+        if widths.setdefault(part, bits) != bits:
+            raise UsageError(f"scheme: {' '.join(short)} give {part} two widths; leave one out")
+    if any(argument.partition("=")[0] == "--scheme" for argument in arguments):
+        raise UsageError(f"scheme: both --scheme and {short[0]} are given; leave one out")
+    scheme = "".join(f"{part}{widths[part]}" for part in ("w", "a", "kv") if part in widths)
+    rest = [argument for argument in arguments if argument not in short]
+    return [*rest[:1], f"--scheme={scheme}", *rest[1:]]
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from edgeqat import log
-from edgeqat.cli import options
 from edgeqat.errors import UsageError
 
 _TASKS, _TEXT = "tasks", "held-out text"
@@ -54,7 +53,14 @@ def command(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, max=1024, help="Threads; default: all cores.")
     ] = None,
-    data: options.DataOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Text file, as a whole; folder of text, its held-out part (.txt, .txt.gz, "
+            ".jsonl); folder of images; else EDGEQAT_DATA.",
+        ),
+    ] = None,
     against: Annotated[
         str | None, typer.Option("--against", help="Float model: alias, local folder or hub id.")
     ] = None,

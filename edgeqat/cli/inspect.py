@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeqat.errors import FormatError
+from edgeqat.recipe import QuantSection
 from edgeqat.scheme import input_words
 
 ROWS = ("float", "float_same_steps", "ptq", "qat_start", "qat")
@@ -51,12 +52,18 @@ def command(
             f"tied to {spec['tied_to']}" if spec["tied_to"] else str(size),
         )
     Console(width=max(130, Console().width)).print(rows)
+    quant = QuantSection.model_validate(quantization["quant"])
+    if checkpoint.IMAGE not in config:
+        print(quant.kv.words(quant.bits()))
+    if quant.adaptive.share is not None:
+        print(quant.adaptive.words(quant.bits()))
     print(f"{checkpoint.WEIGHTS}: {(folder / checkpoint.WEIGHTS).stat().st_size} bytes")
     metrics = folder / checkpoint.METRICS
     if metrics.is_file():
         try:
             values = json.loads(metrics.read_text(encoding="utf-8"))
             found = {row: values[row] and next(iter(values[row].items())) for row in ROWS}
+            bits = values["average_bits"]
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
             raise FormatError(
                 f"metrics.json: '{metrics}' is damaged; copy the folder again"
@@ -64,5 +71,7 @@ def command(
         for row, score in found.items():
             if score is not None:
                 print(f"{row}: {score[0]} {score[1]:.3f}")
+        if checkpoint.IMAGE not in config:
+            print(f"average bits: activations {bits['activations']:.2f}, KV {bits['kv']:.2f}")
     if verify:
         print(f"verified {len(quantization['sha256']) + 1} files")

@@ -48,7 +48,8 @@ def _print_line(record: dict[str, Any]) -> None:
     left = record["seconds"] / record["step"] * (record["steps"] - record["step"])
     log.console().print(
         f"{record['stage']:>5} {record['step']:>5}/{record['steps']}  {terms}  "
-        f"{speed:.0f} {unit}/s  {left:.0f} s left"
+        f"{speed:.0f} {unit}/s  {left:.0f} s left",
+        soft_wrap=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,12 @@ import typer
 
 from edgeqat import log
 from edgeqat import recipe as recipes
+from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
 from edgeqat.scheme import Scheme
+
+logger = logging.getLogger(__name__)
 
 
 def command(
@@ -67,6 +71,8 @@ def command(
     from edgeqat.native import keep_freed_memory
 
     log.setup()
+    if chosen != recipe:
+        logger.info("recipe: %s", chosen)
     keep_freed_memory()  # before torch is imported
     if dry_run:
         from edgeqat.pipeline.plan import plan
@@ -84,9 +90,13 @@ def command(
 
 
 def _recipe_of(model: str | None) -> str | None:
-    name = Path(model or "demo").name
-    named = name in recipes.shipped() and not recipes.load(name).makes_float
-    return name if named else None
+    """The shipped recipe of a model that is named by its alias, hub id or folder."""
+    aliases = {hub: alias for alias, hub in ALIASES.items()}
+    name = aliases.get(model or "", Path(model or DEMO).name)
+    if name not in recipes.shipped():
+        return None
+    found = recipes.load(name)
+    return name if found.model.name == name and not found.makes_float else None
 
 
 def _print_table(metrics: dict[str, Any], target: Path) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import logging
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +31,9 @@ SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 DEMO = "demo"
 HELD_OUT = 0.05
 _PIECE = 1 << 20  # characters tokenized at once
-_HELD_OUT_WORDS = ("valid", "test", "dev", "heldout")
+_HELD_OUT_WORDS = {"valid", "validation", "val", "test", "dev", "heldout"}
+
+logger = logging.getLogger(__name__)
 
 
 class Tokenizer(Protocol):
@@ -91,6 +95,9 @@ class BlockStream(IterableDataset):
 def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | BlockStream, Blocks]:
     """Training and held-out blocks of a recipe's `data` section. Raises DataError in one line."""
     train, valid = _sources(data)
+    if valid is not None and valid.endswith("#valid") and Path(train).is_dir():
+        held = ", ".join(str(file.relative_to(train)) for file in _text_files(Path(train))[1])
+        logger.info("held out by name: %s", held)
     if data.streaming:
         if valid is None:
             raise DataError("data.valid: streaming has no end to hold out from; name a valid text")
@@ -164,16 +171,30 @@ def _sources(data: DataSection) -> tuple[str, str | None]:
     if root is not None and not root.exists():
         raise DataError(f"data.root: '{data.root}' does not exist; give --data a file or a folder")
     if root is not None and root.is_file():
-        return str(root), _below(None, data.valid) if data.valid and Path(
-            data.valid
-        ).exists() else None
+        return str(root), _held_out_beside(root, data)
     if data.train and data.train != DEMO:
         return _below(root, data.train), _below(root, data.valid) if data.valid else None
     if root is None:
         raise DataError(
             "data.train: no text is named; give --data FILE_OR_FOLDER, or set EDGEQAT_DATA"
         )
+    if data.valid:
+        raise DataError(
+            f"data.valid: '{data.valid}' needs a data.train, since '{root}' is a folder; name that "
+            "too, or put the word valid into the names of held-out files"
+        )
     return str(root), f"{root}#valid" if _text_files(root)[1] else None
+
+
+def _held_out_beside(file: Path, data: DataSection) -> str | None:
+    """The held-out text of a root that is one file: that file stands for both texts a recipe names,
+    unless the held-out one is there itself.
+    """
+    if data.valid is None or Path(data.valid).exists():
+        return data.valid
+    if data.train is not None:
+        return None
+    return _below(file.parent, data.valid)
 
 
 def _below(root: Path | None, name: str) -> str:
@@ -189,9 +210,15 @@ def _below(root: Path | None, name: str) -> str:
 
 
 def _text_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Training and held-out files of a folder; held-out ones say so in their name."""
+    """Training and held-out files of a folder; the name of held-out ones, or of a folder they are
+    in, says so in a word of its own.
+    """
+
+    def words(file: Path) -> set[str]:
+        return set(re.split("[^a-z]+", str(file.relative_to(folder)).lower()))
+
     files = sorted(f for f in folder.rglob("*") if f.name.endswith(SUFFIXES))
-    held = [f for f in files if any(word in f.name.lower() for word in _HELD_OUT_WORDS)]
+    held = [f for f in files if words(f) & _HELD_OUT_WORDS]
     training = [f for f in files if f not in held]
     if not training:
         kinds = ", ".join(SUFFIXES)
@@ -200,31 +227,34 @@ def _text_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _file_documents(path: Path, text_field: str) -> Iterator[str]:
+    """A .jsonl file is read line by line, a .txt file is one document."""
+    number = 0
     try:
-        raw = path.read_bytes()
-        whole = (gzip.decompress(raw) if path.name.endswith(".gz") else raw).decode("utf-8")
+        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+            if ".jsonl" not in path.name:
+                yield file.read().decode("utf-8")
+                return
+            for line in file:
+                number += 1
+                if line.strip():
+                    yield _text_of(line, text_field)
     except UnicodeDecodeError as error:
+        where = f"line {number}" if number else f"byte {error.start}"
+        raise DataError(f"data: '{path}' is not UTF-8 ({where}); convert it to UTF-8") from None
+    except (KeyError, TypeError, json.JSONDecodeError):
         raise DataError(
-            f"data: '{path}' is not UTF-8 (byte {error.start}); convert it to UTF-8"
+            f"data.text_field: line {number} of '{path}' is no object with '{text_field}'; "
+            "set data.text_field to the field that holds the text"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"data: '{path}' cannot be read ({error}); check the file") from None
-    if ".jsonl" not in path.name:
-        yield whole
-        return
-    for number, line in enumerate(whole.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)[text_field]
-            if not isinstance(text, str):
-                raise TypeError
-        except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"data.text_field: line {number} of '{path}' is no object with '{text_field}'; "
-                "set data.text_field to the field that holds the text"
-            ) from None
-        yield text
+
+
+def _text_of(line: bytes, text_field: str) -> str:
+    text = json.loads(line.decode("utf-8"))[text_field]
+    if not isinstance(text, str):
+        raise TypeError
+    return text
 
 
 def _dataset_documents(source: str, text_field: str) -> Iterator[str]:

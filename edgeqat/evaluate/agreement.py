@@ -73,6 +73,7 @@ def agreement(
             if floating is not None:
                 with tapped(floating, names) as targets:
                     target = floating(input_ids=ids, use_cache=False).logits[:, :-1].float()
+                    target = target[..., : model.config.vocab_size]
                 total.add_layers(names, outputs, targets)
             total.add(ids, whole, steps, target)
     return {**total.result(), "average_bits": None if engine else meter.average_bits()}

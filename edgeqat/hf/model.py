@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 import edgeqat.hf.attention as attention
 from edgeqat.errors import ModelError
@@ -19,9 +19,9 @@ FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 CONV1D_FAMILY = "gpt2"
 
 
-def check_family(model: PreTrainedModel) -> None:
+def check_family(config: PreTrainedConfig) -> None:
     """Refuse, by name, architectures whose attention would not be quantized."""
-    kind = model.config.model_type
+    kind = config.model_type
     if kind not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ModelError(f"model: architecture '{kind}' is not supported; supported: {known}")
@@ -40,7 +40,7 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
     """
     quant = quant or QuantSection(scheme=scheme)
     if _is_language_model(model):
-        check_family(model)
+        check_family(model.config)
         conv1d.to_linear(model)
         attention.register()
         model.set_attn_implementation(attention.NAME)

@@ -13,31 +13,22 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from edgeqat import checkpoint
-from edgeqat.errors import FormatError, ModelError
+from edgeqat.aliases import ALIASES, DEMO
+from edgeqat.errors import FormatError, ModelError, nearest
 from edgeqat.runtime.shape import Shape
 
-ALIASES = {
-    "gpt2": "openai-community/gpt2",
-    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-    "smollm-135m": "HuggingFaceTB/SmolLM-135M",
-    "smollm-360m": "HuggingFaceTB/SmolLM-360M",
-    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M",
-    "smollm2-360m": "HuggingFaceTB/SmolLM2-360M",
-    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B",
-    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
-    "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
-}
-DEMO = "demo"
 IMAGE_TYPE = "edgeqat-image"  # model_type of image classifiers that transformers does not know
 _PICKLES = (".bin", ".pt", ".pth")
 _CONVERT = (
@@ -61,6 +52,15 @@ def locate(name: str) -> str:
             f"model: '{name}' is not a folder; name a folder with config.json and weights"
         )
     return ALIASES.get(name, name)
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """The configuration of a model, without its weights."""
+    place = locate(name)
+    try:
+        return AutoConfig.from_pretrained(place)
+    except Exception as error:
+        raise ModelError(_explain(name, place, error)) from error
 
 
 def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
@@ -192,11 +192,28 @@ def _explain(name: str, place: str, error: Exception, noun: str = "model") -> st
     if Path(place).is_dir():
         return f"{noun}: '{name}' cannot be loaded ({_line(error)}); check the folder's files"
     shown = f"'{name}'" if place == name else f"'{name}' ({place})"
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    if any(isinstance(one, GatedRepoError) for one in chain):
+        return (
+            f"{noun}: {shown} is gated; accept its licence on its page and log in with `hf auth "
+            "login`, or give a local folder to --model"
+        )
+    if any(isinstance(one, RepositoryNotFoundError) for one in chain):
+        return f"{noun}: {shown} is not on the hub, or private; check the name{_similar(name)}"
+    if "does not appear to have a file named" in str(error):
+        return f"{noun}: {shown} lacks a file ({_line(error)}); pickled weights are never loaded"
     return (
         f"{noun}: {shown} is no local folder, is not in the hub cache and the hub cannot be "
-        "reached; download it "
-        "elsewhere and give its folder to --model, or set HF_HOME to a cache that holds it"
+        "reached; download it elsewhere and give its folder to --model, or set HF_HOME to a cache "
+        f"that holds it{_similar(name)}"
     )
+
+
+def _similar(name: str) -> str:
+    hint = nearest(name, [DEMO, *ALIASES])
+    return f"; {hint}" if name not in ALIASES and hint.startswith("did") else ""
 
 
 def _line(error: Exception) -> str:

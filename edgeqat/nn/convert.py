@@ -78,7 +78,9 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
 def differ(model: nn.Module, one: QuantSection, other: QuantSection) -> bool:
     """Whether two sections prepare a float model differently."""
     cache = one.kv != other.kv and any(attentions(model))
-    return cache or decisions(model, one) != decisions(model, other)
+    scales = [(quant.weight.scale, quant.weight.init) for quant in (one, other)]
+    scaled = scales[0] != scales[1] and one.bits().weight_bits < FLOAT_BITS
+    return cache or scaled or decisions(model, one) != decisions(model, other)
 
 
 def convert(model: nn.Module) -> nn.Module:

@@ -22,10 +22,15 @@ tags: [edgeqat, quantization-aware-training, {{ m.scheme }}]
 ---
 # {{ model }} at {{ m.scheme }}
 
+{% if m.train.steps -%}
 Trained with quantization in the loop by
 [EdgeQAT](https://arxiv.org/abs/{{ "2507.17768" if images else "2402.10787" }}) for
-{{ m.train.steps }} steps and packed as the learned integers. `report.html` beside this file shows
-losses, {{ "sizes" if images else "attention and errors" }}; this repeats the run:
+{{ m.train.steps }} steps and packed as the learned integers.
+{%- else -%}
+Quantized without training and packed as integers.
+{%- endif %}
+{%- if adaptive %} Tokens have two widths: {{ adaptive }}.{% endif %} `report.html` beside this file
+shows losses, {{ "sizes" if images else "attention and errors" }}; this repeats the run:
 
 ```
 edgeqat quantize --recipe recipe.resolved.yaml --output {{ model }}-{{ m.scheme }}
@@ -88,15 +93,16 @@ _NO_LICENSE = ("", "other", "unknown")
 def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     """The honest rows: name and perplexity or top-1 (None: not computed)."""
     metric, steps, scheme = metric_of(metrics), metrics["train"]["steps"], metrics["scheme"]
+    rotated = "rotated, " if metrics.get("rotated", True) else ""
     titles = {
         "float": "float",
         "float_same_steps": f"float, trained for the same {steps} steps",
         "ptq": f"PTQ at {scheme}, no training",
-        "qat_start": "... rotated, where QAT starts",
-        "qat": f"QAT at {scheme}, packed",
+        "qat_start": f"... {rotated}where QAT starts",
+        "qat": f"QAT at {scheme}, packed" if steps else f"{scheme}, packed, not trained",
     }
-    if metric == "top1" and metrics.get("qat_start") == metrics["ptq"]:
-        del titles["qat_start"]  # nothing is rotated
+    if metrics.get("qat_start") == metrics["ptq"]:
+        del titles["qat_start"]
     rows = {name: metrics.get(name) for name in titles}
     return [(titles[name], own[metric] if own else None) for name, own in rows.items()]
 
@@ -128,8 +134,8 @@ def render(metrics: dict[str, Any], recipe: Recipe, config: dict[str, Any]) -> s
     template = jinja2.Template(_TEMPLATE, keep_trailing_newline=True)
     rows = [(row, "-" if value is None else f"{value:.3f}") for row, value in table(metrics)]
     license = source.license_of(recipe.model.name)
-    images = metric == "top1"
-    commands = [_ONNX] if images else exports(recipe.quant, config)
+    images, quant = metric == "top1", recipe.quant
+    commands = [_ONNX] if images else exports(quant, config)
     return template.render(
         m=metrics,
         model=name,
@@ -139,4 +145,5 @@ def render(metrics: dict[str, Any], recipe: Recipe, config: dict[str, Any]) -> s
         images=images,
         rows=rows,
         exports="\n".join(commands),
+        adaptive=quant.adaptive.words(quant.bits()) if quant.adaptive.share is not None else "",
     )

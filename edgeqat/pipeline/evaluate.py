@@ -4,11 +4,11 @@ images, against its float model.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
@@ -22,7 +22,7 @@ from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, image_source, source
 from edgeqat.output import check_file, write_json
 from edgeqat.pipeline.image_inputs import held_out, place_of
-from edgeqat.pipeline.inputs import with_data_root
+from edgeqat.pipeline.inputs import check_same_vocabulary, with_data_root
 from edgeqat.pipeline.quantize import average_bits
 from edgeqat.recipe import RESOLVED, Recipe
 
@@ -81,8 +81,11 @@ def _evaluate_text(
     opened = None
     if backend == NATIVE:
         opened = Native(folder, packed_folder.load_tokenizer(folder), threads)
-    floating = _float_model(against, model) if against else None
-    held = held_out_blocks(recipe.data, packed_folder.load_tokenizer(folder))
+    tokenizer, floating = packed_folder.load_tokenizer(folder), None
+    if against is not None:
+        floating = source.load_model(against).eval()
+        check_same_vocabulary("against", against, floating, model, tokenizer)
+    held = held_out_blocks(recipe.data, tokenizer)
     scheme = recipe.quant.bits()
     found = {
         "model": str(folder),
@@ -97,7 +100,10 @@ def _evaluate_text(
         found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
     if opened is not None:
         opened.close()
+    if recipe.quant.adaptive.share is None:
         found["average_bits"] = average_bits(recipe)
+    elif found["average_bits"] is None:  # the engine does not tell: as measured after training
+        found["average_bits"] = _metrics(folder).get("average_bits")
     return found
 
 
@@ -135,20 +141,20 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
 
 
 def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
-    """The recipe a packed folder was made by, with the text to evaluate on."""
-    checkpoint.read_config(folder)
+    """The recipe a packed folder was made by, with the text to evaluate on: of a folder the
+    held-out part, a file as a whole.
+    """
+    images = image_folder.is_image_folder(checkpoint.read_config(folder))
     path = folder / RESOLVED
     if not path.is_file():
         raise FormatError(f"{RESOLVED}: missing from '{folder}'; copy the folder again")
-    values = {"data.root": data, "data.valid_blocks": blocks}
+    values: dict[str, Any] = {"data.root": data, "data.valid_blocks": blocks}
+    if data is not None and not images and Path(data).expanduser().is_file():
+        file = str(Path(data).expanduser().absolute())
+        values |= {"data.root": file, "data.train": file, "data.valid": file}
     return recipes.load(path, {key: value for key, value in values.items() if value is not None})
 
 
-def _float_model(name: str, model: PreTrainedModel) -> PreTrainedModel:
-    floating = source.load_model(name).eval()
-    if floating.config.vocab_size != model.config.vocab_size:
-        raise ModelError(
-            f"against: '{name}' has a vocabulary of {floating.config.vocab_size}, the packed model "
-            f"one of {model.config.vocab_size}; name the float model it was made from"
-        )
-    return floating
+def _metrics(folder: Path) -> dict[str, Any]:
+    path = folder / checkpoint.METRICS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

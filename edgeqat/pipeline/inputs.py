@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from edgeqat.data.text import DEMO, ROOT_VARIABLE, Blocks, BlockStream, load_blocks, source_name
-from edgeqat.errors import DataError, ModelError, UsageError
+from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
 from edgeqat.export import llama
 from edgeqat.hf import folder as packed_folder
@@ -117,6 +117,11 @@ def with_data_root(recipe: Recipe) -> Recipe:
 
 def load_task(recipe: Recipe) -> Task:
     """Load and cross-check everything a run needs; seeds every generator first."""
+    if recipe.architecture is not None:
+        raise RecipeError(
+            "architecture: the recipe makes a float model; use it with `edgeqat train`, then "
+            "quantize the folder it wrote"
+        )
     if recipe.quant.bits().is_float:
         raise UsageError(
             "scheme: w16a16kv16 leaves everything in float; write for example --w4a8kv4"
@@ -130,8 +135,8 @@ def load_inputs(recipe: Recipe) -> Inputs:
     """What load_task gives for a language model."""
     set_seed(recipe.seed)
     data = recipe.data
+    check_family(source.load_config(recipe.model.name))
     model = keep_half(source.load_model(recipe.model.name, recipe.model.weights))
-    check_family(model)
     if recipe.quant.kv.llama_cpp or recipe.quant.activation.mode == "q8_0":
         reason = llama.unsupported(model.config.to_dict(), recipe.quant.bits())
         if reason is not None:
@@ -145,7 +150,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
     train, valid = load_blocks(data, tokenizer)
     check_vocabulary(tokenizer, model)
     name = recipe.distill.teacher if needs_teacher(recipe) else None
-    teacher = load_teacher(name, model) if name else None
+    teacher = load_teacher(name, model, tokenizer) if name else None
     Guidance(recipe.guide).check(model, teacher or model)
     Correction(recipe.correct).check(model, teacher or model)
     return Inputs(model, teacher, tokenizer, train, valid)
@@ -157,16 +162,40 @@ def needs_teacher(recipe: Recipe) -> bool:
     return recipe.distill.weight > 0 or helped
 
 
-def load_teacher(name: str, student: PreTrainedModel) -> PreTrainedModel:
-    """Another model as teacher; its vocabulary must be the student's."""
+def load_teacher(
+    name: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """Another model as teacher; its tokenizer must be the student's."""
     teacher = keep_half(source.load_model(name))
-    if teacher.config.vocab_size != student.config.vocab_size:
-        raise ModelError(
-            f"distill.teacher: '{name}' has a vocabulary of {teacher.config.vocab_size}, the "
-            "model one of "
-            f"{student.config.vocab_size}; choose a teacher with the same tokenizer"
-        )
+    check_same_vocabulary("distill.teacher", name, teacher, student, tokenizer)
     return teacher
+
+
+def check_same_vocabulary(
+    field: str,
+    name: str,
+    other: PreTrainedModel,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuse to compare the logits of a model with those of one that has other tokens or fewer
+    rows; more rows are padding, which is cut off. Without a tokenizer beside it, the number of rows
+    decides.
+    """
+    rows, own = other.config.vocab_size, model.config.vocab_size
+    try:
+        same = source.load_tokenizer(name).get_vocab() == tokenizer.get_vocab()
+    except ModelError:
+        same = rows == own
+    if rows < own or (not same and rows != own):
+        raise ModelError(
+            f"{field}: '{name}' has a vocabulary of {rows}, the model one of {own}; choose one "
+            "with the same tokenizer"
+        )
+    if not same:
+        raise ModelError(
+            f"{field}: '{name}' has other tokens than the model; choose one with the same tokenizer"
+        )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

@@ -24,11 +24,11 @@ from edgeqat.nn import convert
 from edgeqat.nn.convert import attentions
 from edgeqat.nn.decision import Decision, decisions, layers
 from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
-from edgeqat.pipeline.quantize import adaptive_line, prepared
+from edgeqat.pipeline.quantize import prepared
 from edgeqat.pipeline.sampling import with_steps
 from edgeqat.pipeline.task import Task
 from edgeqat.recipe import Recipe
-from edgeqat.scheme import FLOAT_BITS, Scheme, input_words
+from edgeqat.scheme import FLOAT_BITS, input_words
 from edgeqat.train.optim import make_optimizer, with_rates
 
 
@@ -59,11 +59,11 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     sizes = {**packed_folder.size_by_kind(model), **packed_folder.float_size(task.model)}
     packed = dict(layers(model))
     rows = [_row(name, layer, d, packed[name]) for name, layer, d in found]
-    scheme = recipe.quant.bits()
+    quant, scheme = recipe.quant, recipe.quant.bits()
     lines = [
-        *([_attention_line(recipe, scheme)] if any(attentions(task.model)) else []),
+        *([quant.kv.words(scheme)] if any(attentions(task.model)) else []),
         *_coreset_lines(recipe, task),
-        *_adaptive_lines(recipe),
+        *([quant.adaptive.words(scheme)] if quant.adaptive.share is not None else []),
         f"predicted size: {file} bytes in {WEIGHTS} (fp16: {sizes['fp16']} bytes)",
         f"predicted QAT time: {seconds:.0f} s for {recipe.train.steps} steps on this machine"
         + (", and about half as much for the float row" if recipe.train.compare_float else ""),
@@ -94,25 +94,6 @@ def _row(name: str, layer: Any, decision: Decision, packed: Any) -> tuple[str, .
         "0" if tied else str(size),
         note,
     )
-
-
-def _attention_line(recipe: Recipe, scheme: Scheme) -> str:
-    query = "float" if scheme.activation_bits == FLOAT_BITS else f"{scheme.activation_bits} bit"
-    if scheme.kv_bits == FLOAT_BITS:
-        return f"attention: query {query}, keys and values float"
-    cache = recipe.quant.kv
-    extras = [f"the first {cache.sink_tokens} tokens at 8 bit"]
-    extras += ["q and k rotated"] if cache.rotate_keys else []
-    extras += ["keys without their mean"] if cache.key_offset else []
-    return (
-        f"attention: query {query}, keys and values {scheme.kv_bits} bit per token and head "
-        f"({', '.join(extras)})"
-    )
-
-
-def _adaptive_lines(recipe: Recipe) -> list[str]:
-    adaptive = recipe.quant.adaptive.share is not None
-    return [f"adaptive: {adaptive_line(recipe.quant)}"] if adaptive else []
 
 
 def _coreset_lines(recipe: Recipe, task: Task) -> list[str]:

@@ -64,7 +64,7 @@ def quantize(
     recipe = with_steps(recipe, task)
     logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, task.describe())
     if recipe.quant.adaptive.share is not None:
-        logger.info("adaptive: %s", adaptive_line(recipe.quant))
+        logger.info("%s", recipe.quant.adaptive.words(recipe.quant.bits()))
     model_hash = source.fingerprint(recipe.model.name, recipe.model.weights)
     wanted = identity("quantize", recipe, model_hash, task.train, task.valid)
     with open_run(output, overwrite, wanted) as run:
@@ -161,17 +161,6 @@ def average_bits(recipe: Recipe) -> dict[str, float]:
     return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
 
 
-def adaptive_line(quant: QuantSection) -> str:
-    """Which tokens of an adaptive scheme take which widths, in words."""
-    scheme, adaptive = quant.bits(), quant.adaptive
-    parts = {"activations": scheme.activation_bits, "keys and values": scheme.kv_bits}
-    moved = [
-        f"{name} at {HIGH_BITS} or {bits} bit" for name, bits in parts.items() if bits < HIGH_BITS
-    ]
-    kept = [f"{name} stay as they are" for name, bits in parts.items() if bits >= HIGH_BITS]
-    return f"{', '.join(moved + kept)}; rule {adaptive.rule}, share {adaptive.share}"
-
-
 def _write_output(
     model: Any, task: Task, recipe: Recipe, run: Run, metrics: dict[str, Any]
 ) -> None:
@@ -244,6 +233,7 @@ def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], 
         "float_same_steps": None,
         "ptq": ptq,
         "qat_start": start,
+        "rotated": bool(recipe.quant.activation.rotate) or recipe.quant.kv.rotate_keys,
         "average_bits": average_bits(recipe),
         "evaluation": task.conditions(recipe),
     }

@@ -69,6 +69,7 @@ class Objective:
                 self._blocks(self.teacher) as targets,
             ):
                 found = self.logits(self.teacher, inputs)
+            found = found[..., : logits.shape[-1]]  # further rows are padding
             teacher = found.flatten(0, -2) if self.gamma > 0 else None
         loss, cross_entropy, divergence = distill(
             logits.flatten(0, -2), teacher, labels.flatten(), self.gamma, self.temperature, count

@@ -115,12 +115,14 @@ def test_the_recipe_of_a_model_is_one_that_quantizes(monkeypatch):
     from edgeqat.cli.quantize import _recipe_of
 
     assert _recipe_of(None) == "demo" and _recipe_of("runs/llama-8m-novels") == "llama-8m-novels"
+    assert _recipe_of("HuggingFaceTB/SmolLM2-135M") == "smollm2-135m" == _recipe_of("smollm2-135m")
+    assert _recipe_of("runs/uniform") is None  # the recipe of a comparison
     assert _recipe_of("demo-float") is None and _recipe_of("mobilenetv2-cifar100-float") is None
 
 
 def test_any_order_of_flags_and_settings_is_the_same_scheme(quantize, tmp_path):
     for number, flags in enumerate(
-        (["--w4a8"], ["--scheme", "W4A8"], ["--set", "quant.scheme=w4a8"])
+        (["--w4a8"], ["--scheme", "W4A8"], ["--set", "quant.scheme=w4a8"], ["--a8", "--w4"])
     ):
         quantize(*flags, "--output", tmp_path / str(number))
         recipe = edgeqat.load_recipe(tmp_path / str(number) / "recipe.resolved.yaml")

@@ -125,15 +125,31 @@ def test_a_named_held_out_text_is_used(text, tmp_path):
     assert valid.ids.flatten().tolist() == expected[: valid.ids.numel()]
 
 
-@pytest.mark.parametrize("name", ["valid.txt", "my-heldout.txt", "test.txt.gz"])
+@pytest.mark.parametrize("name", ["valid.txt", "my-heldout.txt", "test.txt.gz", "Valid/part1.txt"])
 def test_a_held_out_file_of_a_folder_is_never_trained_on(tmp_path, name):
     (tmp_path / "a.txt").write_text(tiny.text(600), encoding="utf-8")
     held = "zebra quagga " * 200
     raw = gzip.compress(held.encode()) if name.endswith(".gz") else held.encode()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(raw)
+    (tmp_path / "latest-devotion.txt").write_text("walrus " * 200, encoding="utf-8")
     train, valid = load(root=str(tmp_path))
+    assert [row for row in train.ids if "walrus" in tiny.tokenizer().decode(row)]
     assert "zebra" in tiny.tokenizer().decode(valid.ids[0])
     assert not [row for row in train.ids if "zebra" in tiny.tokenizer().decode(row)]
+
+
+def test_a_file_as_root_keeps_its_own_held_out_text(text, tmp_path):
+    (tmp_path / "other.txt").write_text(tiny.text(300, seed=9), encoding="utf-8")
+    beside, named = (
+        load(root=str(text), valid=name)[1] for name in ("other.txt", str(tmp_path / "other.txt"))
+    )
+    assert torch.equal(beside.ids, named.ids)
+    assert tiny.tokenizer()(tiny.text(300, seed=9))["input_ids"][:16] == beside.ids[0].tolist()
+    ours, _ = load(root=str(text), train="novels.txt", valid="novels-valid.txt")
+    assert torch.equal(ours.ids, load(root=str(text))[0].ids)
+    refused("missing.txt", root=str(text), valid="missing.txt")
+    refused("data.valid: 'other.txt'", root=str(tmp_path), valid="other.txt")
 
 
 def test_held_out_blocks_are_evenly_spaced():
@@ -216,6 +232,7 @@ def test_one_block_leaves_nothing_to_hold_out(tmp_path):
         ("a.txt.gz", gzip.compress(b"x" * 1000, mtime=0)[:-20], "cannot be read"),
         ("a.txt.gz", gzip.compress(b"caf\xe9", mtime=0), "not UTF-8"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}\n', r"not UTF-8 \(line 2\)"),
         ("a.jsonl", b'{"body": "x"}\n', "data.text_field: line 1"),
         ("a.jsonl", b'["x"]\n', "data.text_field: line 1"),
         ("a.jsonl", b'{"text": 5}\n', "data.text_field: line 1"),

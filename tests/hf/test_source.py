@@ -8,6 +8,7 @@ import shutil
 import pytest
 import tiny
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 import edgeqat
@@ -46,6 +47,22 @@ def test_an_unknown_model_offline_says_what_to_do():
     refused("not in the hub cache.*HF_HOME", source.load_model, "someone/no-such-model")
     refused("tokenizer: .*not in the hub cache", source.load_tokenizer, "someone/no-such-model")
     refused("smollm-135m.*HuggingFaceTB/SmolLM-135M", source.load_model, "smollm-135m")
+
+
+def test_a_misspelt_alias_is_corrected():
+    refused("did you mean 'tinyllama'", source.load_model, "tinylama")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(GatedRepoError, "gated; accept its licence"), (RepositoryNotFoundError, "not on the hub")],
+)
+def test_what_the_hub_refuses_is_said(monkeypatch, kind, words):
+    def load(*_, **__):
+        raise OSError("transformers' own words") from kind.__new__(kind)
+
+    monkeypatch.setattr(source.AutoModelForCausalLM, "from_pretrained", load)
+    refused(words, source.load_model, "llama-3.2-1b")
 
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path):

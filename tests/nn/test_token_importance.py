@@ -18,7 +18,8 @@ from edgeqat.nn.decision import layers
 from edgeqat.nn.token_importance import attention_to_first, plan, scattered
 from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.lsq import StaticQuantizer
-from edgeqat.recipe import AdaptiveSection, QuantSection
+from edgeqat.recipe import QuantSection
+from edgeqat.sections import AdaptiveSection
 
 FIRST = torch.zeros(1, dtype=torch.int64)
 

@@ -57,6 +57,23 @@ def test_the_table_leaves_nothing_out():
     assert "edgeqat quantize --recipe recipe.resolved.yaml" in text
 
 
+def test_what_is_not_trained_or_not_rotated_is_not_called_so(monkeypatch):
+    monkeypatch.setitem(METRICS, "train", {"steps": 0})
+    monkeypatch.setitem(METRICS, "rotated", False)
+    _, text = render("demo")
+    assert "| w4a8kv4, packed, not trained | 11.000 |" in text
+    assert "| ... where QAT starts | 11.500 |" in text
+    assert "Quantized without training" in text and "QAT at" not in text
+    monkeypatch.setitem(METRICS, "qat_start", METRICS["ptq"])
+    assert "QAT starts" not in render("demo")[1]
+
+
+def test_two_widths_are_said():
+    _, text = render("demo", scheme="w4a4kv4", adaptive={"share": 0.5})
+    assert "activations at 8 or 4 bit" in text and "share 0.5" in text
+    assert "two widths" not in render("demo")[1]
+
+
 def test_a_classifier_is_measured_in_top1():
     metrics = {**METRICS, **{row: {"top1": 60.0} for row in ("float", "ptq", "qat_start", "qat")}}
     assert "| | top1 |" in card.render(metrics, Recipe(), CONFIG)

@@ -8,6 +8,7 @@ import os
 import pytest
 import tiny
 import torch
+from transformers import OPTConfig
 
 import edgeqat
 from edgeqat import recipe as recipes
@@ -70,6 +71,14 @@ def test_training_recovers_what_quantization_lost(recipe, tmp_path):
     assert metrics["qat"]["perplexity"] < 0.5 * metrics["ptq"]["perplexity"]
 
 
+def test_a_baseline_of_other_scales_is_measured_against_the_best_ones(recipe, tmp_path):
+    rounded = {"scale": "minmax"}
+    chosen = recipe(quant={"scheme": "w2", "weight": rounded}, train={"steps": 0})
+    metrics = quantize(chosen, tmp_path / "out")
+    best = quantize(recipe(quant={"scheme": "w2"}, train={"steps": 0}), tmp_path / "best")
+    assert metrics["ptq"] == best["ptq"] != metrics["qat_start"]
+
+
 def test_without_steps_the_packed_folder_is_where_qat_starts(recipe, tmp_path):
     metrics = quantize(recipe(train={"steps": 0, "compare_float": True}), tmp_path / "out")
     assert metrics["qat"] == metrics["qat_start"]
@@ -126,6 +135,29 @@ def test_another_model_teaches(recipe, tmp_path):
     own = []
     quantize(recipe(distill={"weight": 1.0}), tmp_path / "own", listener=own.append)
     assert records[0]["terms"]["kl"] != own[0]["terms"]["kl"]
+
+
+def test_a_teacher_with_padded_rows_teaches(recipe, tmp_path):
+    tiny.llama(vocab_size=400).save_pretrained(tmp_path / "teacher")
+    tiny.tokenizer().save_pretrained(tmp_path / "teacher")
+    quantize(recipe(distill={"teacher": str(tmp_path / "teacher")}), tmp_path / "out")
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(recipe, tmp_path):
+    tiny.llama().save_pretrained(tmp_path / "teacher")
+    tiny.tokenizer(tiny.VOCABULARY - 1).save_pretrained(tmp_path / "teacher")
+    chosen = recipe(distill={"teacher": str(tmp_path / "teacher")})
+    with pytest.raises(ModelError, match=r"distill\.teacher: .* other tokens"):
+        quantize(chosen, tmp_path / "out")
+
+
+def test_an_unknown_architecture_is_refused_before_its_weights_are_read(
+    recipe, tmp_path, monkeypatch
+):
+    OPTConfig().save_pretrained(tmp_path / "opt")
+    (tmp_path / "opt" / "model.safetensors").touch()
+    with pytest.raises(ModelError, match="'opt' is not supported"):
+        quantize(recipe(model={"name": str(tmp_path / "opt")}), tmp_path / "out")
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_before_anything_trains(recipe, tmp_path):

@@ -9,7 +9,8 @@ import edgeqat
 from edgeqat.data.text import Blocks
 from edgeqat.nn import convert
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
-from edgeqat.recipe import AdaptiveSection, Recipe
+from edgeqat.recipe import Recipe
+from edgeqat.sections import AdaptiveSection
 from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer
 

@@ -1,0 +1,53 @@
+"""`edgeqat eval` on held-out text: which text, which widths."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+from marks import needs_kernels
+
+from edgeqat import recipe as recipes
+from edgeqat.data.text import load_blocks
+from edgeqat.pipeline.evaluate import evaluate
+from edgeqat.pipeline.quantize import quantize
+
+
+@pytest.fixture
+def packed(model_folder, text_file, tmp_path):
+    """A function that quantizes without training; returns the folder and its metrics."""
+
+    def packed(**quant):
+        recipe = recipes.validate(
+            {
+                "model": {"name": str(model_folder)},
+                "quant": quant,
+                "data": {"root": str(text_file), "context": 32, "valid_blocks": 4},
+                "train": {"steps": 0, "compare_float": False},
+            }
+        )
+        return tmp_path / "out", quantize(recipe, tmp_path / "out")
+
+    return packed
+
+
+def test_a_file_is_evaluated_whole(packed, tmp_path):
+    folder, _ = packed(scheme="w4a8kv4")
+    (tmp_path / "test.txt").write_text(tiny.text(600, seed=7), encoding="utf-8")
+    found = evaluate(folder, data=str(tmp_path / "test.txt"), mode="one-pass", blocks=0)
+    own = recipes.load(None, {"data.root": str(tmp_path / "test.txt"), "data.context": 32})
+    train, valid = load_blocks(own.data, tiny.tokenizer())
+    assert found["evaluation"]["blocks"] == len(train) + len(valid)
+    assert found["data"] == str(tmp_path / "test.txt")
+
+
+def test_a_window_of_kivi_counts(packed):
+    folder, metrics = packed(scheme="w16a16kv2", kv={"kivi": 32, "rotate_keys": False})
+    assert evaluate(folder, mode="one-pass")["average_bits"] == metrics["average_bits"]
+
+
+@needs_kernels
+def test_the_engine_has_the_widths_of_the_folder(packed):
+    folder, metrics = packed(scheme="w4a4kv4", adaptive={"share": 0.5})
+    found = evaluate(folder, backend="native", mode="one-pass")["average_bits"]
+    assert found == metrics["average_bits"]
+    assert found["activations"] > 4
