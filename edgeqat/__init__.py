@@ -19,6 +19,7 @@ _HOMES = {
     "QuantSection": "edgeqat.recipe",
     "Recipe": "edgeqat.recipe",
     "Scheme": "edgeqat.scheme",
+    "calibrate": "edgeqat.nn.convert",
     "convert": "edgeqat.nn.convert",
     "load": "edgeqat.hf.folder",
     "load_recipe": "edgeqat.recipe",
@@ -27,6 +28,7 @@ _HOMES = {
     "quantize": "edgeqat.pipeline.quantize",
     "quantizers_disabled": "edgeqat.nn.convert",
     "restore": "edgeqat.hf.model",
+    "save": "edgeqat.hf.model",
 }
 _RENAMED = {"load_recipe": "load"}
 __all__ = sorted(_HOMES)

@@ -3,8 +3,8 @@
 usage: python eval/train_speed.py --shape llama-8m|llama-58m|tinyllama-1.1b|mobilenetv2-cifar100|...
                                   [--scheme w4a8kv4] [--guided] [--json FILE]
 
---guided: QAT with distillation alone against QAT with guidance too, in one process and in turns
-(weights 0.5 and 1.0 unless --set guide... says otherwise).
+--guided: a row of QAT with guidance too (weights 0.5 and 1.0 unless --set guide... says otherwise),
+and its time against distillation alone, measured in one process and in turns.
 
 Image models take the recipe mobilenetv2-cifar100; all their rows but `float` distill.
 
@@ -51,9 +51,8 @@ def main() -> None:
     if options.guided:
         if images(options):
             parser.error("--guided: queries and keys are of language models; drop it")
-        rows = _in_a_process("+".join(GUIDED_ROWS))
-    else:
-        rows = {row: _in_a_process(row)[row] for row in options.rows}
+    names = [*options.rows, "guided"] if options.guided else options.rows
+    rows = {row: _in_a_process(row)[row] for row in names}
     unit = next(key for row in rows.values() for key in row if key.endswith(PER_SECOND))
     for name, row in rows.items():
         print(
@@ -64,7 +63,8 @@ def main() -> None:
         ratio = rows["float_and_teacher"][unit] / rows["qat"][unit]
         print(f"QAT takes {ratio:.2f}x the time of float training + teacher forward")
     if options.guided:
-        ratio = rows["qat"][unit] / rows["guided"][unit]
+        pair = _in_a_process("+".join(GUIDED_ROWS))
+        ratio = pair["qat"][unit] / pair["guided"][unit]
         print(f"guided QAT takes {ratio:.2f}x the time of QAT with distillation alone")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

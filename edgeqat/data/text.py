@@ -96,8 +96,8 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
     """Training and held-out blocks of a recipe's `data` section. Raises DataError in one line."""
     train, valid = _sources(data)
     if valid is not None and valid.endswith("#valid") and Path(train).is_dir():
-        held = ", ".join(str(file.relative_to(train)) for file in _text_files(Path(train))[1])
-        logger.info("held out by name: %s", held)
+        names = [str(file.relative_to(train)) for file in _text_files(Path(train))[1]]
+        logger.info("held out by name: %s", ", ".join(names))
     if data.streaming:
         if valid is None:
             raise DataError("data.valid: streaming has no end to hold out from; name a valid text")

@@ -17,6 +17,11 @@ from edgeqat.nn.lowrank import adapters
 
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_NOTE = """These adapters were trained inside the rounding (LR-QAT, arXiv 2406.06385) and are merged
+into the integers of the packed folder already. They count in units of a weight's scale: added to
+float weights, as `PeftModel.from_pretrained` would, they make no sense. `edgeqat.hf.lowrank.
+load_adapters` reads them into a model that was prepared the same way.
+"""
 
 
 def save_adapters(model: nn.Module, folder: Path, base_model: str) -> None:
@@ -41,6 +46,7 @@ def save_adapters(model: nn.Module, folder: Path, base_model: str) -> None:
         for part in ("lora_A", "lora_B"):
             tensors[f"{_PREFIX}{name}.{part}.weight"] = getattr(quantizer, part).detach()
     checkpoint.write_tensors(folder / WEIGHTS, tensors)
+    (folder / "README.md").write_text(_NOTE, encoding="utf-8")
 
 
 def load_adapters(model: nn.Module, folder: Path) -> None:

@@ -4,19 +4,24 @@ ours. Of image models and anyone's own modules only layers are swapped.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 import edgeqat.hf.attention as attention
+from edgeqat import checkpoint
+from edgeqat import recipe as recipes
 from edgeqat.errors import ModelError
 from edgeqat.hf import conv1d, kv_cache
+from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe import RESOLVED, ModelSection, QuantSection, Recipe
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 CONV1D_FAMILY = "gpt2"
+_QUANT = "_edgeqat_quant"  # of a prepared model: the section it was prepared with
 
 
 def check_family(config: PreTrainedConfig) -> None:
@@ -47,7 +52,31 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
     prepared = convert.prepare(model, quant)
     if _is_language_model(model):
         kv_cache.make_default(model)
+        setattr(prepared, _QUANT, quant)
     return prepared
+
+
+def save(
+    model: Any,
+    folder: str | Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Pack a language model that prepare() made, in place, and write its folder: what
+    edgeqat.load(), `edgeqat generate` and `edgeqat eval --data TEXT` read.
+    """
+    quant, target = getattr(model, _QUANT, None), Path(folder)
+    if quant is None:
+        raise ModelError(
+            f"model: edgeqat.prepare() did not make this {type(model).__name__} from a language "
+            "model; save what it returned, or edgeqat.convert() a network of your own"
+        )
+    name = model.name_or_path or type(model).__name__
+    recipe = Recipe(model=ModelSection(name=name), quant=quant)
+    with checkpoint.atomic_folder(target, overwrite) as place:
+        convert.convert(model)
+        packed_folder.write(place, model, quant, tokenizer)
+        packed_folder.seal(place, model, quant, {RESOLVED: recipes.dump(recipe)})
 
 
 def restore(model: Any) -> nn.Module:

@@ -35,6 +35,20 @@ def pack(model, path, quant):
         return model(tiny.ids()).logits
 
 
+def test_a_loop_of_ones_own_ends_in_a_packed_folder(tmp_path):
+    model = edgeqat.prepare(tiny.llama(), quant=section(scheme="w4a8kv4"))
+    edgeqat.calibrate(model, [tiny.ids(seed=3)])
+    tiny.drift(model)
+    edgeqat.save(model, tmp_path / "out", tiny.tokenizer())
+    assert torch.equal(logits(edgeqat.load(tmp_path / "out")), logits(model))
+    with pytest.raises(EdgeQATError, match="output: .* exists"):
+        edgeqat.save(model, tmp_path / "out")
+    edgeqat.save(model, tmp_path / "out", overwrite=True)
+    with pytest.raises(EdgeQATError, match="prepare"):
+        edgeqat.save(tiny.llama(), tmp_path / "float")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def logits(model):
     with torch.no_grad():
         return model(tiny.ids()).logits
