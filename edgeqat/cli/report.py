@@ -19,7 +19,7 @@ def command(
         Path | None, typer.Option("--bench", help="JSON of `edgeqat bench`: adds speed.")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option("--png", help="Folder for the figures as PNG as well.")
+        Path | None, typer.Option("--png", help="Folder for losses and attention as PNG as well.")
     ] = None,
 ) -> None:
     """Write one self-contained page about a packed folder.

@@ -23,7 +23,7 @@ from edgeqat.errors import DataError
 LABELS = ("fine_label", "label", "labels")
 MEAN, DEVIATION = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # CIFAR's
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HELD_OUT = ("test", "validation", "valid", "val")
+_HELD_OUT = ("validation", "valid", "val", "test")  # the test images of ImageNet have no labels
 _PICTURES = ("png", "jpg", "jpeg", "webp", "bmp")
 
 
@@ -115,8 +115,8 @@ def load_images(source: str, split: str, size: int = 32, label: str | None = Non
     names = getattr(rows.features[target], "names", None) if target else None
     labels = _labels(rows, target, source) if target else torch.full((len(rows),), -1)
     names = names or [str(number) for number in range(int(labels.max()) + 1)]
-    if target and (labels.min() < 0 or labels.max() >= len(names)):
-        wrong = int(labels.min() if labels.min() < 0 else labels.max())
+    if target and (labels.min() < -1 or labels.max() >= len(names)):
+        wrong = int(labels.min() if labels.min() < -1 else labels.max())
         raise DataError(
             f"data: label {wrong} of '{source}' is outside 0..{len(names) - 1}; correct '{target}'"
         )
@@ -147,7 +147,7 @@ def _labels(rows: Any, column: str, source: str) -> Tensor:
 
 
 def _rows(source: str, split: str) -> Any:
-    from datasets import load_dataset
+    from datasets import get_dataset_split_names, load_dataset
 
     words = _HELD_OUT if split != "train" else ("train",)
     folder = Path(source).expanduser()
@@ -160,10 +160,11 @@ def _rows(source: str, split: str) -> Any:
                 if (folder / word).is_dir():
                     return load_dataset("imagefolder", data_dir=str(folder / word), split="train")
             raise DataError(
-                f"data: '{source}' has no {words[0]} images (looked for {words[0]}*.parquet and "
-                f"a folder {words[0]}/ with a folder a class); name another --data"
+                f"data: '{source}' has no {words[-1]} images (looked for {words[-1]}*.parquet and "
+                f"a folder {words[-1]}/ with a folder a class); name another --data"
             )
-        return load_dataset(source, split="train" if split == "train" else "test")
+        there = get_dataset_split_names(source)
+        return load_dataset(source, split=next((w for w in words if w in there), words[-1]))
     except DataError:
         raise
     except Exception as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,11 +32,13 @@ from lm_eval.api.registry import register_model
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
+from edgeqat.data.text import ROOT_VARIABLE
 from edgeqat.errors import DataError, EdgeQATError, UsageError, nearest
 from edgeqat.evaluate.backends import FAKE_QUANT, Backend, Sampling, open_backend
 
 NAME = "edgeqat"
 _BATCH = 64
+_ARGUMENTS = ["pretrained", "backend", "batch_size", "max_length", "add_bos_token", "threads"]
 _NEW_TOKENS = 256  # of generate_until, where a task says nothing
 _NAMES_OF_LIMIT = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
@@ -56,9 +59,13 @@ class EdgeQATLM(TemplateLM):
         max_length: int | None = None,
         add_bos_token: bool | None = None,
         threads: int | None = None,
-        **_: Any,
+        max_batch_size: int | None = None,  # of lm-eval's command line, as device is
+        device: str | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        for name in unknown:
+            raise UsageError(f"model_args: '{name}' is unknown; {nearest(name, _ARGUMENTS)}")
         given = str(batch_size or "")  # `auto` of lm-eval's command line is ours
         size = int(given) if given.isdigit() else _BATCH
         self.opened: Backend = open_backend(backend, pretrained, size, threads)
@@ -265,11 +272,18 @@ def main() -> None:
     try:
         lm_eval_main.cli_evaluate()
     except EdgeQATError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def _manager(tasks: Sequence[str], folder: Path, data_root: str | None) -> TaskManager:
-    """A manager that knows the tasks: lm-eval's thousands of files are read only where needed."""
+    """A manager that knows the tasks: lm-eval's own, from the hub, where no data root is named and
+    it has them; else ours, beside which lm-eval's thousands of files are read only where needed.
+    """
+    if not (data_root or os.environ.get(ROOT_VARIABLE)):
+        manager = TaskManager()
+        if all(name in manager.all_tasks for name in tasks):
+            return manager
     options: dict[str, Any] = {"metadata": {"data_root": data_root} if data_root else {}}
     options["include_path"] = str(folder)
     manager = TaskManager(include_defaults=False, **options)

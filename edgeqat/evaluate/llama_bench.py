@@ -5,8 +5,9 @@ and llama-cpp-python is not installed. Each run is a process of its own.
 from __future__ import annotations
 
 import json
-import resource
+import os
 import subprocess
+import tempfile
 from typing import Any
 
 from edgeqat.errors import EdgeQATError
@@ -25,22 +26,34 @@ class LlamaBench:
         self.weight_bytes = int(kind.bytes * job.shape.weights)
         self._command = [
             *(LLAMA_BENCH, "-m", job.file, "-t", str(job.threads), "-r", "1", "-o", "json"),
-            *("-fa", "1", "-ctk", kind.kv, "-ctv", kind.kv),
+            *("-ctk", kind.kv, "-ctv", kind.kv),
         ]
+        self._kv, self._peak = kind.kv, 0
 
     def run(self, test: Test) -> float:
         """Seconds of the timed part, from what llama-bench reports."""
         counts = ["-p", test.prompt, "-n", test.tokens, "-d", test.depth]
-        command = [*self._command, *map(str, counts)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        flash = "0" if test.depth and self._kv == "f16" else "1"  # each where it is faster
+        output, error = self._output([*self._command, "-fa", flash, *map(str, counts)])
         try:
-            return float(json.loads(done.stdout)[0]["avg_ns"]) / 1e9
+            return float(json.loads(output)[0]["avg_ns"]) / 1e9
         except (ValueError, LookupError, TypeError):
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            reason = (error.strip().splitlines() or ["no output"])[-1]
             raise EdgeQATError(
                 f"engine: '{self.name}' failed ({LLAMA_BENCH}: {reason}); choose others"
             ) from None
 
     def peak_rss(self) -> int:
-        """Of the largest llama-bench so far."""
-        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        """Of the largest of its runs so far."""
+        return self._peak
+
+    def _output(self, command: list[str]) -> tuple[str, str]:
+        """What a command prints on stdout and stderr; its memory is noted."""
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+            process = subprocess.Popen(command, stdout=output, stderr=error)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self._peak = max(self._peak, usage.ru_maxrss * 1024)
+            output.seek(0)
+            error.seek(0)
+            return output.read(), error.read()

@@ -36,8 +36,25 @@ _WAY = "quantize it with --set quant.activation.rotate=[]"
 _DROP = "leave keys and values in float with --drop-kv"
 _NARROW, _WIDE = 4, 8
 _COPIED = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE, "README.md",
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE,
 )  # fmt: skip
+_CARD = """---
+library_name: transformers
+{base}tags: [compressed-tensors]
+---
+# {name}
+
+Weights and activations of a model that EdgeQAT trained at {scheme}, for runtimes that read
+compressed-tensors. {kept}
+
+```python
+from transformers import AutoModelForCausalLM  # pip install compressed-tensors
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+```
+vLLM loads it too. How the model was trained and what it scored stands in the card of the packed
+folder it was exported from.
+"""
 _HEAD = "lm_head"
 _logger = logging.getLogger("edgeqat")
 
@@ -71,7 +88,20 @@ def export(
         config = {**packed.config, "quantization_config": _config(packed, groups)}
         text = json.dumps(config, indent=2) + "\n"
         (place / checkpoint.CONFIG).write_text(text, encoding="utf-8")
+        card = _card(folder, output, packed.scheme, [*cache, *reasons])
+        (place / "README.md").write_text(card, encoding="utf-8")
     return [f"AutoModelForCausalLM.from_pretrained('{output}')  # pip install compressed-tensors"]
+
+
+def _card(folder: Path, output: Path, scheme: Scheme, differences: list[str]) -> str:
+    """README.md of the export: of the packed folder's own only the base model and its licence."""
+    original = folder / "README.md"
+    lines = original.read_text(encoding="utf-8").splitlines() if original.is_file() else []
+    base = [line + "\n" for line in lines if line.startswith(("base_model", "license:"))]
+    kept = "It computes what was trained."
+    if differences:
+        kept = f"It differs from what was trained: {'; '.join(differences)}."
+    return _CARD.format(base="".join(base), name=output.name, scheme=scheme, kept=kept)
 
 
 def pack(levels: np.ndarray, bits: int) -> np.ndarray:

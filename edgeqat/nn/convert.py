@@ -7,6 +7,7 @@ files (checkpoint).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
@@ -19,7 +20,7 @@ from edgeqat.nn import token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
-from edgeqat.nn.decision import Decision, decisions, edges, layers
+from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, edges, layers
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
@@ -32,9 +33,12 @@ from edgeqat.quant.minmax import MinMaxWeightQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
+logger = logging.getLogger(__name__)
+
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
 LLAMA_CPP_PAIRS = ("llama", "mistral")  # architectures whose heads llama.cpp interleaves
+_OTHERS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention)
 _THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 _PACKED: dict[str, type[PackedWeight]] = {
@@ -61,7 +65,8 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     if is_quantized(model):
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
-    for name, layer, decision in decisions(model, quant):
+    found = decisions(model, quant)
+    for name, layer, decision in found:
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
                 embedding = QuantEmbedding.wrap(layer, _weight_quantizer(layer, decision, quant))
@@ -69,8 +74,25 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
                 replace(model, name, embedding)
         elif decision.bits < FLOAT_BITS or decision.input_bits < FLOAT_BITS:
             replace(model, name, _quant_layer(layer, decision, quant, embeddings))
+    unknown = [
+        f"{name} ({decision.reason})"
+        for name, _, decision in found
+        if decision.reason.endswith(NOT_SUPPORTED)
+    ]
+    unknown += [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, _OTHERS) and not isinstance(module, nn.Conv2d)
+    ]
+    if unknown:
+        logger.warning("left in float: %s", ", ".join(unknown))
     _share_inputs(model)
     add_attention_quantizers(model, quant)
+    if not quant.bits().is_float and not (is_quantized(model) or any(attentions(model))):
+        raise ModelError(
+            f"model: {quant.scheme} quantizes nothing in a {type(model).__name__}; look at "
+            "quant.skip and quant.edges, or give it Linear or Conv2d layers"
+        )
     adapt(model, quant)
     return model
 

@@ -26,6 +26,8 @@ HEAD_INPUT_BITS = 8
 _EDGE_BITS = 8
 _PATCHES = "patch_embeddings."
 
+NOT_SUPPORTED = "is not supported"  # the end of a reason that nobody chose
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -78,7 +80,7 @@ def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
         return Decision(reason="first or last layer: quant.edges is float")
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or _named(layer.padding)):
         return Decision(
-            reason=f"padding '{layer.padding}' of mode '{layer.padding_mode}' is not supported"
+            reason=f"padding '{layer.padding}' of mode '{layer.padding_mode}' {NOT_SUPPORTED}"
         )
     least = _EDGE_BITS if edge and quant.edges == "8bit" else 0
     bits = max(scheme.weight_bits, least)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgeqat.errors import ModelError
 from edgeqat.quant import functional, ste
 from edgeqat.scheme import Grid, grid_of, scale_shape
 
@@ -99,6 +100,7 @@ class StaticQuantizer(nn.Module):
         self.register_buffer("initialized", torch.zeros(1, dtype=torch.bool))
         self.enabled = True
         self._sample: list[Tensor] | None = None
+        self._ready = False  # what `initialized` says once it was read
 
     @property
     def observing(self) -> bool:
@@ -128,11 +130,30 @@ class StaticQuantizer(nn.Module):
         if not self.enabled:
             return values
         if self._sample is not None:
-            flat = values.detach().flatten().float()
-            pick = torch.randint(flat.numel(), (_SAMPLE_PER_BATCH,), device=flat.device)
-            self._sample.append(flat[pick])
+            self._collect(values)
             return values
+        if not self._ready:
+            self._start(values)
         return self._quantize(values)
+
+    def _collect(self, values: Tensor) -> None:
+        assert self._sample is not None
+        flat = values.detach().flatten().float()
+        pick = torch.randint(flat.numel(), (_SAMPLE_PER_BATCH,), device=flat.device)
+        self._sample.append(flat[pick])
+
+    def _start(self, values: Tensor) -> None:
+        """The first batch of a training loop sets what calibration did not."""
+        if not self.initialized.item():
+            if not self.training:
+                raise ModelError(
+                    "model: its static activation scales are not set yet; run "
+                    "edgeqat.calibrate(model, batches) or train it first"
+                )
+            self.observe()
+            self._collect(values)
+            self.finish()
+        self._ready = True
 
     def _quantize(self, values: Tensor) -> Tensor:
         scale = self.scale.clamp(min=functional.FP16_MIN_SCALE)

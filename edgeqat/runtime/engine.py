@@ -6,6 +6,7 @@ Legend: N tokens, V vocabulary.
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ class Engine:
         return engine
 
     def _finish_opening(self) -> None:
+        self._free = weakref.finalize(self, native.close, self._handle)  # at exit at the latest
         info = native.info(self._handle)
         self.vocabulary, self.context = info.vocabulary, info.context
         self.threads, self.isa = info.threads, info.isa.decode()
@@ -103,8 +105,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the memory; safe to call again."""
-        if self._handle:
-            native.close(self._handle)
+        self._free()
         self._handle = 0
 
     def _open(self) -> int:
@@ -117,10 +118,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_handle", 0):
-            self.close()
 
 
 def _stop_ids(folder: Path) -> frozenset[int]:

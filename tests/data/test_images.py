@@ -99,7 +99,7 @@ def test_augmentation_shifts_and_flips_every_image_its_own_way():
     [
         (lambda folder: folder, "has no train images"),
         (lambda folder: folder / "missing", "is no folder and no dataset"),
-        (lambda folder: parquet(folder, kind=Value("int64"), labels=[0, 1, -1, 0, 2]), "label -1"),
+        (lambda folder: parquet(folder, kind=Value("int64"), labels=[0, 1, -2, 0, 2]), "label -2"),
         (lambda folder: parquet(folder, count=0), "corresponds to no data"),
     ],
 )
@@ -107,6 +107,14 @@ def test_what_cannot_be_read_is_said_in_one_line(tmp_path, make, words):
     with pytest.raises(DataError, match=words) as error:
         load_images(str(make(tmp_path)), "train", size=8)
     assert "\n" not in str(error.value)
+
+
+def test_held_out_images_are_those_with_labels(tmp_path):
+    for split, labels in (("train", [0, 1, 2, 0, 1]), ("test", [-1] * 5)):
+        parquet(tmp_path, split=split, kind=Value("int64"), labels=labels)
+    assert load_images(str(tmp_path), "test", size=8).labels.tolist() == [-1] * 5
+    parquet(tmp_path, split="validation", kind=Value("int64"), labels=[2, 2, 1, 0, 0])
+    assert load_images(str(tmp_path), "test", size=8).labels.tolist() == [2, 2, 1, 0, 0]
 
 
 def test_unlabelled_images_are_marked(tmp_path):

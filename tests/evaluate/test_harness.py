@@ -237,6 +237,24 @@ def test_wrong_use_is_one_line(
     assert [word for word in words if word not in lines[-1]] == [], lines[-1]
 
 
+def test_a_misspelt_argument_is_refused(packed_folder):
+    from edgeqat.errors import UsageError
+    from edgeqat.evaluate.harness import EdgeQATLM
+
+    with pytest.raises(UsageError, match="model_args: 'bakend' is unknown; did you mean 'backend'"):
+        EdgeQATLM(str(packed_folder), bakend="native")
+
+
+def test_without_a_data_root_tasks_are_lm_evals_own(monkeypatch, tmp_path):
+    from edgeqat.evaluate.harness import _manager
+
+    monkeypatch.delenv("EDGEQAT_DATA", raising=False)
+    ours = str(task_folder())
+    found = [_manager(["piqa"], task_folder(), root) for root in (None, str(tmp_path))]
+    places = [str(manager.task_index["piqa"]) for manager in found]
+    assert [ours in place for place in places] == [False, True], places
+
+
 def test_greedy_is_what_lm_eval_calls_so():
     from edgeqat.evaluate.harness import _sampling
 

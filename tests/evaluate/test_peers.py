@@ -124,6 +124,12 @@ def test_llama_bench_is_told_the_same_test(tmp_path, monkeypatch):
     pairs = dict(zip(given[::2], given[1::2], strict=True))
     wanted = {"-m": "m.gguf", "-t": "2", "-r": "1", "-fa": "1", "-ctk": "q4_0", "-ctv": "q4_0"}
     assert pairs == {**wanted, "-o": "json", "-p": "0", "-n": "64", "-d": "1984"}
+    assert contender.peak_rss() > 1_000_000
+    half = LlamaBench(replace(job, engine="llama.cpp-q4_0"))
+    half.run(Timed(tokens=64, depth=1984))  # flash attention is slow there
+    assert "-fa 0" in (tmp_path / "arguments").read_text()
+    half.run(Timed(prompt=128))
+    assert "-fa 1" in (tmp_path / "arguments").read_text()
     program.write_text("#!/bin/sh\necho no such model >&2\n")
     with pytest.raises(EdgeQATError, match=r"llama-bench: no such model"):
         contender.run(Timed(prompt=8))

@@ -134,3 +134,6 @@ def test_a_rotated_folder_is_rounded_anew(tmp_path):
     assert export(folder, tmp_path / "out", "--requantize") == 0
     tensors = checkpoint.read_tensors(tmp_path / "out" / "model.safetensors")
     assert tensors["model.layers.0.mlp.up_proj.weight_packed"].dtype == torch.int32
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "differs from what was trained" in card and "is rotated" in card
+    assert "library_name: transformers" in card and "import edgeqat" not in card

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import edgeqat
+from edgeqat.errors import ModelError
 from edgeqat.nn import convert
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d
 from edgeqat.nn.decision import edges, rule
@@ -115,13 +116,20 @@ def test_the_first_convolution_and_the_classifier_follow_their_own_rule(edge, bi
     assert rule("pointwise", model.pointwise, quant).bits == 2
 
 
-def test_what_cannot_be_quantized_stays_float_and_says_why():
+def test_what_cannot_be_quantized_stays_float_and_says_why(caplog):
     quant = QuantSection(scheme="w4a32", skip=["features.18.*"])
     mirrored = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")
     assert "reflect" in rule("x", mirrored, quant).reason
     for padding in ("same", "valid"):
         named = nn.Conv2d(3, 3, 3, padding=padding)
         assert padding in rule("x", named, quant).reason
+    model = nn.Sequential(mirrored, nn.Conv1d(4, 4, 3), nn.Conv2d(3, 3, 3), nn.Linear(4, 4))
+    with caplog.at_level("WARNING", "edgeqat"):
+        edgeqat.prepare(model, "w4a32")
+    assert "left in float: 0 (padding" in caplog.text and "1 (Conv1d)" in caplog.text
+    assert "2 (" not in caplog.text
+    with pytest.raises(ModelError, match="quantizes nothing in a Sequential"):
+        edgeqat.prepare(nn.Sequential(nn.Conv1d(4, 4, 3)), "w4a32")
     model = edgeqat.prepare(build("mobilenetv2-cifar10"), quant=quant)
     assert type(model.features[18][0]) is nn.Conv2d
     assert isinstance(model.features[1].conv[0][0], QuantConv2d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from edgeqat.errors import ModelError
 from edgeqat.quant import functional
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 
@@ -168,6 +169,20 @@ def test_static_quantizer_learns_its_range_from_what_it_observes():
     assert made.initialized.item()
     values = torch.linspace(-1, 3, 100)
     assert (made(values) - values).abs().max() < 4 / 255
+
+
+def test_the_first_batch_of_training_starts_a_static_quantizer():
+    made, values = StaticQuantizer(8), torch.linspace(-1, 3, 1000)
+    with pytest.raises(ModelError, match=r"edgeqat\.calibrate"):
+        made.eval()(values)
+    assert (made.train()(values) - values).abs().max() < 4 / 255
+    scale = made.scale.item()
+    made(100 * values)
+    assert made.scale.item() == scale
+    assert (made.eval()(values) - values).abs().max() < 4 / 255
+    other = StaticQuantizer(8)
+    other.load_state_dict(made.state_dict())
+    assert torch.equal(other.eval()(values), made(values))
 
 
 def test_static_scale_and_offset_get_a_gradient():

@@ -18,6 +18,7 @@ def made(alpha, bits=4):
     quantizer = PactQuantizer(bits)
     with torch.no_grad():
         quantizer.alpha.fill_(alpha)
+        quantizer.initialized.fill_(True)
     return quantizer
 
 
