@@ -76,6 +76,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_close": (None, [c_void_p]),
     "edgeqat_get_info": (c_int, [c_void_p, POINTER(Info)]),
     "edgeqat_forward": (c_int, [c_void_p, c_void_p, c_int64, c_void_p, c_int]),
+    "edgeqat_is_stop": (c_int, [c_void_p, c_int32]),
     "edgeqat_rewind": (c_int, [c_void_p, c_int64]),
     "edgeqat_cores": (c_int, []),
     "edgeqat_read_speed": (c_int, [c_int64, c_int, POINTER(c_double)]),
@@ -221,6 +222,11 @@ def forward(handle: int, ids: np.ndarray, logits: np.ndarray, every: bool) -> No
 def rewind(handle: int, position: int) -> None:
     """Forget the tokens from `position` on."""
     check(require().edgeqat_rewind(handle, position))
+
+
+def is_stop(handle: int, token: int) -> bool:
+    """Whether a token ends a text."""
+    return bool(require().edgeqat_is_stop(handle, token))
 
 
 def physical_cores() -> int:

@@ -5,7 +5,6 @@ Legend: N tokens, V vocabulary.
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ class Engine:
         half: bool = False,
     ) -> None:
         self._handle = native.open_engine(str(folder), threads or 0, context or 0, half)
-        self._stop = _stop_ids(Path(folder))
         self._finish_opening()
 
     @classmethod
@@ -46,7 +44,6 @@ class Engine:
         """Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m)."""
         engine = cls.__new__(cls)
         engine._handle = native.open_random(shape, scheme, threads or 0, context or 0, half)
-        engine._stop = frozenset()
         engine._finish_opening()
         return engine
 
@@ -89,7 +86,7 @@ class Engine:
         logits = self.prefill(ids)
         for step in range(max_tokens):
             token = sampler(logits)
-            if token in self._stop:
+            if native.is_stop(self._handle, token):
                 return
             yield token
             if step + 1 < max_tokens:
@@ -118,14 +115,3 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _stop_ids(folder: Path) -> frozenset[int]:
-    """End-of-text ids: those of generation_config.json where there is one."""
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-            if found is not None:
-                return frozenset(found if isinstance(found, list) else [found])
-    return frozenset()

@@ -48,6 +48,8 @@ EDGEQAT_API edgeqat_engine *edgeqat_open_random(const char *shape, const char *s
                                                 int threads, int64_t context, int half);
 EDGEQAT_API void edgeqat_close(edgeqat_engine *engine);
 EDGEQAT_API int edgeqat_get_info(const edgeqat_engine *engine, edgeqat_info *info);
+/* Whether a token ends a text, by generation_config.json or config.json: 1 or 0. */
+EDGEQAT_API int edgeqat_is_stop(const edgeqat_engine *engine, int32_t id);
 
 /* Appends tokens; logits [vocabulary] of the last one, with `all` [count][vocabulary]. */
 EDGEQAT_API int edgeqat_forward(edgeqat_engine *engine, const int32_t *ids, int64_t count,

@@ -124,6 +124,11 @@ int edgeqat_get_info(const edgeqat_engine* engine, edgeqat_info* info) {
   return EDGEQAT_OK;
 }
 
+int edgeqat_is_stop(const edgeqat_engine* engine, int32_t id) {
+  const std::vector<int64_t>& stop = engine->engine.model().config.stop;
+  return std::find(stop.begin(), stop.end(), id) != stop.end();
+}
+
 int edgeqat_forward(edgeqat_engine* engine, const int32_t* ids, int64_t count, float* logits,
                     int all) {
   return guarded([&] { engine->engine.forward(ids, count, logits, all); });

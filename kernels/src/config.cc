@@ -91,6 +91,15 @@ int64_t longest(const Json& config) {
   return std::min(positions, config.at("sliding_window").integer(1, kMost));
 }
 
+std::vector<int64_t> stops_of(const Json& json) {
+  std::vector<int64_t> stops;
+  const Json* found = json.find("eos_token_id");
+  if (!found || found->is_null()) return stops;
+  if (found->kind() != Json::Kind::array) return {found->integer(0, kMost)};
+  for (const Json& id : found->array()) stops.push_back(id.integer(0, kMost));
+  return stops;
+}
+
 void read_shape(const Json& json, Config& out) {
   out.family = json.at("model_type").string();
   static const std::set<std::string> families = {"llama", "mistral", "qwen2", "qwen3"};
@@ -117,12 +126,7 @@ void read_shape(const Json& json, Config& out) {
   out.mlp_bias = flag(json, "mlp_bias");
   out.head_norms = out.family == "qwen3";
   out.rope = rope_of(json);
-  if (const Json* stop = json.find("eos_token_id")) {
-    if (stop->kind() == Json::Kind::array)
-      for (const Json& id : stop->array()) out.stop.push_back(id.integer(0, kMost));
-    else
-      out.stop.push_back(stop->integer(0, kMost));
-  }
+  out.stop = stops_of(json);
 }
 
 void read_adaptive(const Json& json, AdaptiveSpec& out) {
@@ -192,6 +196,12 @@ void Config::check_float(const std::string& layer) const {
     if (fnmatch(pattern.c_str(), layer.c_str(), 0) == 0) return;
   throw Unsupported("scheme: '" + scheme + "' with float weights in '" + layer +
                     "' runs in torch only");
+}
+
+void Config::read_generation(const std::string& text) {
+  const Json json = Json::parse(text, "generation_config.json");
+  const std::vector<int64_t> found = stops_of(json);
+  if (!found.empty()) stop = found;
 }
 
 Config Config::parse(const std::string& text) {

@@ -58,6 +58,9 @@ struct Config {
 
   // Reads and checks config.json; an Unsupported says what the engine does not run.
   static Config parse(const std::string& text);
+
+  // The stops of generation_config.json instead, where it names any.
+  void read_generation(const std::string& text);
 };
 
 // Bits of a part ("w", "a", "kv") of a scheme such as w4a8kv4.

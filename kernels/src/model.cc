@@ -156,6 +156,8 @@ void bind(Model& model, bool half) {
 Model Model::open(const std::string& folder, bool half) {
   Model model;
   model.config = Config::parse(read_text(folder + "/config.json", kMostConfig));
+  if (const std::string path = folder + "/generation_config.json"; is_file(path))
+    model.config.read_generation(read_text(path, kMostConfig));
   model.file = std::make_unique<TensorFile>(folder + "/model.safetensors");
   bind(model, half);
   if (half) {

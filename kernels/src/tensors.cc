@@ -108,6 +108,8 @@ const Tensor& TensorFile::get(const std::string& name, const std::string& type,
   return tensor;
 }
 
+bool is_file(const std::string& path) { return std::ifstream(path).good(); }
+
 std::string read_text(const std::string& path, int64_t most_bytes) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw Error("folder: '" + path + "' cannot be read; name a packed folder");

@@ -40,4 +40,6 @@ class TensorFile {
 // The text of a small file.
 std::string read_text(const std::string& path, int64_t most_bytes);
 
+bool is_file(const std::string& path);
+
 }  // namespace edgeqat

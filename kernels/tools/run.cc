@@ -5,8 +5,11 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +26,8 @@ constexpr char kUsage[] =
     "                   [--seed S] [--threads N] [--context N] [--fp16]\n"
     "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
     "FOLDER is what `edgeqat quantize` wrote; NAME is tinyllama-1.1b, llama-58m or smollm-135m.\n";
+
+constexpr int64_t kMostThreads = 1024;
 
 struct Options {
   std::string folder, shape, scheme = "w4a8kv4";
@@ -47,11 +52,23 @@ double number(const std::string& flag, const char* text) {
   return value;
 }
 
+// A whole number from `least` to `most`.
+int64_t whole_number(const std::string& flag, const char* text, int64_t least, int64_t most) {
+  int64_t value = 0;
+  const char* end = text ? text + std::strlen(text) : nullptr;
+  const auto [stopped, error] = text ? std::from_chars(text, end, value) : std::from_chars_result{};
+  if (!text || error != std::errc() || stopped != end || value < least || value > most)
+    stop(2, flag + ": '" + (text ? text : "") + "' is no whole number from " +
+                std::to_string(least) + " to " + std::to_string(most));
+  return value;
+}
+
 std::vector<int32_t> list_of(const std::string& text) {
   std::vector<int32_t> ids;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
-    ids.push_back(int32_t(number("--ids", text.substr(begin, end - begin).c_str())));
+    const std::string id = text.substr(begin, end - begin);
+    ids.push_back(int32_t(whole_number("--ids", id.c_str(), 0, INT32_MAX)));
     begin = end + 1;
   }
   return ids;
@@ -62,7 +79,9 @@ Options parse(int count, char** arguments) {
   for (int i = 1; i < count; ++i) {
     const std::string flag = arguments[i];
     const auto next = [&] { return i + 1 < count ? arguments[++i] : nullptr; };
-    const auto whole = [&] { return int64_t(number(flag, next())); };
+    const auto whole = [&](int64_t least = 0, int64_t most = INT32_MAX) {
+      return whole_number(flag, next(), least, most);
+    };
     if (flag == "--help") std::printf("%s", kUsage), std::exit(0);
     else if (flag == "--shape" && i + 1 < count) o.shape = next();
     else if (flag == "--scheme" && i + 1 < count) o.scheme = next();
@@ -71,12 +90,12 @@ Options parse(int count, char** arguments) {
     else if (flag == "--temperature") o.temperature = float(number(flag, next()));
     else if (flag == "--top-k") o.top_k = whole();
     else if (flag == "--top-p") o.top_p = float(number(flag, next()));
-    else if (flag == "--seed") o.seed = uint64_t(whole());
-    else if (flag == "--threads") o.threads = int(whole());
+    else if (flag == "--seed") o.seed = uint64_t(whole(0, INT64_MAX));
+    else if (flag == "--threads") o.threads = int(whole(0, kMostThreads));
     else if (flag == "--context") o.context = whole();
     else if (flag == "--prompt") o.prompt = whole();
     else if (flag == "--depth") o.depth = whole();
-    else if (flag == "--repeat") o.repeat = whole();
+    else if (flag == "--repeat") o.repeat = whole(1, 1000);
     else if (flag == "--fp16") o.half = true;
     else if (flag == "--bench") o.bench = true;
     else if (flag[0] != '-' && o.folder.empty()) o.folder = flag;
@@ -103,14 +122,24 @@ void report(const std::string& test, const std::vector<double>& speeds) {
   std::printf("%-12s %10.2f tokens/s  sd %8.2f\n", test.c_str(), mean, sd);
 }
 
+// Refuses what would run out of the context on the way.
+void check_fits(const std::string& what, int64_t tokens, const edgeqat_info& info) {
+  if (tokens > info.context)
+    stop(2, what + ": " + std::to_string(tokens) + " tokens do not fit a context of " +
+                std::to_string(info.context) + "; lower them or raise --context");
+}
+
 void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
   if (o.ids.empty()) stop(2, "--ids: give the token ids of a prompt, or --bench");
+  check_fits("--ids and --tokens", int64_t(o.ids.size()) + std::max<int64_t>(o.tokens - 1, 0),
+             info);
   edgeqat_sampler* sampler = edgeqat_sampler_new(o.temperature, o.top_k, o.top_p, o.seed);
   if (!sampler) stop(2, edgeqat_error());
   std::vector<float> logits(info.vocabulary);
   check(edgeqat_forward(engine, o.ids.data(), int64_t(o.ids.size()), logits.data(), 0));
   for (int64_t i = 0; i < o.tokens; ++i) {
     const int32_t id = edgeqat_sample(sampler, logits.data(), info.vocabulary);
+    if (edgeqat_is_stop(engine, id)) break;
     std::printf(i ? ",%d" : "%d", id);
     std::fflush(stdout);
     if (i + 1 < o.tokens) check(edgeqat_forward(engine, &id, 1, logits.data(), 0));
@@ -120,6 +149,8 @@ void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info
 }
 
 void bench(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
+  check_fits("--prompt", o.prompt, info);
+  check_fits("--depth and --tokens", o.depth + o.tokens, info);
   std::vector<float> logits(info.vocabulary);
   std::vector<int32_t> prompt(std::max(o.prompt, o.depth));
   for (std::size_t i = 0; i < prompt.size(); ++i)
