@@ -170,7 +170,7 @@ FAULTS = {
         ["correct.blocks", "'stage?'", "matches no block"],
     ),
     "a form": (["--set", "correct.form=l1"], ["correct.form", "l1"]),
-    "a KV cache": (["--scheme", "w4a8kv4"], ["scheme", "kv4", "--w4a8"]),
+    "a KV cache": (["--kv4"], ["scheme", "kv4", "--w"]),
     "another runtime": (["--target", "gguf"], ["target", "gguf", "language models"]),
     "low-rank training": (["--set", "train.method=lowrank"], ["train.method", "lowrank"]),
     "guidance": (["--set", "guide.entropy.weight=1"], ["guide", "image models"]),
