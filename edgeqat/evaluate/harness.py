@@ -272,7 +272,7 @@ def main() -> None:
     try:
         lm_eval_main.cli_evaluate()
     except EdgeQATError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
 
 

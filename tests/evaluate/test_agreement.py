@@ -189,9 +189,9 @@ def test_the_engine_has_no_float64(packed_folder, capsys):
     assert "exact: the engine multiplies in float32" in capsys.readouterr().err
 
 
-def test_all_blocks_are_those_of_metrics_json(packed_folder, text_file, tmp_path):
+def test_all_blocks_are_those_of_metrics_json(packed_folder, tmp_path):
     output = tmp_path / "eval.json"
-    arguments = ["eval", packed_folder, "--data", text_file, "--mode", "one-pass", "--float32"]
+    arguments = ["eval", packed_folder, "--mode", "one-pass", "--float32"]
     assert run([str(a) for a in [*arguments, "--output", output]]) == 0
     metrics = json.loads((packed_folder / "metrics.json").read_text(encoding="utf-8"))
     found = json.loads(output.read_text(encoding="utf-8"))["perplexity"]["one_pass"]
