@@ -48,9 +48,8 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(options, options.child.split("+"))))
         return
-    if options.guided:
-        if images(options):
-            parser.error("--guided: queries and keys are of language models; drop it")
+    if options.guided and images(options):
+        parser.error("--guided: queries and keys are of language models; drop it")
     names = [*options.rows, "guided"] if options.guided else options.rows
     rows = {row: _in_a_process(row)[row] for row in names}
     unit = next(key for row in rows.values() for key in row if key.endswith(PER_SECOND))

@@ -41,7 +41,7 @@ def test_a_loop_of_ones_own_ends_in_a_packed_folder(tmp_path):
     tiny.drift(model)
     edgeqat.save(model, tmp_path / "out", tiny.tokenizer())
     assert torch.equal(logits(edgeqat.load(tmp_path / "out")), logits(model))
-    with pytest.raises(EdgeQATError, match="output: .* exists"):
+    with pytest.raises(EdgeQATError, match=r"output: .* exists"):
         edgeqat.save(model, tmp_path / "out")
     edgeqat.save(model, tmp_path / "out", overwrite=True)
     with pytest.raises(EdgeQATError, match="prepare"):
