@@ -41,9 +41,9 @@ def setup(debug: bool = False) -> None:
     if not speaks():
         logger.setLevel(logging.ERROR)
     logger.propagate = False
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # tells of every retry
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of every retry
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
