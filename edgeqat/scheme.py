@@ -30,6 +30,11 @@ def input_words(bits: int, mode: str, rotation: int) -> str:
     return f"{text}, rotated" if rotation else text
 
 
+def average_words(bits: dict[str, float]) -> str:
+    """Measured widths {"activations", "kv"}, for tables."""
+    return f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}"
+
+
 @dataclass(frozen=True)
 class Scheme:
     """Bit widths of weights, activations and KV cache; 16 means float."""

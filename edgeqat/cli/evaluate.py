@@ -11,6 +11,7 @@ import typer
 
 from edgeqat import log
 from edgeqat.errors import UsageError
+from edgeqat.scheme import average_words
 
 _TASKS, _TEXT = "tasks", "held-out text"
 
@@ -137,7 +138,7 @@ def _image_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    evaluation, bits = found["evaluation"], found["average_bits"]
+    evaluation = found["evaluation"]
     lines = [
         f"{found['model']} at {found['scheme']}, {found['backend']}, {evaluation['blocks']} blocks "
         f"of {evaluation['context']} tokens",
@@ -161,5 +162,5 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"output error of its layers in % of their power: {errors}")
     elif found["against"] is not None and found["backend"] == "native":
         lines.append("output error of its layers: the engine does not tell, other backends do")
-    lines.append(f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}")
+    lines.append(average_words(found["average_bits"]))
     return lines

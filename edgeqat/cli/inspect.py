@@ -9,7 +9,7 @@ import typer
 
 from edgeqat.errors import FormatError
 from edgeqat.recipe import QuantSection
-from edgeqat.scheme import input_words
+from edgeqat.scheme import average_words, input_words
 
 ROWS = ("float", "float_same_steps", "ptq", "qat_start", "qat")
 
@@ -63,7 +63,7 @@ def command(
         try:
             values = json.loads(metrics.read_text(encoding="utf-8"))
             found = {row: values[row] and next(iter(values[row].items())) for row in ROWS}
-            bits = values["average_bits"]
+            bits = average_words(values["average_bits"])
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
             raise FormatError(
                 f"metrics.json: '{metrics}' is damaged; copy the folder again"
@@ -72,6 +72,6 @@ def command(
             if score is not None:
                 print(f"{row}: {score[0]} {score[1]:.3f}")
         if checkpoint.IMAGE not in config:
-            print(f"average bits: activations {bits['activations']:.2f}, KV {bits['kv']:.2f}")
+            print(bits)
     if verify:
         print(f"verified {len(quantization['sha256']) + 1} files")

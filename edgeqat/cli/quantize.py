@@ -13,7 +13,7 @@ from edgeqat import recipe as recipes
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
-from edgeqat.scheme import Scheme
+from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +126,8 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
         f"{kind} {sizes[kind] / 1e6:.2f}" for kind in ("weights", "scales", "embeddings", "other")
     )
     print(f"size {sizes['total'] / 1e6:.2f} MB ({kinds}); fp16 {sizes['fp16'] / 1e6:.2f} MB")
-    bits = metrics["average_bits"]
     if not images:
-        print(f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}")
+        print(average_words(metrics["average_bits"]))
     if "coreset" in metrics:
         found = metrics["coreset"]
         print(

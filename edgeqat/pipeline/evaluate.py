@@ -151,7 +151,7 @@ def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
     values: dict[str, Any] = {"data.root": data, "data.valid_blocks": blocks}
     if data is not None and not images and Path(data).expanduser().is_file():
         file = str(Path(data).expanduser().absolute())
-        values |= {"data.root": file, "data.train": file, "data.valid": file}
+        values |= {"data.root": file, "data.valid": file}
     return recipes.load(path, {key: value for key, value in values.items() if value is not None})
 
 

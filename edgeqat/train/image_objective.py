@@ -42,20 +42,10 @@ class ImageObjective(Objective):
         self._folds = self.teacher is not None and not taps_norms
         self.normalizer, self.augmented, self.seed = normalizer, augmented, seed
 
-    def __call__(
-        self,
-        student: nn.Module,
-        batch: dict[str, Tensor],
-        count: Tensor | None = None,
-        step: int = 0,
-    ) -> dict[str, Tensor]:
-        """The terms of a batch, as Objective's."""
+    def prepared(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, Tensor]:
         if self._folds:  # not earlier: the Trainer moves the float model, which selectors share
             assert self.teacher is not None
             self.teacher, self._folds = folded(self.teacher), False
-        return super().__call__(student, batch, count, step)
-
-    def prepared(self, batch: dict[str, Tensor], step: int) -> tuple[Tensor, Tensor]:
         pixels, labels = batch["pixels"], batch["labels"]
         if self.augmented:
             drawn = hash((self.seed, step, int(batch["index"][0]))) & 0x7FFFFFFFFFFFFFFF
