@@ -93,7 +93,7 @@ _NO_LICENSE = ("", "other", "unknown")
 def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     """The honest rows: name and perplexity or top-1 (None: not computed)."""
     metric, steps, scheme = metric_of(metrics), metrics["train"]["steps"], metrics["scheme"]
-    rotated = "rotated, " if metrics.get("rotated", True) else ""
+    rotated = "rotated, " if metric != "top1" and metrics.get("rotated", True) else ""
     titles = {
         "float": "float",
         "float_same_steps": f"float, trained for the same {steps} steps",

@@ -78,6 +78,8 @@ def test_a_classifier_is_measured_in_top1():
     metrics = {**METRICS, **{row: {"top1": 60.0} for row in ("float", "ptq", "qat_start", "qat")}}
     assert "| | top1 |" in card.render(metrics, Recipe(), CONFIG)
     assert card.table(metrics)[-1] == ("QAT at w4a8kv4, packed", 60.0)
+    metrics["qat_start"] = {"top1": 50.0}  # other scales, but images are never rotated
+    assert ("... where QAT starts", 50.0) in card.table(metrics)
 
 
 @pytest.mark.parametrize(
