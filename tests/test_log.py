@@ -22,7 +22,8 @@ def test_setting_up_twice_prints_every_line_once(capsys):
 def test_the_hub_s_retries_stay_off_stderr():
     # in a process of its own: the library sets its level when it is imported
     code = (
-        "from edgeqat import log; log.setup(); from huggingface_hub import file_download; import logging; "
+        "from edgeqat import log; log.setup(); from huggingface_hub import file_download; "
+        "import logging; "
         "logging.getLogger('huggingface_hub.utils._http').warning('Retrying in 1s [Retry 1/5].')"
     )
     environment = {name: own for name, own in os.environ.items() if name != "HF_HUB_VERBOSITY"}
