@@ -55,6 +55,8 @@ class Info(ctypes.Structure):
         ("context", c_int64),
         ("position", c_int64),
         ("matrix_bytes", c_int64),
+        ("layers", c_int64),
+        ("hidden", c_int64),
         ("threads", c_int32),
         ("isa", c_char_p),
     )
@@ -76,6 +78,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_close": (None, [c_void_p]),
     "edgeqat_get_info": (c_int, [c_void_p, POINTER(Info)]),
     "edgeqat_forward": (c_int, [c_void_p, c_void_p, c_int64, c_void_p, c_int]),
+    "edgeqat_trace": (c_int, [c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
     "edgeqat_is_stop": (c_int, [c_void_p, c_int32]),
     "edgeqat_rewind": (c_int, [c_void_p, c_int64]),
     "edgeqat_cores": (c_int, []),
@@ -217,6 +220,16 @@ def forward(handle: int, ids: np.ndarray, logits: np.ndarray, every: bool) -> No
     assert ids.dtype == np.int32 and logits.dtype == np.float32 and logits.flags.c_contiguous
     ids = np.ascontiguousarray(ids)
     check(require().edgeqat_forward(handle, _at(ids), len(ids), _at(logits), every))
+
+
+def trace(handle: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Append ids (N,) int32; logits (N, V) and outputs of the decoder layers (L, N, H), float32."""
+    assert ids.dtype == np.int32 and ids.flags.c_contiguous
+    told = info(handle)
+    logits = np.empty((len(ids), told.vocabulary), np.float32)
+    outputs = np.empty((told.layers, len(ids), told.hidden), np.float32)
+    check(require().edgeqat_trace(handle, _at(ids), len(ids), _at(logits), _at(outputs)))
+    return logits, outputs
 
 
 def rewind(handle: int, position: int) -> None:

@@ -57,48 +57,42 @@ def command(
     from edgeqat.evaluate import chart
     from edgeqat.hf import image_folder
     from edgeqat.output import check_file, write_json
-    from edgeqat.pipeline import bench
+    from edgeqat.pipeline import bench, image_bench
 
     check_file(json, csv, png)
     if png is not None:
         chart.check_installed()
-    if folder is not None and image_folder.is_image_folder(checkpoint.read_config(folder)):
-        if depth or csv is not None or png is not None:
-            raise UsageError("depth, csv, png: image classifiers have none of them; use --json")
-        _bench_images(folder, tuple(engine or ()), threads, repeat, json)
-        return
-    if folder is not None:
-        subject = bench.Subject.of_folder(folder)
+    images = folder is not None and image_folder.is_image_folder(checkpoint.read_config(folder))
+    if images:
+        if depth:
+            raise UsageError("depth: images have none; leave it out")
+        assert folder is not None
+        with log.console().status("measuring"):
+            rows = image_bench.run(folder, tuple(engine or ()), threads, repeat)
     else:
-        assert shape is not None
-        subject = bench.Subject.of_shape(shape, str(Scheme.parse(scheme or "w4a8kv4")))
-    with log.console().status("opening") as status:
-        rows = bench.run(
-            subject, engine or (), threads, depth or (), repeat,
-            lambda name, test: status.update(f"{test} on {name}"),
-        )  # fmt: skip
+        if folder is not None:
+            subject = bench.Subject.of_folder(folder)
+        else:
+            assert shape is not None
+            subject = bench.Subject.of_shape(shape, str(Scheme.parse(scheme or "w4a8kv4")))
+        with log.console().status("opening") as status:
+            rows = bench.run(
+                subject, engine or (), threads, depth or (), repeat,
+                lambda name, test: status.update(f"{test} on {name}"),
+            )  # fmt: skip
     if json is not None:
         write_json(json, rows)
     if csv is not None:
         bench.write_csv(csv, rows)
     if png is not None:
         chart.speed_bars(png, rows)
-    _table(rows)
+    (_image_table if images else _table)(rows)
 
 
-def _bench_images(
-    folder: Path, engines: tuple[str, ...], threads: int | None, repeat: int, json: Path | None
-) -> None:
+def _image_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edgeqat.output import write_json
-    from edgeqat.pipeline import image_bench
-
-    with log.console().status("measuring"):
-        rows = image_bench.run(folder, engines, threads, repeat)
-    if json is not None:
-        write_json(json, rows)
     print(f"{rows[0]['model']} on {rows[0]['cpu']}, {rows[0]['threads']} threads")
     table = Table()
     for column in ("test", "engine", "scheme", "images/s", "sd", "ms/batch", "file MB"):

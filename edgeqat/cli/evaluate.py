@@ -160,7 +160,5 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["layers"] is not None:
         errors = " ".join(f"{100 * layer['error']:.3g}" for layer in found["layers"])
         lines.append(f"output error of its layers in % of their power: {errors}")
-    elif found["against"] is not None and found["backend"] == "native":
-        lines.append("output error of its layers: the engine does not tell, other backends do")
     lines.append(average_words(found["average_bits"]))
     return lines

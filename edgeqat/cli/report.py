@@ -19,13 +19,13 @@ def command(
         Path | None, typer.Option("--bench", help="JSON of `edgeqat bench`: adds speed.")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option("--png", help="Folder for losses and attention as PNG as well.")
+        Path | None, typer.Option("--png", help="Folder for the figures as PNG as well.")
     ] = None,
 ) -> None:
     """Write one self-contained page about a packed folder.
 
     It shows table, losses, attention, errors, sizes and speed. A packed folder holds its
-    report.html already; this adds speed, or writes it elsewhere.
+    report.html already; this adds speed, writes it elsewhere, or draws its figures as PNG.
     """
     log.setup()
     from edgeqat.pipeline.report import report

@@ -53,7 +53,7 @@ def agreement(
     """What the module's docstring lists, of a packed model on blocks (N, T); what `mode` or a
     missing float model leaves out is None. `average_bits` are those of one pass, else of decoding.
 
-    With an `engine` on the same folder the logits are its own; it tells neither layers nor bits.
+    With an `engine` on the same folder logits and layers are its own; it does not tell bits.
     """
     one_pass, decodes = mode != "decode", mode != "one-pass"
     if mode == "decode" and not can_decode(model):
@@ -64,9 +64,8 @@ def agreement(
     with exact_products(exact), WidthMeter(model.eval(), scheme) as meter:
         for ids in blocks.ids.split(batch):
             ids = ids.to(model.device)
-            names = [] if floating is None or engine or not one_pass else decoder_layers(floating)
-            with tapped(model, names) as outputs:
-                whole = _whole(model, ids, engine) if one_pass else None
+            names = [] if floating is None or not one_pass else decoder_layers(floating)
+            whole, outputs = _whole(model, ids, engine, names) if one_pass else (None, [])
             with meter.paused(one_pass):
                 steps = _stepwise(model, ids, engine) if decodes else None
             target = None
@@ -89,14 +88,23 @@ def decoded(model: Any, ids: Tensor) -> Tensor:
     return torch.cat(found, dim=1)
 
 
-def _whole(model: Any, ids: Tensor, engine: Engine | None) -> Tensor:
+def _whole(
+    model: Any, ids: Tensor, engine: Engine | None, names: list[str]
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits (B, T, V) of one pass, and the outputs (B, T, H) of the named decoder layers."""
     if engine is None:
-        return model(input_ids=ids, use_cache=False).logits
-    found = []
+        with tapped(model, names) as outputs:
+            return model(input_ids=ids, use_cache=False).logits, outputs
+    logits, layers = [], []
     for row in ids.tolist():
         engine.reset()
-        found.append(torch.from_numpy(engine.prefill(row, every=True)))
-    return torch.stack(found)
+        if names:
+            found, own = engine.trace(row)
+            layers.append(torch.from_numpy(own))
+        else:
+            found = engine.prefill(row, every=True)
+        logits.append(torch.from_numpy(found))
+    return torch.stack(logits), list(torch.stack(layers, dim=1)) if layers else []
 
 
 def _stepwise(model: Any, ids: Tensor, engine: Engine | None) -> Tensor:

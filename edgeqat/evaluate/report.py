@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeqat.errors import UsageError
 from edgeqat.evaluate import figures
+from edgeqat.evaluate.chart import RATES
 from edgeqat.evaluate.portrait import STAGES, Arrays
 from edgeqat.scheme import input_words
 
@@ -25,7 +26,6 @@ TITLES = {"float": "float", "ptq": "PTQ", "qat": "QAT"}
 _COLOUR = {stage: number for number, stage in enumerate(STAGES)}
 _KINDS = ("weights", "scales", "embeddings", "other")
 _QAT = "qat"
-_RATES = {"tokens_per_second": "tokens/s", "images_per_second": "images/s"}
 
 
 def page(
@@ -51,7 +51,7 @@ def page(
         metric=metric_of(metrics),
         rows=_rows(metrics, rows),
         conditions=_conditions(metrics),
-        sizes=_sizes(metrics["bytes"]),
+        sizes=sizes(metrics["bytes"]),
         fp16=_megabytes(metrics["bytes"]["fp16"]),
         losses=loss_figures(records),
         widths=_widths(layers),
@@ -128,8 +128,9 @@ def _conditions(metrics: dict[str, Any]) -> str:
     return text
 
 
-def _sizes(sizes: dict[str, int]) -> list[tuple[str, int, str]]:
-    known = [(kind, sizes[kind]) for kind in _KINDS if sizes.get(kind)]
+def sizes(by_kind: dict[str, int]) -> list[tuple[str, int, str]]:
+    """Kind, bytes and words of what a packed file holds, from metrics' `bytes`."""
+    known = [(kind, by_kind[kind]) for kind in _KINDS if by_kind.get(kind)]
     return [(name, size, _megabytes(size)) for name, size in known]
 
 
@@ -200,20 +201,26 @@ def densities(
     return ((edges[1:] + edges[:-1]) / 2).tolist(), found
 
 
-def _importance(data: Arrays) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Tokens with s_i (i + 1), scaled to the largest, for the mean of the layers and each of them.
+def token_scores(data: Arrays) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Tokens, and s_i (i + 1) of each (T,), scaled to the largest: of the mean of the layers, and
+    of each layer by its number.
 
     The first token, which attends to itself only, is left out of the scale.
     """
     scores = data["importance"].astype(np.float64)
     scores = scores * np.arange(1, scores.shape[1] + 1)
-    tokens = [text.replace("\n", "\u23ce") for text in data["tokens"].tolist()]
-    named = [("all, mean", scores.mean(0))] + [(str(n), own) for n, own in enumerate(scores)]
-    found = []
-    for name, own in named:
-        shown = np.clip(own / max(own[1:].max(initial=0.0), 1e-9), 0, 1).round(3).tolist()
-        found.append((name, list(zip(tokens, shown, strict=True))))
-    return found
+    tokens = [text.replace("\n", "\u21b5") for text in data["tokens"].tolist()]
+    named = {"all, mean": scores.mean(0)} | {str(n): own for n, own in enumerate(scores)}
+    scaled = {
+        name: np.clip(own / max(own[1:].max(initial=0.0), 1e-9), 0, 1).round(3)
+        for name, own in named.items()
+    }
+    return tokens, scaled
+
+
+def _importance(data: Arrays) -> list[tuple[str, list[tuple[str, float]]]]:
+    tokens, scores = token_scores(data)
+    return [(name, list(zip(tokens, own.tolist(), strict=True))) for name, own in scores.items()]
 
 
 def _coreset(coreset: dict[str, Any]) -> dict[str, Any]:
@@ -245,14 +252,22 @@ def _percent(value: float | None, factor: float = 1.0) -> str:
 
 
 def _scores(histogram: dict[str, list[float]]) -> str:
-    """Shares of all samples and of the selected ones over their scores."""
+    """Curves of all samples and of the selected ones over their scores."""
+    return figures.lines(*shares_of_scores(histogram), "score", "% of samples", fill=True)
+
+
+def shares_of_scores(
+    histogram: dict[str, list[float]],
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Centres of the bins of a selection's histogram, and % of all samples and of the selected
+    ones in each.
+    """
     edges = np.array(histogram["edges"])
     shares = {}
     for name in ("all", "selected"):
         counts = np.array(histogram[name], dtype=np.float64)
         shares[name] = (100 * counts / max(counts.sum(), 1)).tolist()
-    centres = ((edges[1:] + edges[:-1]) / 2).tolist()
-    return figures.lines(centres, shares, "score", "% of samples", fill=True)
+    return ((edges[1:] + edges[:-1]) / 2).tolist(), shares
 
 
 def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -261,7 +276,7 @@ def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     try:
         found = []
-        rate = next(name for name in _RATES if name in bench[0])
+        rate = next(name for name in RATES if name in bench[0])
         for test in dict.fromkeys(row["test"] for row in bench):
             own = [row for row in bench if row["test"] == test]
             own.sort(key=lambda row: row["engine"] != "native")
@@ -270,7 +285,7 @@ def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if test.startswith("tg") and first["read_bytes_per_second"] and first["weight_bytes"]:
                 limit = first["read_bytes_per_second"] / first["weight_bytes"]
             note = "; dashed: its matrices at the speed of a plain read loop" if limit else ""
-            found.append((f"{test}{note}", figures.rows(entries, _RATES[rate], limit)))
+            found.append((f"{test}{note}", figures.rows(entries, RATES[rate], limit)))
         machine = f"{bench[0]['model']} on {bench[0]['cpu']}, {bench[0]['threads']} threads"
     except (KeyError, TypeError, IndexError, StopIteration):
         raise UsageError(

@@ -16,6 +16,7 @@ from typing import Any
 from edgeqat import native
 from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.evaluate import latency
+from edgeqat.evaluate.chart import RATES
 from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test
 from edgeqat.output import whole_file
@@ -184,8 +185,8 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """One line a row, mean and sd in columns of their own."""
     flat = []
     for row in rows:
-        speed = row["tokens_per_second"]
-        flat.append({**row, "tokens_per_second": speed["mean"], "sd": speed["sd"]})
+        rate = next(name for name in RATES if name in row)
+        flat.append({**row, rate: row[rate]["mean"], "sd": row[rate]["sd"]})
     with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, flat[0])
         writer.writeheader()

@@ -11,6 +11,7 @@ from edgeqat import recipe as recipes
 from edgeqat.checkpoint import METRICS, RECORDS
 from edgeqat.errors import FormatError, OutputError, UsageError
 from edgeqat.evaluate import chart, portrait
+from edgeqat.evaluate import pictures as drawings
 from edgeqat.evaluate import report as pages
 from edgeqat.output import check_file, check_folder, write_text
 from edgeqat.pipeline import card
@@ -42,7 +43,7 @@ def report(
     write_text(output, html)
     if pictures is None:
         return [output]
-    return [output, *chart.report_pictures(pictures, pages.series(records), data)]
+    return [output, *drawings.write(pictures, metrics, records, data, rows)]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The native decoding engine on a packed folder: prefill, decode, generate; one sequence at a time.
 
-Legend: N tokens, V vocabulary.
+Legend: N tokens, V vocabulary, L layers, H hidden size.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class Engine:
     def decode(self, id: int) -> np.ndarray:
         """Append one token; logits (V,) after it."""
         return self.prefill([id])
+
+    def trace(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Append token ids; logits (N, V) after each, and what each decoder layer leaves in the
+        residual stream (L, N, H).
+        """
+        return native.trace(self._open(), np.asarray(ids, np.int32).reshape(-1))
 
     def generate(
         self,

@@ -28,6 +28,7 @@ typedef struct edgeqat_info {
   int64_t context;       /* longest sequence */
   int64_t position;      /* tokens so far */
   int64_t matrix_bytes;  /* read by one decoding step */
+  int64_t layers, hidden;
   int32_t threads;
   const char *isa;       /* static */
 } edgeqat_info;
@@ -54,6 +55,9 @@ EDGEQAT_API int edgeqat_is_stop(const edgeqat_engine *engine, int32_t id);
 /* Appends tokens; logits [vocabulary] of the last one, with `all` [count][vocabulary]. */
 EDGEQAT_API int edgeqat_forward(edgeqat_engine *engine, const int32_t *ids, int64_t count,
                                 float *logits, int all);
+/* The same with all logits; outputs [layers][count][hidden]: what each decoder layer leaves. */
+EDGEQAT_API int edgeqat_trace(edgeqat_engine *engine, const int32_t *ids, int64_t count,
+                              float *logits, float *outputs);
 /* Forgets the tokens from `position` on, or all of them. */
 EDGEQAT_API int edgeqat_rewind(edgeqat_engine *engine, int64_t position);
 EDGEQAT_API int edgeqat_reset(edgeqat_engine *engine);

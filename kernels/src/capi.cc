@@ -120,7 +120,7 @@ void edgeqat_close(edgeqat_engine* engine) { delete engine; }
 int edgeqat_get_info(const edgeqat_engine* engine, edgeqat_info* info) {
   const Engine& e = engine->engine;
   *info = {e.model().config.vocabulary, e.context(), e.position(), e.model().matrix_bytes(),
-           e.threads(), e.isa().name};
+           e.model().config.layers, e.model().config.hidden, e.threads(), e.isa().name};
   return EDGEQAT_OK;
 }
 
@@ -132,6 +132,11 @@ int edgeqat_is_stop(const edgeqat_engine* engine, int32_t id) {
 int edgeqat_forward(edgeqat_engine* engine, const int32_t* ids, int64_t count, float* logits,
                     int all) {
   return guarded([&] { engine->engine.forward(ids, count, logits, all); });
+}
+
+int edgeqat_trace(edgeqat_engine* engine, const int32_t* ids, int64_t count, float* logits,
+                  float* outputs) {
+  return guarded([&] { engine->engine.forward(ids, count, logits, true, outputs); });
 }
 
 int edgeqat_rewind(edgeqat_engine* engine, int64_t position) {

@@ -76,7 +76,8 @@ void Engine::rewind(int64_t position) {
   }
 }
 
-void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all) {
+void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all,
+                     float* outputs) {
   const int64_t vocabulary = model_.config.vocabulary;
   if (count < 1) throw Error("ids: there are none; give at least one token");
   if (count > context_ - position_)
@@ -88,19 +89,20 @@ void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all)
                   std::to_string(vocabulary));
   for (int64_t done = 0; done < count; done += kChunk) {
     const int64_t tokens = std::min(kChunk, count - done);
-    run_chunk(ids + done, tokens);
+    const int64_t hidden = model_.config.hidden;
+    run_chunk(ids + done, tokens, outputs ? outputs + done * hidden : nullptr, count * hidden);
     position_ += tokens;
     if (!all && done + tokens < count) continue;
     const int64_t first = all ? 0 : tokens - 1;
-    if (!all) std::memmove(x_.data(), x_.data() + first * model_.config.hidden,
-                           model_.config.hidden * sizeof(float));
+    if (!all) std::memmove(x_.data(), x_.data() + first * hidden, hidden * sizeof(float));
     norm(model_.norm, tokens - first);
     project({{&model_.head, logits + (all ? done * vocabulary : 0)}}, normed_.data(),
             tokens - first);
   }
 }
 
-void Engine::run_chunk(const int32_t* ids, int64_t count) {
+// outputs: where the first layer's go, the next layer's `stride` floats behind; or null.
+void Engine::run_chunk(const int32_t* ids, int64_t count, float* outputs, int64_t stride) {
   const Config& c = model_.config;
   const int64_t half = c.head_dim / 2;
   for (int64_t t = 0; t < count; ++t) {
@@ -111,6 +113,8 @@ void Engine::run_chunk(const int32_t* ids, int64_t count) {
   for (int64_t layer = 0; layer < c.layers; ++layer) {
     attention_block(layer, count);
     mlp_block(layer, count);
+    if (outputs)
+      std::memcpy(outputs + layer * stride, x_.data(), count * c.hidden * sizeof(float));
   }
 }
 

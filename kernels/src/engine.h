@@ -18,7 +18,9 @@ class Engine {
   Engine(Model model, int threads, int64_t context);
 
   // Appends tokens. Logits [vocabulary] of the last one, or with `all` [count][vocabulary].
-  void forward(const int32_t* ids, int64_t count, float* logits, bool all);
+  // outputs, if given, [layers][count][hidden]: the residual stream behind each layer.
+  void forward(const int32_t* ids, int64_t count, float* logits, bool all,
+               float* outputs = nullptr);
   // Forgets the tokens from `position` on.
   void rewind(int64_t position);
 
@@ -29,7 +31,7 @@ class Engine {
   const Model& model() const { return model_; }
 
  private:
-  void run_chunk(const int32_t* ids, int64_t count);
+  void run_chunk(const int32_t* ids, int64_t count, float* outputs, int64_t stride);
   void attention_block(int64_t layer, int64_t count);
   void mlp_block(int64_t layer, int64_t count);
   void prepare_heads(int64_t layer, int64_t count);

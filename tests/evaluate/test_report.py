@@ -170,8 +170,9 @@ def test_the_page_has_speed_where_a_bench_is_given(page):
 def test_figures_are_written_as_png(packed_folder, tmp_path):
     arguments = ["--output", str(tmp_path / "page.html"), "--png", str(tmp_path / "png")]
     assert run(["report", str(packed_folder), *arguments]) == 0
-    names = {path.name for path in (tmp_path / "png").iterdir()}
-    assert names == {"layer0.png", "layer1.png"}  # two steps are one record: no curve
+    names = {path.stem for path in (tmp_path / "png").iterdir()}
+    # two steps are one record: no curve
+    assert names == {"bytes", "errors", "importance", "layer0", "layer1"}
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,9 @@ def test_a_folder_is_exported_and_measured(folder, tmp_path, capsys):
     assert "logits (batch, 10)" in capsys.readouterr().out
     assert run(["export", "onnx", str(folder), "--output", str(tmp_path / "net.onnx")]) == 2
     assert "exists" in capsys.readouterr().err
-    arguments = ["--repeat", "1", "--threads", "1", "--json", str(tmp_path / "rows.json")]
+    arguments = ["--repeat", "1", "--threads", "1"]
+    for kind in ("json", "csv", "png"):
+        arguments += [f"--{kind}", str(tmp_path / f"rows.{kind}")]
     assert run(["bench", str(folder), *arguments]) == 0
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert {(row["engine"], row["test"]) for row in rows} == {
@@ -127,6 +129,9 @@ def test_a_folder_is_exported_and_measured(folder, tmp_path, capsys):
         for test in ("b1", "b64")
     }
     assert all(row["images_per_second"]["mean"] > 0 for row in rows)
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert len(lines) == 7 and "images_per_second" in lines[0]
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     sizes = {row["engine"]: row["file_bytes"] for row in rows}
     assert sizes["onnxruntime"] < 0.5 * sizes["onnxruntime-float"]
 
@@ -137,7 +142,7 @@ def test_wrong_use(folder, packed_folder, tmp_path, capsys):
         (["export", "onnx", str(packed_folder), "--output", place], "holds a language model"),
         (["export", "onxn", str(folder), "--output", place], "did you mean 'onnx'"),
         (["bench", str(folder), "--engine", "native"], "engine: 'native' is unknown"),
-        (["bench", str(folder), "--depth", "4"], "image classifiers have none"),
+        (["bench", str(folder), "--depth", "4"], "depth: images have none"),
         (["generate", str(folder), "--prompt", "x"], "holds an image classifier"),
     ):
         assert run(given) == 2

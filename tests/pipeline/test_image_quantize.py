@@ -124,6 +124,18 @@ def test_the_report_draws_the_scores_of_the_coreset(packed):
     assert "epoch 0" in part and "epoch 1" in part
 
 
+def test_the_report_of_images_is_drawn_with_speed(packed, tmp_path):
+    shared = {"model": "m", "cpu": "c", "threads": 1, "test": "b1"}
+    speed = {"images_per_second": {"mean": 5.0, "sd": 1.0}}
+    rows = [{"engine": name, **shared, **speed} for name in ("onnxruntime", "torch")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    given = ["--bench", tmp_path / "rows.json", "--output", tmp_path / "page.html"]
+    assert run([str(a) for a in ["report", packed, *given, "--png", tmp_path / "png"]]) == 0
+    assert {path.stem for path in (tmp_path / "png").iterdir()} == {
+        "bytes", "coreset", "losses", "speed",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("backend", ["float", "fake-quant", "native"])
 def test_tasks_are_for_language_models(packed, backend, capsys):
     assert run(["eval", str(packed), "--tasks", "piqa", "--backend", backend]) == 2

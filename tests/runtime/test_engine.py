@@ -31,6 +31,7 @@ from edgeqat.errors import FormatError, UsageError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf.source import load_model, load_tokenizer
 from edgeqat.nn import convert
+from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.recipe import QuantSection
 from edgeqat.runtime.engine import Engine
@@ -119,6 +120,22 @@ def test_one_pass_equals_token_by_token_bit_for_bit(sinks, tmp_path):
         engine.reset()
         engine.prefill(ids[:37])
         assert np.array_equal(engine.prefill(ids[37:]), once[-1])
+
+
+def test_traced_layers_are_those_of_torch_chunk_by_chunk(tmp_path):
+    model = pack(tmp_path, tiny.llama(max_position_embeddings=512), "w4a8kv4")
+    ids = tiny.ids(1, 300, seed=2)  # more than the engine computes at once
+    names = decoder_layers(model)
+    with torch.no_grad(), tapped(model, names) as expected:
+        model(input_ids=ids, use_cache=False)
+    with Engine(tmp_path, threads=2) as engine:
+        logits, layers = engine.trace(ids[0].tolist())
+        engine.reset()
+        np.testing.assert_array_equal(logits, engine.prefill(ids[0].tolist(), every=True))
+    assert layers.shape == (len(names), 300, model.config.hidden_size)
+    for own, other in zip(torch.from_numpy(layers), expected, strict=True):
+        assert torch.cosine_similarity(own, other[0], dim=-1).min() > 0.999
+        assert torch.allclose(own.norm(dim=-1), other[0].norm(dim=-1), rtol=0.02)
 
 
 def test_every_instruction_set_gives_the_same_logits(tmp_path, monkeypatch):
