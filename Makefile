@@ -35,7 +35,7 @@ types: $(VENV)/.installed-dev
 check-kernels: $(PACKED)
 	$(KERNELS) -B build/sanitize -DEDGEQAT_SANITIZE=ON -DCMAKE_CXX_FLAGS=-O1 \
 		-DEDGEQAT_TEST_FOLDER=$(abspath $(PACKED))
-	cmake --build build/sanitize --parallel 2 --target edgeqat-check edgeqat-fuzz
+	cmake --build build/sanitize --parallel 2 --target edgeqat-check edgeqat-fuzz edgeqat-example
 	cd build/sanitize && ctest --output-on-failure
 
 # The same rows on another architecture, with and without i8mm, and the same text from the same folder.
