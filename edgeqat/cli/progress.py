@@ -35,22 +35,29 @@ def training_progress() -> Iterator[Any]:
             tasks[stage] = bar.add_task(
                 stage, total=record["steps"], terms="", speed=0.0, unit=unit
             )
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
-        bar.update(tasks[stage], completed=record["step"], terms=terms, speed=speed)
+        shown: dict[str, Any] = {"completed": record["step"], "speed": speed}
+        if record["terms"]:  # else the last ones stay
+            shown["terms"] = _words(record["terms"])
+        bar.update(tasks[stage], **shown)
 
     with bar:
         yield listener
 
 
 def _print_line(record: dict[str, Any]) -> None:
-    terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
+    if not record["terms"]:
+        return
     speed, unit = _speed(record)
     left = record["seconds"] / record["step"] * (record["steps"] - record["step"])
     log.console().print(
-        f"{record['stage']:>5} {record['step']:>5}/{record['steps']}  {terms}  "
+        f"{record['stage']:>5} {record['step']:>5}/{record['steps']}  {_words(record['terms'])}  "
         f"{speed:.0f} {unit}/s  {left:.0f} s left",
         soft_wrap=True,
     )
+
+
+def _words(terms: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
 
 
 def _speed(record: dict[str, Any]) -> tuple[float, str]:

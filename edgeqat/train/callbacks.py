@@ -1,5 +1,5 @@
 """What a run tells while it trains: one record per interval to metrics.jsonl, and the same record
-to a listener.
+to a listener; after every step the listener is told where the run is by a record without terms.
 
 A record: step, seconds, tokens_per_second (of images: samples_per_second), learning_rate and the
 mean of every loss term since the last record. Seconds spent on selecting samples count apart. A run
@@ -64,11 +64,13 @@ class Recorder(TrainerCallback):
         self.start = time.perf_counter()
         if self.path is not None and state.is_world_process_zero:
             truncate(self.path, state.global_step)
+        self._tell_position(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         control.should_log |= state.global_step >= state.max_steps  # the last steps count too
+        self._tell_position(state)
         return control
 
     def on_log(
@@ -81,28 +83,38 @@ class Recorder(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs or not state.is_world_process_zero:
             return
+        names = {"epoch", "grad_norm", "learning_rate"}
+        terms = {k: round(v, 6) for k, v in logs.items() if k not in names}
+        record = self._record(state, logs.get("learning_rate"), terms)
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        spoken = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        logger.debug(
+            "%s step %5d/%d  %s  %.0f %s/s",
+            self.stage, state.global_step, state.max_steps, spoken, record[self.rate], self.unit,
+        )  # fmt: skip
+        if self.listener is not None:
+            self.listener(record)
+
+    def _tell_position(self, state: TrainerState) -> None:
+        if self.listener is not None and state.is_world_process_zero:
+            self.listener(self._record(state, None, {}))
+
+    def _record(
+        self, state: TrainerState, learning_rate: float | None, terms: dict[str, float]
+    ) -> dict[str, Any]:
         seconds = self.seconds
         done = state.global_step * self.per_step
-        names = {"epoch", "grad_norm", "learning_rate"}
-        record = {
+        return {
             "stage": self.stage,
             "step": state.global_step,
             "steps": state.max_steps,
             "seconds": round(seconds, 3),
-            self.rate: round(done / seconds, 1),
-            "learning_rate": logs.get("learning_rate"),
-            "terms": {k: round(v, 6) for k, v in logs.items() if k not in names},
+            self.rate: round(done / max(seconds, 1e-9), 1),
+            "learning_rate": learning_rate,
+            "terms": terms,
         }
-        if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in record["terms"].items())
-        logger.debug(
-            "%s step %5d/%d  %s  %.0f %s/s",
-            self.stage, state.global_step, state.max_steps, terms, record[self.rate], self.unit,
-        )  # fmt: skip
-        if self.listener is not None:
-            self.listener(record)
 
 
 def truncate(path: Path, step: int) -> None:

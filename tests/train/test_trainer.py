@@ -45,11 +45,11 @@ def run(chosen, data=None, path=None, prepared=True, seed=0):
     objective = Objective(chosen.distill, teacher)
     trainer = QATTrainer(model, chosen, data or blocks(), objective, "qat", path, records.append)
     trainer.run()
-    return model, records
+    return model, [record for record in records if record["terms"]]
 
 
 def losses(records):
-    return [record["terms"]["loss"] for record in records]
+    return [record["terms"]["loss"] for record in records if record["terms"]]
 
 
 def test_training_lowers_the_loss_and_moves_weights_and_scales():
@@ -155,6 +155,16 @@ def test_records_go_to_metrics_jsonl_and_to_the_listener(tmp_path):
         assert set(record["terms"]) == {"loss", "ce", "kl"}
     middle = records[1]["terms"]
     assert middle["loss"] == pytest.approx(0.5 * (middle["ce"] + middle["kl"]), rel=1e-4)
+
+
+def test_the_listener_knows_every_step():
+    records = []
+    objective = Objective(recipe().distill, tiny.llama())
+    model = edgeqat.prepare(tiny.llama(), "w4a8kv4")
+    chosen = recipe(steps=3, log_steps=2)
+    QATTrainer(model, chosen, blocks(), objective, listener=records.append).run()
+    assert [record["step"] for record in records if not record["terms"]] == [0, 1, 2, 3]
+    assert all(record["steps"] == 3 for record in records)
 
 
 def test_records_are_means_since_the_last_one():
