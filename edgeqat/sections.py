@@ -59,6 +59,10 @@ class CoresetSection(Section):
         None, description="as many of each class; absent: for labelled images below 5%"
     )
     random_share: float = Field(0.0, ge=0, le=1, description="part of the coreset drawn at random")
+    norm_images: int = Field(
+        1024, ge=0, description="images of all data on which batch norms are estimated anew before "
+        "a selection and after training (0: none)",
+    )  # fmt: skip
     kept_classes: int = Field(
         16, ge=1, description="most probable classes cached of outputs with more than 1,000"
     )

@@ -72,7 +72,7 @@ def prepare(options: argparse.Namespace) -> None:
     student = prepared(task, recipe, recipe.quant)
     selection, _ = selection_of(task, recipe, student)
     entropy, _ = selection.score(student, 0.0, options.seed)
-    samples = task.samples()
+    samples = task.samples(recipe)
     assert samples.classes is not None, "subsets are balanced over classes"
     options.out.mkdir(parents=True, exist_ok=True)
     told = {"samples": len(samples), "data": samples.fingerprint()}

@@ -2,13 +2,18 @@
 uint8 and kept beside the other caches; batches are normalised and augmented whole.
 
 Images are brought to one size: the shorter side resized, the middle cut out. Scores and evaluation
-read them clean; training shifts and flips each at random.
+read them clean; training shifts and flips each at random. More than 4 GiB of them stay in the
+cache's file, which is mapped: ImageNet at 224 pixels takes 193 GB of disk, not of memory.
+
+Legend: N images, S side.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,8 @@ LABELS = ("fine_label", "label", "labels")
 MEAN, DEVIATION = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # CIFAR's
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HELD_OUT = ("validation", "valid", "val", "test")  # the test images of ImageNet have no labels
-_PICTURES = ("png", "jpg", "jpeg", "webp", "bmp")
+_IN_MEMORY = 4 << 30  # bytes of pixels; more stay in their file
+_AT_ONCE = 512  # images decoded between two writes
 
 
 class Images(Dataset):
@@ -32,8 +38,11 @@ class Images(Dataset):
     indices; __getitems__ gives a whole batch {"pixels", "labels", "index"}.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, names: list[str]) -> None:
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, names: list[str], source: str | None = None
+    ) -> None:
         self.pixels, self.labels, self.names = pixels, labels, names
+        self.source = source  # a hash of the files that too many pixels to hash come from
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -53,7 +62,7 @@ class Images(Dataset):
         """`count` images evenly spaced over the data (0: all)."""
         if not 0 < count < len(self):
             return self
-        return self.subset(torch.linspace(0, len(self) - 1, count).long())
+        return self.subset(_spaced(len(self), count))
 
     @property
     def labelled(self) -> bool:
@@ -61,8 +70,9 @@ class Images(Dataset):
         return bool((self.labels >= 0).all())
 
     def fingerprint(self) -> str:
-        """A hash of pixels and labels."""
-        digest = hashlib.sha256(self.pixels.flatten().numpy().data)
+        """A hash of pixels (mapped ones: of the files they come from) and labels."""
+        told = self.pixels.flatten().numpy().data if self.source is None else self.source.encode()
+        digest = hashlib.sha256(told)
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
@@ -82,11 +92,14 @@ class Normalizer:
         return values.mul_(self.scale.to(pixels.device)).add_(self.offset.to(pixels.device))
 
 
-def augment(pixels: Tensor, padding: int = 4, generator: torch.Generator | None = None) -> Tensor:
-    """Each image of (B, 3, S, S) shifted by up to `padding`, zeros coming in; half are flipped.
-    `generator` is one of the CPU.
+def augment(
+    pixels: Tensor, padding: int | None = None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Each image of (B, 3, S, S) shifted by up to `padding` (None: S / 8, CIFAR's 4 of 32), zeros
+    coming in; half are flipped. `generator` is one of the CPU.
     """
     count, _, height, width = pixels.shape
+    padding = width // 8 if padding is None else padding
     padded = torch.nn.functional.pad(pixels, (padding,) * 4)
     down, right = torch.randint(2 * padding + 1, (2, count, 1), generator=generator)
     rows = down + torch.arange(height)
@@ -99,19 +112,17 @@ def augment(pixels: Tensor, padding: int = 4, generator: torch.Generator | None 
     return padded[tuple(place.to(pixels.device) for place in places)]
 
 
-def load_images(source: str, split: str, size: int = 32, label: str | None = None) -> Images:
-    """The `train` or `test` images of a folder (parquet files or a folder a class) or a hub name.
+def load_images(
+    source: str, split: str, size: int = 32, label: str | None = None, count: int = 0
+) -> Images:
+    """The `train` or `test` images of a folder (parquet files or a folder a class) or a hub name;
+    `count` of them evenly spaced over the data (0: all).
 
     The decoded pixels are kept in EDGEQAT_CACHE (default ~/.cache/edgeqat). Raises DataError in one
     line.
     """
     rows = _rows(source, split)
     image, target = _fields(rows, source, label)
-    file = _cache_file(source, rows, image, size)
-    pixels = _read(file, len(rows), size)
-    if pixels is None:
-        pixels = _all_decoded(rows[image], size, source)
-        cache.keep(file, lambda part: np.save(part, pixels))
     names = getattr(rows.features[target], "names", None) if target else None
     labels = _labels(rows, target, source) if target else torch.full((len(rows),), -1)
     names = names or [str(number) for number in range(int(labels.max()) + 1)]
@@ -120,20 +131,82 @@ def load_images(source: str, split: str, size: int = 32, label: str | None = Non
         raise DataError(
             f"data: label {wrong} of '{source}' is outside 0..{len(names) - 1}; correct '{target}'"
         )
-    return Images(torch.from_numpy(pixels), labels, names)
+    if 0 < count < len(rows):
+        chosen = _spaced(len(rows), count)
+        rows, labels = rows.select(chosen.tolist()), labels[chosen]
+    file = _cache_file(source, rows, image, size)
+    pixels = _pixels(file, rows, image, size, source)
+    mapped = file.stem if isinstance(pixels, np.memmap) else None
+    return Images(torch.from_numpy(pixels), labels, names, mapped)
 
 
-def _all_decoded(pictures: Iterable[Any], size: int, source: str) -> np.ndarray:
-    decoded: list[np.ndarray] = []
-    try:
-        for one in pictures:
-            decoded.append(_decoded(one, size))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
+def _pixels(file: Path, rows: Any, image: str, size: int, source: str) -> np.ndarray:
+    """Pixels (N, 3, S, S) of all rows from the cache's file, which is written where it is missing;
+    a map of the file where they are many.
+    """
+    shape = (len(rows), 3, size, size)
+    is_large = int(np.prod(shape)) > _IN_MEMORY
+    found = _read(file, shape, is_large)
+    if found is not None:
+        return found
+    parts = _decoded_parts(rows, image, size, source)
+    if not is_large:
+        pixels = np.concatenate(list(parts))
+        cache.keep(file, lambda part: np.save(part, pixels))
+        return pixels
+    cache.keep(file, lambda part: _write(part, shape, parts))
+    found = _read(file, shape, is_large)
+    if found is None:
         raise DataError(
-            f"data: image {len(decoded)} of '{source}' cannot be decoded ({reason}); replace it"
-        ) from None
-    return np.stack(decoded)
+            f"data: {np.prod(shape) / 1e9:.0f} GB of decoded images do not fit into "
+            f"'{file.parent}'; set {cache.VARIABLE} to a place with room, or fewer "
+            "data.images.train_images"
+        )
+    return found
+
+
+def _write(file: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:
+    """An .npy file of `shape`, one part after the other."""
+    with open(file, "wb") as into:
+        head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(into, head)
+        for part in parts:
+            into.write(part.data)
+
+
+def _read(file: Path, shape: tuple[int, ...], mapped: bool) -> np.ndarray | None:
+    try:
+        pixels = np.load(file, mmap_mode="c" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return pixels if pixels.shape == shape else None
+
+
+def _decoded_parts(rows: Any, image: str, size: int, source: str) -> Iterator[np.ndarray]:
+    """Pixels (n, 3, S, S) of some rows after the other, decoded by threads."""
+    from datasets import Image
+
+    kind, raw = rows.features[image], rows.select_columns([image])
+    raw = raw.cast_column(image, Image(decode=False))
+
+    def decoded(number: int, value: dict[str, Any]) -> np.ndarray:
+        try:
+            return _decoded(kind.decode_example(value), size)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise DataError(
+                f"data: image {number} of '{source}' cannot be decoded ({reason}); replace it"
+            ) from None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(raw), _AT_ONCE):
+            values = raw[start : start + _AT_ONCE][image]
+            yield np.stack(list(pool.map(decoded, range(start, start + len(values)), values)))
+
+
+def _spaced(total: int, count: int) -> Tensor:
+    """`count` indices evenly spaced over `total`."""
+    return torch.linspace(0, total - 1, count).long()
 
 
 def _labels(rows: Any, column: str, source: str) -> Tensor:
@@ -198,7 +271,7 @@ def _decoded(image: Any, size: int) -> np.ndarray:
         image = image.resize([max(size, round(side * ratio)) for side in image.size])
         left, top = (image.width - size) // 2, (image.height - size) // 2
         image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def _cache_file(source: str, rows: Any, image: str, size: int) -> Path:
@@ -209,11 +282,3 @@ def _cache_file(source: str, rows: Any, image: str, size: int) -> Path:
         told += [file.name, file.stat().st_size, file.stat().st_mtime_ns]
     name = hashlib.sha256(repr(told).encode()).hexdigest()
     return cache.folder("images") / f"{name}.npy"
-
-
-def _read(file: Path, count: int, size: int) -> np.ndarray | None:
-    try:
-        pixels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return pixels if pixels.shape == (count, 3, size, size) else None

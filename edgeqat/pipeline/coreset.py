@@ -29,7 +29,7 @@ def choose(
     if section.share is None or section.file is not None:
         raise UsageError("coreset.share: none is given; write for example --coreset 0.01")
     task = load_task(recipe)
-    samples = task.samples()
+    samples = task.samples(recipe)
     before = (
         None if against is None else index_file.read(against, len(samples), samples.fingerprint())
     )

@@ -77,8 +77,13 @@ class ImageInputs(Task):
             None if teacher is None else recipe.correct,
         )
 
-    def samples(self) -> ImageSamples:
-        return ImageSamples(self.train, self.kind.normalizer())
+    def samples(self, recipe: Recipe) -> ImageSamples:
+        return ImageSamples(
+            self.train,
+            self.kind.normalizer(),
+            recipe.coreset.norm_images,
+            recipe.data.images.augment,
+        )
 
     def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
         """Clean training images, as many as a training step over all processes has."""
@@ -135,17 +140,17 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
 def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
     """Training and held-out images for a classifier. Raises DataError in one line."""
     place, wanted = place_of(data, kind.data), data.images
-    train = load_images(place, "train", kind.size, wanted.label).evenly(wanted.train_images)
+    train = load_images(place, "train", kind.size, wanted.label, wanted.train_images)
     return _checked(train, kind, place), held_out(data, kind)
 
 
 def held_out(data: DataSection, kind: ImageModel) -> Images:
     """The held-out images of load_both() alone."""
     place, wanted = place_of(data, kind.data), data.images
-    valid = load_images(place, "test", kind.size, wanted.label)
+    valid = load_images(place, "test", kind.size, wanted.label, wanted.valid_images)
     if not valid.labelled:
         raise DataError(f"data: the test images of '{place}' have no labels; name labelled ones")
-    return _checked(valid.evenly(wanted.valid_images), kind, place)
+    return _checked(valid, kind, place)
 
 
 def _checked(images: Images, kind: ImageModel, place: str) -> Images:

@@ -75,7 +75,7 @@ class Inputs(Task):
         train = recipe.train
         return train.batch_size * train.accumulation * processes.count() * recipe.data.context
 
-    def samples(self) -> BlockSamples:
+    def samples(self, recipe: Recipe) -> BlockSamples:
         if not isinstance(self.train, Blocks):
             raise UsageError(
                 "coreset: streamed text has no samples to select from; set data.streaming to false"

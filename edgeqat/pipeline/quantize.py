@@ -119,6 +119,8 @@ def train(
         run.checkpoints("qat"), reselection,
     )  # fmt: skip
     trainer.run()
+    if reselection is not None:
+        task.samples(recipe).settle(model)
     selected = trainer.recorder.selection_seconds + cache_seconds
     metrics: dict[str, Any] = {
         "train": {

@@ -35,10 +35,10 @@ def with_steps(recipe: Recipe, task: Task) -> Recipe:
     section = recipe.coreset
     chosen = None
     if section.file is not None:
-        samples = task.samples()
+        samples = task.samples(recipe)
         chosen = len(index_file.read(section.file, len(samples), samples.fingerprint()))
     elif section.is_on:
-        chosen = Selection(section, task.samples(), task.model, recipe.seed).count
+        chosen = Selection(section, task.samples(recipe), task.model, recipe.seed).count
     return in_steps(recipe, task.train, chosen)
 
 
@@ -66,7 +66,7 @@ def coreset_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Reselect
     section = recipe.coreset
     if not section.is_on:
         return None, 0.0
-    samples = task.samples()
+    samples = task.samples(recipe)
     if section.file is not None:
         index = index_file.read(section.file, len(samples), samples.fingerprint())
         logger.info("coreset: %d of %d samples, from '%s'", len(index), len(samples), section.file)
@@ -79,7 +79,7 @@ def selection_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Select
     """The recipe's selection over the training data, and the seconds that the float model's outputs
     or the trial of `forgetting` took.
     """
-    samples = task.samples()
+    samples = task.samples(recipe)
     selection = Selection(recipe.coreset, samples, task.model, recipe.seed)
     if needs_outputs(recipe.coreset):
         key = source.fingerprint(recipe.model.name, recipe.model.weights)

@@ -66,7 +66,7 @@ class Task(ABC):
         return TOKENS
 
     @abstractmethod
-    def samples(self) -> Samples:
+    def samples(self, recipe: Recipe) -> Samples:
         """The training data as selection sees it."""
 
     @abstractmethod

@@ -21,8 +21,6 @@ from edgeqat.recipe import DistillSection
 from edgeqat.sections import CorrectSection
 from edgeqat.train.objective import Objective
 
-_PADDING_SHARE = 8  # CIFAR's 4 of 32 pixels
-
 
 class ImageObjective(Objective):
     """Turns a batch of `pixels` (B, 3, S, S) uint8, `labels` (B,) and `index` (B,) into terms."""
@@ -50,7 +48,7 @@ class ImageObjective(Objective):
         if self.augmented:
             drawn = hash((self.seed, step, int(batch["index"][0]))) & 0x7FFFFFFFFFFFFFFF
             generator = torch.Generator().manual_seed(drawn)
-            pixels = augment(pixels, pixels.shape[-1] // _PADDING_SHARE, generator)
+            pixels = augment(pixels, generator=generator)
         if self.gamma == 1:
             labels = labels.clamp(min=0)  # their term has no weight
         return self.normalizer(pixels), labels

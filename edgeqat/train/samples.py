@@ -7,16 +7,19 @@ Legend: N samples, T tokens, S side, C classes (of a language model, its vocabul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from edgeqat.data.images import Images, Normalizer
+from edgeqat.data.images import Images, Normalizer, augment
 from edgeqat.data.text import Blocks
 from edgeqat.losses.distill import IGNORE
 from edgeqat.nn.logits import class_logits
+from edgeqat.nn.norms import estimate, has_norms
 
 _IMAGES_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (edgeqat/native)
+_NORMS_AT_ONCE = 256
 _TOKENS_AT_ONCE = 4096
 
 
@@ -42,14 +45,29 @@ class Samples(ABC):
     def fingerprint(self) -> str:
         """A hash of all of them."""
 
+    @abstractmethod
+    def settle(self, model: nn.Module) -> None:
+        """Free a model of what the choice of samples it was trained on has left in its estimates
+        of the data.
+        """
+
 
 class ImageSamples(Samples):
-    """Images without augmentation."""
+    """Images without augmentation. `norm_images` of them, augmented if training sees them so, are
+    what batch norms are estimated on (0: they stay as they are).
+    """
 
     at_once = _IMAGES_AT_ONCE
 
-    def __init__(self, images: Images, normalizer: Normalizer) -> None:
+    def __init__(
+        self,
+        images: Images,
+        normalizer: Normalizer,
+        norm_images: int = 0,
+        augmented: bool = False,
+    ) -> None:
         self.images, self.normalizer = images, normalizer
+        self.norm_images, self.augmented = norm_images, augmented
         self.labelled = images.labelled
         self.classes = images.labels if images.labelled else None
 
@@ -65,6 +83,17 @@ class ImageSamples(Samples):
 
     def fingerprint(self) -> str:
         return self.images.fingerprint()
+
+    def settle(self, model: nn.Module) -> None:
+        if self.norm_images and has_norms(model):
+            estimate(model, self._as_trained(next(model.parameters()).device))
+
+    def _as_trained(self, device: torch.device) -> Iterator[Tensor]:
+        """The same batches each time, spread evenly over the images."""
+        generator = torch.Generator().manual_seed(0)
+        for pixels in self.images.evenly(self.norm_images).pixels.split(_NORMS_AT_ONCE):
+            shown = augment(pixels, generator=generator) if self.augmented else pixels
+            yield self.normalizer(shown.to(device))
 
 
 class BlockSamples(Samples):
@@ -87,3 +116,6 @@ class BlockSamples(Samples):
 
     def fingerprint(self) -> str:
         return self.blocks.fingerprint()
+
+    def settle(self, model: nn.Module) -> None:
+        """Language models keep no estimates of their data."""

@@ -6,6 +6,7 @@ import torch
 from datasets import Value
 from pictures import LABEL, parquet, picture
 
+from edgeqat.data import images as data_images
 from edgeqat.data.images import Normalizer, augment, load_images
 from edgeqat.errors import DataError
 
@@ -21,6 +22,40 @@ def test_parquet_files_are_read_without_loss(tmp_path, monkeypatch):
     monkeypatch.setattr("edgeqat.data.images._decoded", None)  # the second time from the cache
     again = load_images(str(tmp_path), "train", size=8)
     assert again.fingerprint() == images.fingerprint()
+
+
+def test_more_images_than_fit_into_memory_stay_in_their_file(tmp_path, monkeypatch):
+    expected = load_images(str(parquet(tmp_path / "data")), "train", size=8)
+    monkeypatch.setattr("edgeqat.data.images._IN_MEMORY", 0)
+    monkeypatch.setattr("edgeqat.data.images._AT_ONCE", 2)
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    images = load_images(str(tmp_path / "data"), "train", size=8)
+    assert torch.equal(images.pixels, expected.pixels)
+    (file,) = (tmp_path / "cache" / "images").iterdir()
+    images.pixels[0] = 0  # of this process alone
+    assert np.array_equal(np.load(file), expected.pixels.numpy())
+    monkeypatch.setattr("edgeqat.data.images._decoded", None)  # the second time from the file
+    again = load_images(str(tmp_path / "data"), "train", size=8)
+    assert torch.equal(again.pixels, expected.pixels)
+    assert again.fingerprint() == images.fingerprint()
+    assert torch.equal(again.__getitems__([3, 0])["pixels"], expected.pixels[[3, 0]])
+
+
+def test_no_room_for_them_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeqat.data.images._IN_MEMORY", 0)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"do not fit into .* set EDGEQAT_CACHE"):
+        load_images(str(parquet(tmp_path / "data")), "train", size=8)
+
+
+def test_images_that_are_not_wanted_are_not_decoded(tmp_path, monkeypatch):
+    every, calls = load_images(str(parquet(tmp_path)), "train", size=8), []
+    decoded = data_images._decoded
+    monkeypatch.setattr(data_images, "_decoded", lambda *a: calls.append(1) or decoded(*a))
+    some = load_images(str(tmp_path), "train", size=8, count=3)
+    assert torch.equal(some.pixels, every.pixels[[0, 2, 4]]) and len(calls) == 3
+    assert some.labels.tolist() == every.labels[[0, 2, 4]].tolist() and some.names == every.names
 
 
 def test_changed_files_are_decoded_anew(tmp_path):

@@ -116,7 +116,7 @@ def test_two_processes_score_what_one_does(seen, model_folder, text_file, monkey
     chosen = recipe(model_folder, text_file, 4)
     inputs = load_inputs(chosen)
     section = CoresetSection(share=0.3, selector="res")
-    selection = Selection(section, inputs.samples(), inputs.model, 0)
-    selection.outputs = float_outputs(inputs.model, inputs.samples(), "one", 16)
+    selection = Selection(section, inputs.samples(chosen), inputs.model, 0)
+    selection.outputs = float_outputs(inputs.model, inputs.samples(chosen), "one", 16)
     expected = selection(prepared(inputs, chosen, chosen.quant), 0.0, 0).indices.tolist()
     assert seen[0]["coreset"] == seen[1]["coreset"] == expected

@@ -89,9 +89,9 @@ def coreset(folder: Path) -> list[int]:
     recipe = recipes.load(folder / "two.yaml")
     inputs = load_inputs(recipe)
     selection = Selection(
-        CoresetSection(share=0.3, selector="res"), inputs.samples(), inputs.model, 0
+        CoresetSection(share=0.3, selector="res"), inputs.samples(recipe), inputs.model, 0
     )
-    selection.outputs = float_outputs(inputs.model, inputs.samples(), "two processes", 16)
+    selection.outputs = float_outputs(inputs.model, inputs.samples(recipe), "two processes", 16)
     return selection(prepared(inputs, recipe, recipe.quant), 0.0, 0).indices.tolist()
 
 
