@@ -55,10 +55,10 @@ class Info(ctypes.Structure):
         ("context", c_int64),
         ("position", c_int64),
         ("matrix_bytes", c_int64),
-        ("layers", c_int64),
-        ("hidden", c_int64),
         ("threads", c_int32),
         ("isa", c_char_p),
+        ("layers", c_int64),
+        ("hidden", c_int64),
     )
 
 
@@ -151,9 +151,12 @@ def library() -> Any:
     except (OSError, AttributeError) as error:
         if named:
             raise UsageError(f"EDGEQAT_LIBRARY: '{named}' cannot be loaded ({error})") from None
-        _logger.warning(
-            "engine: no native library (installed without a C++ compiler); using torch, slower"
+        reason = (
+            "no native library (installed without a C++ compiler)"
+            if isinstance(error, OSError)
+            else "the native library is older than this package; install it again"
         )
+        _logger.warning("engine: %s; using torch, slower", reason)
         return None
     return loaded
 

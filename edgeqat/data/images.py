@@ -11,7 +11,9 @@ Legend: N images, S side.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +32,7 @@ MEAN, DEVIATION = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # CIFAR's
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HELD_OUT = ("validation", "valid", "val", "test")  # the test images of ImageNet have no labels
 _IN_MEMORY = 4 << 30  # bytes of pixels; more stay in their file
+_HASHED = 4096  # images of those
 _AT_ONCE = 512  # images decoded between two writes
 
 
@@ -38,11 +41,8 @@ class Images(Dataset):
     indices; __getitems__ gives a whole batch {"pixels", "labels", "index"}.
     """
 
-    def __init__(
-        self, pixels: Tensor, labels: Tensor, names: list[str], source: str | None = None
-    ) -> None:
+    def __init__(self, pixels: Tensor, labels: Tensor, names: list[str]) -> None:
         self.pixels, self.labels, self.names = pixels, labels, names
-        self.source = source  # a hash of the files that too many pixels to hash come from
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -70,9 +70,9 @@ class Images(Dataset):
         return bool((self.labels >= 0).all())
 
     def fingerprint(self) -> str:
-        """A hash of pixels (mapped ones: of the files they come from) and labels."""
-        told = self.pixels.flatten().numpy().data if self.source is None else self.source.encode()
-        digest = hashlib.sha256(told)
+        """A hash of pixels (of more than 4 GiB: of some thousand images) and labels."""
+        told = self if self.pixels.numel() <= _IN_MEMORY else self.evenly(_HASHED)
+        digest = hashlib.sha256(told.pixels.flatten().numpy().data)
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
@@ -131,25 +131,26 @@ def load_images(
         raise DataError(
             f"data: label {wrong} of '{source}' is outside 0..{len(names) - 1}; correct '{target}'"
         )
+    numbers = None
     if 0 < count < len(rows):
-        chosen = _spaced(len(rows), count)
-        rows, labels = rows.select(chosen.tolist()), labels[chosen]
+        numbers = _spaced(len(rows), count).tolist()
+        rows, labels = rows.select(numbers), labels[numbers]
     file = _cache_file(source, rows, image, size)
-    pixels = _pixels(file, rows, image, size, source)
-    mapped = file.stem if isinstance(pixels, np.memmap) else None
-    return Images(torch.from_numpy(pixels), labels, names, mapped)
+    parts = _decoded_parts(rows, image, size, source, numbers)
+    pixels = _pixels(file, (len(rows), 3, size, size), parts)
+    with warnings.catch_warnings():  # a map cannot be written to, and nobody does
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return Images(torch.from_numpy(pixels), labels, names)
 
 
-def _pixels(file: Path, rows: Any, image: str, size: int, source: str) -> np.ndarray:
-    """Pixels (N, 3, S, S) of all rows from the cache's file, which is written where it is missing;
+def _pixels(file: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> np.ndarray:
+    """Pixels (N, 3, S, S) from the cache's file, which is written from `parts` where it is missing;
     a map of the file where they are many.
     """
-    shape = (len(rows), 3, size, size)
-    is_large = int(np.prod(shape)) > _IN_MEMORY
+    is_large = math.prod(shape) > _IN_MEMORY
     found = _read(file, shape, is_large)
     if found is not None:
         return found
-    parts = _decoded_parts(rows, image, size, source)
     if not is_large:
         pixels = np.concatenate(list(parts))
         cache.keep(file, lambda part: np.save(part, pixels))
@@ -158,7 +159,7 @@ def _pixels(file: Path, rows: Any, image: str, size: int, source: str) -> np.nda
     found = _read(file, shape, is_large)
     if found is None:
         raise DataError(
-            f"data: {np.prod(shape) / 1e9:.0f} GB of decoded images do not fit into "
+            f"data: {math.prod(shape) / 1e9:.0f} GB of decoded images cannot be kept in "
             f"'{file.parent}'; set {cache.VARIABLE} to a place with room, or fewer "
             "data.images.train_images"
         )
@@ -176,14 +177,18 @@ def _write(file: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> N
 
 def _read(file: Path, shape: tuple[int, ...], mapped: bool) -> np.ndarray | None:
     try:
-        pixels = np.load(file, mmap_mode="c" if mapped else None, allow_pickle=False)
+        pixels = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError):
         return None
     return pixels if pixels.shape == shape else None
 
 
-def _decoded_parts(rows: Any, image: str, size: int, source: str) -> Iterator[np.ndarray]:
-    """Pixels (n, 3, S, S) of some rows after the other, decoded by threads."""
+def _decoded_parts(
+    rows: Any, image: str, size: int, source: str, numbers: list[int] | None
+) -> Iterator[np.ndarray]:
+    """Pixels (n, 3, S, S) of some rows after the other, decoded by threads; `numbers` are those of
+    the rows in their source (None: counted).
+    """
     from datasets import Image
 
     kind, raw = rows.features[image], rows.select_columns([image])
@@ -195,8 +200,11 @@ def _decoded_parts(rows: Any, image: str, size: int, source: str) -> Iterator[np
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
             raise DataError(
-                f"data: image {number} of '{source}' cannot be decoded ({reason}); replace it"
+                f"data: {named(number)} of '{source}' cannot be decoded ({reason}); replace it"
             ) from None
+
+    def named(number: int) -> str:
+        return f"image {number if numbers is None else numbers[number]}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(raw), _AT_ONCE):

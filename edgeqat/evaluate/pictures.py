@@ -69,10 +69,11 @@ def _losses(records: Sequence[dict[str, Any]]) -> Any | None:
 
 
 def _coreset(metrics: dict[str, Any]) -> Any | None:
-    """Scores of all samples and of the selected ones, a panel for each selection."""
+    """Scores of all samples and of the selected ones at the first and the last selection."""
     turns = (metrics.get("coreset") or {}).get("selections")
     if not turns:
         return None
+    turns = [turns[0], *turns[1:][-1:]]
     figure = chart.new(3.6 * len(turns), 2.8)
     for panel, turn in zip(figure.subplots(1, len(turns), squeeze=False)[0], turns, strict=True):
         centres, shares = shares_of_scores(turn["histogram"])

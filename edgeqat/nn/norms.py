@@ -36,7 +36,8 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.momentum = None  # a plain mean
     try:
         for batch in batches:
-            model(batch)
+            if len(batch) > 1:  # one image has no variance
+                model(batch)
     finally:
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum

@@ -93,12 +93,14 @@ _NO_LICENSE = ("", "other", "unknown")
 def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     """The honest rows: name and perplexity or top-1 (None: not computed)."""
     metric, steps, scheme = metric_of(metrics), metrics["train"]["steps"], metrics["scheme"]
-    rotated = "rotated, " if metric != "top1" and metrics.get("rotated", True) else ""
+    changed = "rotated, " if metric != "top1" and metrics.get("rotated", True) else ""
+    if metrics.get("norms_estimated"):
+        changed = "batch norms estimated anew, "
     titles = {
         "float": "float",
         "float_same_steps": f"float, trained for the same {steps} steps",
         "ptq": f"PTQ at {scheme}, no training",
-        "qat_start": f"... {rotated}where QAT starts",
+        "qat_start": f"... {changed}where QAT starts",
         "qat": f"QAT at {scheme}, packed" if steps else f"{scheme}, packed, not trained",
     }
     if metrics.get("qat_start") == metrics["ptq"]:

@@ -139,6 +139,12 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
 
 def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
     """Training and held-out images for a classifier. Raises DataError in one line."""
+    if processes.count() > 1:  # the first process decodes, the others read what it has kept
+        processes.agreed(lambda: len(_both(data, kind)))
+    return _both(data, kind)
+
+
+def _both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
     place, wanted = place_of(data, kind.data), data.images
     train = load_images(place, "train", kind.size, wanted.label, wanted.train_images)
     return _checked(train, kind, place), held_out(data, kind)

@@ -91,8 +91,9 @@ class ImageSamples(Samples):
     def _as_trained(self, device: torch.device) -> Iterator[Tensor]:
         """The same batches each time, spread evenly over the images."""
         generator = torch.Generator().manual_seed(0)
-        for pixels in self.images.evenly(self.norm_images).pixels.split(_NORMS_AT_ONCE):
-            shown = augment(pixels, generator=generator) if self.augmented else pixels
+        pixels = self.images.evenly(self.norm_images).pixels
+        for part in pixels.tensor_split(-(-len(pixels) // _NORMS_AT_ONCE)):
+            shown = augment(part, generator=generator) if self.augmented else part
             yield self.normalizer(shown.to(device))
 
 

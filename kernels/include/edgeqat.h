@@ -28,9 +28,9 @@ typedef struct edgeqat_info {
   int64_t context;       /* longest sequence */
   int64_t position;      /* tokens so far */
   int64_t matrix_bytes;  /* read by one decoding step */
-  int64_t layers, hidden;
   int32_t threads;
   const char *isa;       /* static */
+  int64_t layers, hidden;
 } edgeqat_info;
 
 EDGEQAT_API const char *edgeqat_error(void);

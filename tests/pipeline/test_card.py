@@ -80,6 +80,8 @@ def test_a_classifier_is_measured_in_top1():
     assert card.table(metrics)[-1] == ("QAT at w4a8kv4, packed", 60.0)
     metrics["qat_start"] = {"top1": 50.0}  # other scales, but images are never rotated
     assert ("... where QAT starts", 50.0) in card.table(metrics)
+    metrics["norms_estimated"] = True
+    assert ("... batch norms estimated anew, where QAT starts", 50.0) in card.table(metrics)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from edgeqat import recipe as recipes
 from edgeqat.cli import run
 from edgeqat.hf import image_source
 from edgeqat.nn.conv import PackedConv2d
+from edgeqat.train import samples
 
 MODEL = "mobilenetv2-x0.1-cifar10"
 SMALL = ["--set", "train.batch_size=6", "--set", "train.learning_rate=0.01"]
@@ -69,6 +70,7 @@ def test_metrics_are_those_of_the_contract(packed):
     assert metrics["scheme"] == "w2a16kv16" and metrics["model"] == MODEL
     for row in ("float", "float_same_steps", "ptq", "qat"):
         assert 0 <= metrics[row]["top1"] <= metrics[row]["top5"] <= 100
+    assert metrics["norms_estimated"]
     train = metrics["train"]
     assert train["steps"] == 4 and train["samples_per_second"] > 0
     assert train["selection_seconds"] > 0
@@ -114,6 +116,26 @@ def test_a_packed_folder_is_compared_with_its_float_model(packed, floating, imag
     for against in (floating, floating / "model.safetensors"):
         assert run(["eval", str(packed), "--data", images, "--against", str(against)]) == 0
         assert "the same class in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [
+        (["--coreset", "0.5"], 4),  # where QAT starts, two selections, after training
+        (["--coreset", "0.5", "--set", "coreset.selector=random"], 2),
+        (["--coreset", "0.5", "--set", "coreset.norm_images=0"], 0),
+        ([], 0),
+    ],
+)
+def test_batch_norms_of_a_coreset_are_estimated_anew(
+    arguments, tmp_path, monkeypatch, chosen, count
+):
+    calls, estimated = [], samples.estimate
+    monkeypatch.setattr(samples, "estimate", lambda *a: calls.append(1) or estimated(*a))
+    steps = ["--set", "train.epochs=2", "--set", "coreset.every=1", "--set"]
+    place = ["train.compare_float=false", "--output", str(tmp_path / "net")]
+    assert run(["quantize", *arguments, *chosen, *steps, *place]) == 0
+    assert len(calls) == count
 
 
 def test_the_report_draws_the_scores_of_the_coreset(packed):
