@@ -9,6 +9,28 @@ from typing import Any
 from edgeqat import log
 
 
+class _Bars:
+    """A listener that draws a bar for each stage."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+        self.tasks: dict[str, Any] = {}
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        self.moved(record)
+        self.bar.update(self.tasks[record["stage"]], terms=_words(record["terms"]))
+
+    def moved(self, record: dict[str, Any]) -> None:
+        """Draw where the run is; the terms of the last record stay."""
+        stage = record["stage"]
+        speed, unit = _speed(record)
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bar.add_task(
+                stage, total=record["steps"], terms="", speed=0.0, unit=unit
+            )
+        self.bar.update(self.tasks[stage], completed=record["step"], speed=speed)
+
+
 @contextmanager
 def training_progress() -> Iterator[Any]:
     """A listener for training records: a bar per stage on a terminal, else one line per record."""
@@ -26,27 +48,11 @@ def training_progress() -> Iterator[Any]:
         TimeRemainingColumn(),
         console=log.console(),
     )
-    tasks: dict[str, Any] = {}
-
-    def listener(record: dict[str, Any]) -> None:
-        stage = record["stage"]
-        speed, unit = _speed(record)
-        if stage not in tasks:
-            tasks[stage] = bar.add_task(
-                stage, total=record["steps"], terms="", speed=0.0, unit=unit
-            )
-        shown: dict[str, Any] = {"completed": record["step"], "speed": speed}
-        if record["terms"]:  # else the last ones stay
-            shown["terms"] = _words(record["terms"])
-        bar.update(tasks[stage], **shown)
-
     with bar:
-        yield listener
+        yield _Bars(bar)
 
 
 def _print_line(record: dict[str, Any]) -> None:
-    if not record["terms"]:
-        return
     speed, unit = _speed(record)
     left = record["seconds"] / record["step"] * (record["steps"] - record["step"])
     log.console().print(

@@ -1,5 +1,6 @@
 """What a run tells while it trains: one record per interval to metrics.jsonl, and the same record
-to a listener; after every step the listener is told where the run is by a record without terms.
+to a listener. A listener with a method `moved` is told where the run is after every step, by a
+record without terms.
 
 A record: step, seconds, tokens_per_second (of images: samples_per_second), learning_rate and the
 mean of every loss term since the last record. Seconds spent on selecting samples count apart. A run
@@ -98,8 +99,9 @@ class Recorder(TrainerCallback):
             self.listener(record)
 
     def _tell_position(self, state: TrainerState) -> None:
-        if self.listener is not None and state.is_world_process_zero:
-            self.listener(self._record(state, None, {}))
+        moved = getattr(self.listener, "moved", None)
+        if moved is not None and state.is_world_process_zero:
+            moved(self._record(state, None, {}))
 
     def _record(
         self, state: TrainerState, learning_rate: float | None, terms: dict[str, float]
