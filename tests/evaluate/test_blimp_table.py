@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -67,7 +68,9 @@ def test_two_folders_of_one_name_are_refused(tmp_path, monkeypatch, capsys):
 def test_a_failed_evaluation_ends_the_table(tmp_path, monkeypatch):
     arguments = ["runs/missing:native", "--data-root", "d", "--out", tmp_path]
     monkeypatch.setattr(sys, "argv", ["blimp_table.py", *map(str, arguments)])
+    failed = subprocess.CompletedProcess([], 3)
     with loaded("blimp_table") as script, pytest.raises(SystemExit) as stopped:
+        monkeypatch.setattr(script.subprocess, "run", lambda *a, **b: failed)
         script.main()
     assert stopped.value.code
     assert not (tmp_path / "blimp.json").exists()
