@@ -16,7 +16,6 @@ logits are further apart than --tie.
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from edgeqat import recipe as recipes
 from edgeqat.data.text import held_out_blocks
+from edgeqat.evaluate.perplexity import perplexity_of
 from edgeqat.hf import folder as packed_folder
 from edgeqat.runtime.engine import Engine
 
@@ -74,18 +74,13 @@ def table(ways: dict[str, Tensor], ids: Tensor, tie: float) -> str:
         clear = best[..., 0] - best[..., 1] > tie
         same = first.argmax(-1) == second.argmax(-1)
         shares = [100 * part.float().mean().item() for part in (same, clear, same[clear])]
-        found = [perplexity(logits, ids) for logits in (first, second)]
+        found = [perplexity_of(logits, ids) for logits in (first, second)]
         change = 100 * (found[0] / found[1] - 1)
         rows.append(
             f"| {a}, {b} | {cosine:.6f} | {shares[0]:.2f}% | {shares[1]:.1f}% | {shares[2]:.2f}% | "
             f"{found[0]:.3f}, {found[1]:.3f} ({change:+.3f}%) |"
         )
     return "\n".join(rows)
-
-
-def perplexity(logits: Tensor, ids: Tensor) -> float:
-    """Of the tokens behind the first one of each prompt."""
-    return math.exp(F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item())
 
 
 if __name__ == "__main__":

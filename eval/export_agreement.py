@@ -14,18 +14,17 @@ compressed-tensors or onnxruntime.
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
 from edgeqat.data.text import held_out_blocks
 from edgeqat.evaluate import llama_cpp
 from edgeqat.evaluate.onnx_runtime import OnnxClassifier
+from edgeqat.evaluate.perplexity import perplexity_of
 from edgeqat.export.llama import KV_TYPES
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, image_source
@@ -80,7 +79,7 @@ def compare_text(options: argparse.Namespace, recipe: Recipe) -> str:
         exported = AutoModelForCausalLM.from_pretrained(options.export, dtype=torch.float32).eval()
         other = all_logits(exported, ids)
     own = all_logits(model, ids)
-    ours, theirs = perplexity(own, ids), perplexity(other, ids)
+    ours, theirs = perplexity_of(own, ids), perplexity_of(other, ids)
     same = (own.argmax(-1) == other.argmax(-1)).float().mean().item()
     change = 100 * (theirs / ours - 1)
     return (
@@ -117,11 +116,6 @@ def compare_tokens(options: argparse.Namespace) -> str:
 def all_logits(model: torch.nn.Module, ids: Tensor) -> Tensor:
     """Logits (N, T, V) of blocks (N, T)."""
     return torch.cat([model(part, use_cache=False).logits for part in ids.split(4)])
-
-
-def perplexity(logits: Tensor, ids: Tensor) -> float:
-    """Of the tokens behind the first one of each block."""
-    return math.exp(F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeqat.data.text import Blocks
@@ -39,6 +39,12 @@ def perplexity(model: nn.Module, blocks: Blocks) -> float:
         count += ids.shape[0] * (ids.shape[1] - 1)
     model.train(was_training)
     return math.exp(min(total.item() / count, _MAX_NATS))
+
+
+def perplexity_of(logits: Tensor, ids: Tensor) -> float:
+    """Perplexity that logits (B, T, V) give to blocks (B, T)."""
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+    return math.exp(min(loss.item(), _MAX_NATS))
 
 
 def conditions(data: DataSection, blocks: Blocks) -> dict[str, int | bool]:

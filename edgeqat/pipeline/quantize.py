@@ -30,7 +30,6 @@ from edgeqat.hf.model import prepare
 from edgeqat.nn import convert, kivi
 from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
-from edgeqat.nn.norms import has_norms
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
@@ -227,9 +226,8 @@ def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], 
         model = prepared(task, recipe, recipe.quant)
         ptq = start = run.result("qat_start", lambda: measured(model, "ptq"))
         logger.info("PTQ at %s: %s", recipe.quant.scheme, spoken(ptq))
-    settles = recipe.coreset.is_on and recipe.coreset.norm_images > 0 and has_norms(model)
-    if settles:
-        task.samples(recipe).settle(model)
+    settled = recipe.coreset.is_on and task.samples(recipe).settle(model)
+    if settled:
         start = run.result("settled", lambda: measured(model))
         logger.info("with batch norms estimated anew, not trained: %s", spoken(start))
     metrics = {
@@ -241,7 +239,7 @@ def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], 
         "float_same_steps": None,
         "ptq": ptq,
         "qat_start": start,
-        "norms_estimated": settles,
+        "norms_estimated": settled,
         "rotated": bool(recipe.quant.activation.rotate) or recipe.quant.kv.rotate_keys,
         "average_bits": average_bits(recipe),
         "evaluation": task.conditions(recipe),

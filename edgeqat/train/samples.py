@@ -46,9 +46,9 @@ class Samples(ABC):
         """A hash of all of them."""
 
     @abstractmethod
-    def settle(self, model: nn.Module) -> None:
+    def settle(self, model: nn.Module) -> bool:
         """Free a model of what the choice of samples it was trained on has left in its estimates
-        of the data.
+        of the data; whether it has any.
         """
 
 
@@ -84,9 +84,11 @@ class ImageSamples(Samples):
     def fingerprint(self) -> str:
         return self.images.fingerprint()
 
-    def settle(self, model: nn.Module) -> None:
-        if self.norm_images and has_norms(model):
-            estimate(model, self._as_trained(next(model.parameters()).device))
+    def settle(self, model: nn.Module) -> bool:
+        if not self.norm_images or not has_norms(model):
+            return False
+        estimate(model, self._as_trained(next(model.parameters()).device))
+        return True
 
     def _as_trained(self, device: torch.device) -> Iterator[Tensor]:
         """The same batches each time, spread evenly over the images."""
@@ -118,5 +120,5 @@ class BlockSamples(Samples):
     def fingerprint(self) -> str:
         return self.blocks.fingerprint()
 
-    def settle(self, model: nn.Module) -> None:
-        """Language models keep no estimates of their data."""
+    def settle(self, model: nn.Module) -> bool:
+        return False
