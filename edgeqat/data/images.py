@@ -199,12 +199,10 @@ def _decoded_parts(
             return _decoded(kind.decode_example(value), size)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
+            own = number if numbers is None else numbers[number]
             raise DataError(
-                f"data: {named(number)} of '{source}' cannot be decoded ({reason}); replace it"
+                f"data: image {own} of '{source}' cannot be decoded ({reason}); replace it"
             ) from None
-
-    def named(number: int) -> str:
-        return f"image {number if numbers is None else numbers[number]}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(raw), _AT_ONCE):

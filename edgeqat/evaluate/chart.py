@@ -28,12 +28,10 @@ def speed_bars(path: Path, rows: list[dict[str, Any]]) -> None:
     panels = figure.subplots(1, len(tests), squeeze=False, sharey=True)[0]
     for panel, test in zip(panels, tests, strict=True):
         speeds = {row["engine"]: row[rate] for row in rows if row["test"] == test}
-        none = {"mean": 0.0, "sd": 0.0}  # an engine that another file has not measured here
-        means, sds = (
-            [speeds.get(engine, none)[key] for engine in engines] for key in ("mean", "sd")
-        )
-        colours = ["C0" if engine == "native" else "C7" for engine in engines]
-        bars = panel.barh(engines, means, xerr=sds, color=colours)
+        own = [engine for engine in engines if engine in speeds]  # files may have been joined
+        means, sds = ([speeds[engine][key] for engine in own] for key in ("mean", "sd"))
+        colours = ["C0" if engine == "native" else "C7" for engine in own]
+        bars = panel.barh(own, means, xerr=sds, color=colours)
         panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
         panel.set_title(test)
         panel.set_xlabel(RATES[rate])

@@ -18,7 +18,7 @@ import edgeqat
 from edgeqat import checkpoint
 from edgeqat.cli import run
 from edgeqat.errors import FormatError
-from edgeqat.evaluate import figures, portrait, report
+from edgeqat.evaluate import chart, figures, portrait, report
 from edgeqat.nn.blocks import decoder_layers
 
 STAGES = {"float": "float", "ptq": "PTQ", "qat": "QAT"}
@@ -173,6 +173,11 @@ def test_figures_are_written_as_png(packed_folder, tmp_path):
     names = {path.stem for path in (tmp_path / "png").iterdir()}
     # two steps are one record: no curve
     assert names == {"bytes", "errors", "importance", "layer0", "layer1"}
+
+
+def test_speeds_of_joined_files_are_drawn(tmp_path):
+    chart.speed_bars(tmp_path / "speed.png", rows()[:-1])  # an engine lacks the last test
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
