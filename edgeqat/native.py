@@ -89,11 +89,11 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_unpack": (c_int, [c_void_p, c_int, c_int64, c_int64, c_void_p]),
     "edgeqat_quantize": (
         c_int,
-        [c_char_p, c_void_p, c_int64, c_int64, c_int, c_float, c_void_p, c_void_p],
+        [c_char_p, c_void_p, *[c_int64] * 2, c_int, c_float, *[c_void_p] * 2],
     ),
     "edgeqat_quantize_searched": (
         c_int,
-        [c_char_p, c_void_p, c_int64, c_int64, c_int, c_void_p, c_void_p],
+        [c_char_p, c_void_p, *[c_int64] * 2, c_int, *[c_void_p] * 2],
     ),
     "edgeqat_lsq": (
         c_int,
@@ -109,17 +109,15 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "edgeqat_product": (
         c_int,
-        [
-            c_char_p,
-            c_void_p,
-            c_void_p,
-            c_int,
-            *[c_int64] * 3,
-            c_void_p,
-            c_void_p,
-            c_int64,
-            c_void_p,
-        ],
+        [c_char_p, *[c_void_p] * 2, c_int, *[c_int64] * 3, *[c_void_p] * 2, c_int64, c_void_p],
+    ),
+    "edgeqat_batch_norm": (
+        c_int,
+        [Team, c_void_p, *[c_int64] * 2, *[c_void_p] * 2, *[c_float] * 3, *[c_void_p] * 3],
+    ),
+    "edgeqat_batch_norm_backward": (
+        c_int,
+        [Team, *[c_void_p] * 2, *[c_int64] * 2, *[c_void_p] * 2, *[c_float] * 3, *[c_void_p] * 5],
     ),
 }
 
@@ -364,6 +362,24 @@ def fake_quantize(
     searched = clip is None, 0.0 if clip is None else clip
     where = values, *shape, bits, *searched, half_scale, out, clipped
     check(require().edgeqat_fake_quantize(_team(threads), *where))
+
+
+def batch_norm(
+    threads: int, x: int, shape: tuple[int, int], affine: tuple[int, int],
+    numbers: tuple[float, float, float], moments: tuple[int, int], out: int,
+) -> None:  # fmt: skip
+    """See edgeqat.h: addresses of gain and bias, epsilon and ends, addresses of the moments."""
+    where = x, *shape, *affine, *numbers, *moments, out
+    check(require().edgeqat_batch_norm(_team(threads), *where))
+
+
+def batch_norm_backward(
+    threads: int, x: int, grad: int, shape: tuple[int, int], affine: tuple[int, int],
+    numbers: tuple[float, float, float], moments: tuple[int, int], grads: tuple[int, int, int],
+) -> None:  # fmt: skip
+    """Gradients of `batch_norm`: of x, gain and bias, see edgeqat.h; the arrays are addresses."""
+    where = x, grad, *shape, *affine, *numbers, *moments, *grads
+    check(require().edgeqat_batch_norm_backward(_team(threads), *where))
 
 
 @lru_cache(maxsize=64)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgeqat.vision.activation import ReLU6
+from edgeqat.vision.batch_norm import normalize
 
 
 def divisible(value: float, divisor: int = 8) -> int:
     """`value` rounded to a multiple of `divisor`, never more than a tenth below it (MobileNet)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+class Normalized(nn.Sequential):
+    """Layers, the last of them a batch norm."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        *layers, norm = self
+        for layer in layers:
+            input = layer(input)
+        return normalize(norm, None, input)
 
 
 class ConvNormActivation(nn.Sequential):
@@ -33,6 +44,10 @@ class ConvNormActivation(nn.Sequential):
         if activation is not None:
             layers.append(activation(inplace=True))
         super().__init__(*layers)
+
+    def forward(self, input: Tensor) -> Tensor:
+        convolution, norm, *activation = self
+        return normalize(norm, activation[0] if activation else None, convolution(input))
 
 
 def initialize(model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgeqat.vision.convolution import ConvNormActivation, divisible, initialize
+from edgeqat.vision.convolution import ConvNormActivation, Normalized, divisible, initialize
 
 # expansion, channels, blocks, stride
 _STAGES = (
@@ -30,7 +30,7 @@ class InvertedResidual(nn.Module):
             nn.Conv2d(hidden, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         ]
-        self.conv = nn.Sequential(*layers)
+        self.conv = Normalized(*layers)
         self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, input: Tensor) -> Tensor:

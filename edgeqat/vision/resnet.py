@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeqat.vision.convolution import initialize
+from edgeqat.vision.batch_norm import normalize
+from edgeqat.vision.convolution import Normalized, initialize
 
 _CIFAR_DEPTH = 20
 _BLOCKS = {18: (2, 2, 2, 2), 20: (3, 3, 3), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -26,7 +27,7 @@ class _Shortcut(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
+            self.downsample = Normalized(
                 _convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
             )
 
@@ -45,7 +46,8 @@ class BasicBlock(_Shortcut):
         self.conv2, self.bn2 = _convolution(width, width, 3), nn.BatchNorm2d(width)
 
     def forward(self, input: Tensor) -> Tensor:
-        branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(input)))))
+        hidden = normalize(self.bn1, self.relu, self.conv1(input))
+        branch = normalize(self.bn2, None, self.conv2(hidden))
         return self.relu(branch + self.shortcut(input))
 
 
@@ -62,8 +64,9 @@ class Bottleneck(_Shortcut):
         self.conv3, self.bn3 = _convolution(width, outputs, 1), nn.BatchNorm2d(outputs)
 
     def forward(self, input: Tensor) -> Tensor:
-        hidden = self.relu(self.bn1(self.conv1(input)))
-        branch = self.bn3(self.conv3(self.relu(self.bn2(self.conv2(hidden)))))
+        hidden = normalize(self.bn1, self.relu, self.conv1(input))
+        hidden = normalize(self.bn2, self.relu, self.conv2(hidden))
+        branch = normalize(self.bn3, None, self.conv3(hidden))
         return self.relu(branch + self.shortcut(input))
 
 
@@ -91,7 +94,7 @@ class ResNet(nn.Module):
         initialize(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        hidden = self.maxpool(normalize(self.bn1, self.relu, self.conv1(images)))
         for stage in range(self.stages):
             hidden = getattr(self, f"layer{stage + 1}")(hidden)
         return self.fc(torch.mean(hidden, (2, 3)))

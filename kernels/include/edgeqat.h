@@ -96,8 +96,8 @@ EDGEQAT_API int edgeqat_product(const char *isa, const uint8_t *tiles, const uin
                                 const int8_t *codes, const float *code_scale, int64_t tokens,
                                 float *out);
 
-/* Training: values [rows][columns] to the nearest levels and back, each function one walk over them
- * on the threads of the caller. */
+/* Training, on the threads of the caller. Values [rows][columns] to the nearest levels and back,
+ * each function one walk over them. */
 
 /* Calls each(context) on `threads` threads and waits for all of them; libgomp's GOMP_parallel is
  * one (flags 0). NULL: the calling thread does everything. */
@@ -124,6 +124,21 @@ EDGEQAT_API int edgeqat_lsq_backward(edgeqat_team team, const float *x, const fl
 EDGEQAT_API int edgeqat_fake_quantize(edgeqat_team team, const float *x, int64_t rows,
                                       int64_t columns, int bits, int searched, float clip,
                                       int half_scale, float *out, uint8_t *clipped);
+
+/* Batch norm of x [rows][channels] and the clamp to [low, high] behind it:
+ * out = clamp((x - mean) / sqrt(variance + epsilon) * gain + bias); mean and variance [channels] of
+ * the rows are written, the variance over `rows`. `rows` is at least 1. */
+EDGEQAT_API int edgeqat_batch_norm(edgeqat_team team, const float *x, int64_t rows,
+                                   int64_t channels, const float *gain, const float *bias,
+                                   float epsilon, float low, float high, float *mean,
+                                   float *variance, float *out);
+/* From the gradient of `out` those of x, gain and bias; mean and variance as the forward call wrote
+ * them. */
+EDGEQAT_API int edgeqat_batch_norm_backward(edgeqat_team team, const float *x, const float *grad,
+                                            int64_t rows, int64_t channels, const float *gain,
+                                            const float *bias, float epsilon, float low, float high,
+                                            const float *mean, const float *variance,
+                                            float *grad_x, float *grad_gain, float *grad_bias);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,7 @@
 #include <new>
 #include <string>
 
+#include "batch_norm.h"
 #include "edgeqat.h"
 #include "engine.h"
 #include "error.h"
@@ -269,5 +270,24 @@ int edgeqat_fake_quantize(edgeqat_team team, const float* x, int64_t rows, int64
       if (searched) isa.fake_searched(x + at, columns, bits, out + at, marks);
       else isa.fake_dynamic(x + at, columns, bits, clip, half_scale, out + at, marks);
     });
+  });
+}
+
+int edgeqat_batch_norm(edgeqat_team team, const float* x, int64_t rows, int64_t channels,
+                       const float* gain, const float* bias, float epsilon, float low, float high,
+                       float* mean, float* variance, float* out) {
+  return guarded([&] {
+    batch_norm(team, x, rows, {channels, gain, bias, epsilon, low, high}, mean, variance, out);
+  });
+}
+
+int edgeqat_batch_norm_backward(edgeqat_team team, const float* x, const float* grad, int64_t rows,
+                                int64_t channels, const float* gain, const float* bias,
+                                float epsilon, float low, float high, const float* mean,
+                                const float* variance, float* grad_x, float* grad_gain,
+                                float* grad_bias) {
+  return guarded([&] {
+    batch_norm_backward(team, x, grad, rows, {channels, gain, bias, epsilon, low, high}, mean,
+                        variance, grad_x, grad_gain, grad_bias);
   });
 }

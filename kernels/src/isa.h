@@ -47,6 +47,13 @@ struct SlopeSums {
   float scale, beta;
 };
 
+// What batch norm multiplies with: channels in turn, `period` of each array.
+struct Affine {
+  const float *scale, *shift, *mean, *common, *along;
+  float low, high;
+  int64_t period;
+};
+
 struct Isa {
   const char* name;
   bool (*available)();
@@ -84,6 +91,18 @@ struct Isa {
   void (*fake_dynamic)(const float* x, int64_t count, int bits, float clip, bool half_scale,
                        float* out, uint8_t* clipped);
   void (*fake_searched)(const float* x, int64_t count, int bits, float* out, uint8_t* clipped);
+
+  // Batch norm (normalize.h), values of channels in turn. Means and sums of squared distances from
+  // them, `period` of each.
+  void (*moments)(const float* x, int64_t count, int64_t period, float* means, float* squares);
+  // out = clamp(x * scale + shift, low, high).
+  void (*normalize)(const float* x, int64_t count, const Affine&, float* out);
+  // Sums of g, the gradient before the clamp, and of g * (x - mean), `period` of each.
+  void (*normalize_slopes)(const float* x, const float* grad, int64_t count, const Affine&,
+                           float* sums, float* products);
+  // grad_x = (g - common - (x - mean) * along) * scale.
+  void (*normalize_backward)(const float* x, const float* grad, int64_t count, const Affine&,
+                             float* grad_x);
 };
 
 extern const Isa kScalar, kAvx2, kAvx512Vnni, kNeonDotprod, kNeonI8mm;

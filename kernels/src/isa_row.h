@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fake_quant.h"
+#include "normalize.h"
 #include "product.h"
 #include "vector.h"
 
@@ -10,9 +11,11 @@ namespace {
 
 template <class S>
 constexpr Isa row_of(const char* name, bool (*available)()) {
-  return {name,      available, S::kTokens,    &product<S>,   &quantize,     &quantize_searched,
-          &rms_norm, &softmax,  &rotate,       &swiglu,       &sum,          &interleave,
-          &split<S>, &lsq,      &lsq_backward, &fake_dynamic, &fake_searched};
+  return {name,      available,  S::kTokens,        &product<S>,        &quantize,
+          &quantize_searched,    &rms_norm,         &softmax,           &rotate,
+          &swiglu,   &sum,       &interleave,       &split<S>,          &lsq,
+          &lsq_backward,         &fake_dynamic,     &fake_searched,     &moments,
+          &normalize,            &normalize_slopes, &normalize_backward};
 }
 
 }  // namespace

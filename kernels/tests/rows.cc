@@ -245,6 +245,37 @@ void check_fake_quant(Expect& expect, Random& random) {
   }
 }
 
+// Batch norm of training: the same on every row, at periods of one and several pixels.
+void check_normalize(Expect& expect, Random& random) {
+  for (const Isa* isa : registry()) {
+    if (!isa->available()) continue;
+    for (int64_t count : kLengths)
+      for (int64_t period : {1, 66, 200}) {
+        const auto x = wild(random, count, 5), grad = wild(random, count, 5);
+        std::vector<std::vector<float>> given;
+        for (int i = 0; i < 5; ++i) given.push_back(wild(random, period, 5));
+        const Affine affine = {given[0].data(), given[1].data(), given[2].data(), given[3].data(),
+                               given[4].data(), -0.3f,           0.4f,            period};
+        const auto all = [&](const Isa& row) {
+          std::vector<std::vector<float>> found;
+          for (int i = 0; i < 4; ++i) found.emplace_back(period);
+          for (int i = 0; i < 2; ++i) found.emplace_back(count);
+          row.moments(x.data(), count, period, found[0].data(), found[1].data());
+          row.normalize_slopes(x.data(), grad.data(), count, affine, found[2].data(),
+                               found[3].data());
+          row.normalize(x.data(), count, affine, found[4].data());
+          row.normalize_backward(x.data(), grad.data(), count, affine, found[5].data());
+          return found;
+        };
+        const auto found = all(*isa), truth = all(kScalar);
+        const std::string name = std::string(isa->name) + ", " + std::to_string(count) +
+                                 " values, period " + std::to_string(period) + ": ";
+        for (size_t i = 0; i < found.size(); ++i)
+          expect.that(same(found[i], truth[i]), name + "batch norm differs");
+      }
+  }
+}
+
 void check_halves(Expect& expect) {
   for (int bits = 0; bits < 65536; ++bits) {
     const bool number = (bits & 0x7c00) != 0x7c00;
@@ -278,6 +309,7 @@ void check_rows(Expect& expect) {
   check_products(expect, random);
   check_elementwise(expect, random);
   check_fake_quant(expect, random);
+  check_normalize(expect, random);
   check_halves(expect);
   check_rotation(expect, random);
 }
