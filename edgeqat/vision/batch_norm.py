@@ -30,9 +30,9 @@ def normalize(norm: nn.Module, activation: nn.Module | None, pixels: Tensor) -> 
     ends = None if _is_watched(activation) else _ENDS.get(type(activation))
     if _takes(norm, pixels):
         assert isinstance(norm, nn.BatchNorm2d)
-        low, high = ends or _ENDS[type(None)]
-        output, *moments = _BatchNorm.apply(pixels, norm.weight, norm.bias, norm.eps, low, high)
-        _track(norm, *moments, _shape(pixels)[0])
+        numbers = norm.eps, *(ends or _ENDS[type(None)])
+        output, mean, variance = _BatchNorm.apply(pixels, norm.weight, norm.bias, *numbers)
+        _track(norm, mean, variance, _shape(pixels)[0])
     else:
         output, ends = norm(pixels), None
     return output if activation is None or ends else activation(output)
