@@ -2,8 +2,7 @@
 and the C library's heap.
 
 The library is the one EDGEQAT_LIBRARY names, or the one built into the wheel; without it `library`
-gives None and says so once. Arrays are numpy arrays, C-contiguous and of exactly the C type; the
-quantizers of training take addresses of float32.
+gives None and says so once. Arrays are numpy arrays, C-contiguous and of exactly the C type.
 
 Legend: O rows, I columns, N tokens, V vocabulary.
 """
@@ -334,56 +333,8 @@ def product(
     return out
 
 
-def lsq(
-    threads: int, values: int, scale: int, beta: float, shape: tuple[int, int], scale_rows: int,
-    group: int, bits: int, out: int,
-) -> None:  # fmt: skip
-    """Learned-scale fake quantization, see edgeqat.h; the arrays are addresses."""
-    where = values, scale, beta, *shape, scale_rows, group, bits, out
-    check(require().edgeqat_lsq(_team(threads), *where))
-
-
-def lsq_backward(
-    threads: int, values: int, scale: int, beta: float, grad: int, shape: tuple[int, int],
-    scale_rows: int, group: int, bits: int, grad_values: int, slopes: int,
-) -> None:  # fmt: skip
-    """Gradients of `lsq`, see edgeqat.h; the arrays are addresses."""
-    where = values, scale, beta, grad, *shape, scale_rows, group, bits, grad_values, slopes
-    check(require().edgeqat_lsq_backward(_team(threads), *where))
-
-
-def fake_quantize(
-    threads: int, values: int, shape: tuple[int, int], bits: int, clip: float | None,
-    half_scale: bool, out: int, clipped: int | None,
-) -> None:  # fmt: skip
-    """Fake quantization with one scale a row, see edgeqat.h; clip None: the scale is searched. The
-    arrays are addresses.
-    """
-    searched = clip is None, 0.0 if clip is None else clip
-    where = values, *shape, bits, *searched, half_scale, out, clipped
-    check(require().edgeqat_fake_quantize(_team(threads), *where))
-
-
-def batch_norm(
-    threads: int, x: int, shape: tuple[int, int], affine: tuple[int, int],
-    numbers: tuple[float, float, float], moments: tuple[int, int], out: int,
-) -> None:  # fmt: skip
-    """See edgeqat.h: addresses of gain and bias, epsilon and ends, addresses of the moments."""
-    where = x, *shape, *affine, *numbers, *moments, out
-    check(require().edgeqat_batch_norm(_team(threads), *where))
-
-
-def batch_norm_backward(
-    threads: int, x: int, grad: int, shape: tuple[int, int], affine: tuple[int, int],
-    numbers: tuple[float, float, float], moments: tuple[int, int], grads: tuple[int, int, int],
-) -> None:  # fmt: skip
-    """Gradients of `batch_norm`: of x, gain and bias, see edgeqat.h; the arrays are addresses."""
-    where = x, grad, *shape, *affine, *numbers, *moments, *grads
-    check(require().edgeqat_batch_norm_backward(_team(threads), *where))
-
-
 @lru_cache(maxsize=64)
-def _team(threads: int) -> Team:
+def team(threads: int) -> Team:
     """So many threads of torch's OpenMP library: they are awake already, and those of another pool
     would wait for them. Without it the calling thread alone.
     """

@@ -21,7 +21,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path
 LEVELS = [
     ("errors",),
     ("scheme", "native", "aliases"),
-    ("sections",),
+    ("sections", "native_training"),
     ("recipe", "log", "output"),
     ("quant", "cache"),
     ("runtime", "losses", "coreset", "vision", "data", "checkpoint"),

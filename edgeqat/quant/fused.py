@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeqat import native
+from edgeqat import native, native_training
 from edgeqat.quant.functional import CACHE_CLIPS, WIDEST_GROUP
 from edgeqat.quant.packing import PLANES
 from edgeqat.scheme import Grid, grid_of, group_count
@@ -45,7 +45,7 @@ def lsq(
     """
     values, scale = values.contiguous(memory_format=_format(values)), scale.contiguous()
     output = torch.empty_like(values)
-    native.lsq(
+    native_training.lsq(
         torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), beta, _matrix(values),
         _scale_rows(values, scale, group_size), group_size or 0, grid.bits, output.data_ptr(),
     )  # fmt: skip
@@ -63,7 +63,7 @@ def lsq_backward(
     grad_values = torch.empty_like(values)
     rows, columns = shape = _matrix(values)
     slopes = values.new_zeros(rows, group_count(columns, group_size) if group_size else 1, 2)
-    native.lsq_backward(
+    native_training.lsq_backward(
         torch.get_num_threads(), values.data_ptr(), scale.data_ptr(), beta, grad.data_ptr(),
         shape, _scale_rows(values, scale, group_size), group_size or 0, grid.bits,
         grad_values.data_ptr(), slopes.data_ptr(),
@@ -82,7 +82,7 @@ def dynamic(
     output = torch.empty_like(values)
     clipped = torch.empty_like(values, dtype=torch.bool) if marked else None
     columns = values.shape[-1]
-    native.fake_quantize(
+    native_training.fake_quantize(
         torch.get_num_threads(), values.data_ptr(), (values.numel() // max(columns, 1), columns),
         grid.bits, clips[0] if len(clips) == 1 else None, fp16_scale, output.data_ptr(),
         None if clipped is None else clipped.data_ptr(),

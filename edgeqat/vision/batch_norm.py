@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from edgeqat import native
+from edgeqat import native, native_training
 from edgeqat.vision.activation import ReLU6
 
 _ENDS = {
@@ -52,7 +52,7 @@ class _BatchNorm(torch.autograd.Function):
         """The output, and mean and variance (C,) of the batch."""
         output, mean, variance = torch.empty_like(pixels), *gain.new_empty(2, len(gain))
         ctx.numbers = (epsilon, low, high)
-        native.batch_norm(
+        native_training.batch_norm(
             torch.get_num_threads(), pixels.data_ptr(), _shape(pixels),
             (gain.data_ptr(), bias.data_ptr()), ctx.numbers,
             (mean.data_ptr(), variance.data_ptr()), output.data_ptr(),
@@ -65,9 +65,10 @@ class _BatchNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         pixels, gain, bias, mean, variance = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last  # also where a hook kept the pixels elsewhere meanwhile
+        pixels, grad = (tensor.contiguous(memory_format=order) for tensor in (pixels, grad))
         found = torch.empty_like(pixels), torch.empty_like(gain), torch.empty_like(bias)
-        native.batch_norm_backward(
+        native_training.batch_norm_backward(
             torch.get_num_threads(), pixels.data_ptr(), grad.data_ptr(), _shape(pixels),
             (gain.data_ptr(), bias.data_ptr()), ctx.numbers,
             (mean.data_ptr(), variance.data_ptr()),
@@ -96,6 +97,7 @@ def _takes(norm: nn.Module, pixels: Tensor) -> bool:
         and type(pixels) is Tensor
         and type(norm.weight) is nn.Parameter
         and pixels.is_cpu
+        and norm.weight.is_cpu
         and pixels.dtype == norm.weight.dtype == torch.float32
         and pixels.is_contiguous(memory_format=torch.channels_last)
         and pixels.shape[1] == norm.num_features
@@ -106,11 +108,11 @@ def _takes(norm: nn.Module, pixels: Tensor) -> bool:
 
 
 def _is_watched(module: nn.Module | None) -> bool:
-    """Whether somebody reads what goes into or comes out of a module."""
+    """Whether somebody reads what goes into or comes out of a module, or calls it another way."""
     if module is None:
         return False
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    return any(hooks) or bool(module._backward_pre_hooks)
+    return any(hooks) or bool(module._backward_pre_hooks) or "forward" in vars(module)
 
 
 def _shape(pixels: Tensor) -> tuple[int, int]:

@@ -127,7 +127,7 @@ EDGEQAT_API int edgeqat_fake_quantize(edgeqat_team team, const float *x, int64_t
 
 /* Batch norm of x [rows][channels] and the clamp to [low, high] behind it:
  * out = clamp((x - mean) / sqrt(variance + epsilon) * gain + bias); mean and variance [channels] of
- * the rows are written, the variance over `rows`. `rows` is at least 1. */
+ * the rows are written, the variance over `rows`. Both counts are at least 1. */
 EDGEQAT_API int edgeqat_batch_norm(edgeqat_team team, const float *x, int64_t rows,
                                    int64_t channels, const float *gain, const float *bias,
                                    float epsilon, float low, float high, float *mean,

@@ -14,19 +14,26 @@ namespace {
 
 constexpr int64_t kShortestPeriod = 64;    // values that an inner loop is worth
 constexpr int64_t kBlockValues = 1 << 15;  // of a block: both walks of `moments` find it cached
+constexpr int64_t kFewestPeriods = 64;     // of a block: sums are few beside values
 
 struct Blocks {
   Blocks(int64_t rows, int64_t channels)
       : channels(channels),
         values(rows * channels),
         period((kShortestPeriod + channels - 1) / channels * channels),
-        size(std::max<int64_t>(1, kBlockValues / period) * period),
+        size(std::max(kFewestPeriods, kBlockValues / period) * period),
         count((values + size - 1) / size) {}
 
   int64_t size_of(int64_t block) const { return std::min(size, values - block * size); }
-  // How many values of a block are the j-th of their period.
-  int64_t places_of(int64_t block, int64_t j) const {
-    return size_of(block) / period + (j < size_of(block) % period);
+  // Calls each(channel, place among the sums, values there) for all sums of all blocks.
+  template <class Each>
+  void each_sum(const Each& add) const {
+    for (int64_t b = 0, i = 0; b < count; ++b) {
+      const int64_t whole = size_of(b) / period, rest = size_of(b) % period;
+      for (int64_t first = 0; first < period; first += channels)
+        for (int64_t c = 0; c < channels; ++c, ++i)
+          add(c, i, double(whole + (first + c < rest)));
+    }
   }
   // Calls each(block, first value, values).
   template <class Each>
@@ -40,9 +47,8 @@ struct Blocks {
 // Two sums of every block and place of the period.
 struct Partial {
   explicit Partial(const Blocks& blocks)
-      : period(blocks.period), first(blocks.count * period), second(blocks.count * period) {}
+      : first(blocks.count * blocks.period), second(blocks.count * blocks.period) {}
 
-  int64_t period;
   std::vector<float> first, second;
 };
 
@@ -76,14 +82,9 @@ void find_moments(const edgeqat_team& team, const Isa& isa, const float* x, cons
   });
   const double pixels = double(blocks.values / blocks.channels);
   std::vector<double> sums(blocks.channels), squares(blocks.channels);
-  const auto each = [&](const auto& add) {
-    for (int64_t b = 0; b < blocks.count; ++b)
-      for (int64_t j = 0; j < blocks.period; ++j)
-        add(j % blocks.channels, b * blocks.period + j, double(blocks.places_of(b, j)));
-  };
-  each([&](int64_t c, int64_t i, double n) { sums[c] += n * found.first[i]; });
+  blocks.each_sum([&](int64_t c, int64_t i, double n) { sums[c] += n * found.first[i]; });
   for (double& sum : sums) sum /= pixels;
-  each([&](int64_t c, int64_t i, double n) {
+  blocks.each_sum([&](int64_t c, int64_t i, double n) {
     const double apart = found.first[i] - sums[c];
     squares[c] += found.second[i] + n * apart * apart;
   });
@@ -120,11 +121,10 @@ void batch_norm_backward(const edgeqat_team& team, const float* x, const float* 
                          &found.second[b * blocks.period]);
   });
   std::vector<double> sums(norm.channels), products(norm.channels);
-  for (int64_t i = 0; i < blocks.count * blocks.period; ++i) {
-    const int64_t c = i % blocks.period % norm.channels;
+  blocks.each_sum([&](int64_t c, int64_t i, double) {
     sums[c] += found.first[i];
     products[c] += found.second[i];
-  }
+  });
   for (int64_t j = 0; j < blocks.period; ++j) {
     const int64_t c = j % norm.channels;
     const double spread = double(variance[c]) + double(norm.epsilon);

@@ -89,6 +89,10 @@ void check_searched(int bits, int64_t columns) {
                 std::to_string(kWidestGroup) + " have searched scales");
 }
 
+void check_pixels(int64_t rows, int64_t channels) {
+  if (rows < 1 || channels < 1) throw Error("batch norm: there are no pixels or no channels");
+}
+
 }  // namespace
 
 const char* edgeqat_error(void) { return last_error.c_str(); }
@@ -277,6 +281,7 @@ int edgeqat_batch_norm(edgeqat_team team, const float* x, int64_t rows, int64_t 
                        const float* gain, const float* bias, float epsilon, float low, float high,
                        float* mean, float* variance, float* out) {
   return guarded([&] {
+    check_pixels(rows, channels);
     batch_norm(team, x, rows, {channels, gain, bias, epsilon, low, high}, mean, variance, out);
   });
 }
@@ -287,6 +292,7 @@ int edgeqat_batch_norm_backward(edgeqat_team team, const float* x, const float* 
                                 const float* variance, float* grad_x, float* grad_gain,
                                 float* grad_bias) {
   return guarded([&] {
+    check_pixels(rows, channels);
     batch_norm_backward(team, x, grad, rows, {channels, gain, bias, epsilon, low, high}, mean,
                         variance, grad_x, grad_gain, grad_bias);
   });

@@ -14,7 +14,8 @@ constexpr int64_t kValuesOfAThread = 1 << 14;  // fewer are not worth a second t
 // Calls work(row) for each of `rows` rows of `columns` values; it must not throw.
 template <class Work>
 void each_row(const edgeqat_team& team, int64_t rows, int64_t columns, const Work& work) {
-  const int64_t shares = std::min<int64_t>(team.threads, rows * columns / kValuesOfAThread);
+  const int64_t most = std::min<int64_t>(rows, team.threads);
+  const int64_t shares = std::min(most, rows * columns / kValuesOfAThread);
   if (!team.run || shares < 2) {
     for (int64_t row = 0; row < rows; ++row) work(row);
     return;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "edgeqat.h"
 #include "expect.h"
 #include "inputs.h"
 #include "registry.h"
@@ -276,6 +277,63 @@ void check_normalize(Expect& expect, Random& random) {
   }
 }
 
+bool near(const std::vector<float>& found, const std::vector<double>& expected) {
+  double most = 1e-3;
+  for (double value : expected) most = std::max(most, std::fabs(value));
+  for (size_t i = 0; i < expected.size(); ++i)
+    if (!(std::fabs(found[i] - expected[i]) < 1e-4 * most)) return false;
+  return true;
+}
+
+// The whole norm, of blocks and parts of them, against the definition in double.
+void check_batch_norm(Expect& expect, Random& random, int64_t rows, int64_t channels) {
+  const float epsilon = 1e-5f, low = -0.4f, high = 0.7f;
+  const auto x = wild(random, rows * channels, 2), grad = wild(random, rows * channels, 2);
+  const auto gain = wild(random, channels, 2), bias = wild(random, channels, 2);
+  std::vector<float> mean(channels), variance(channels), grad_gain(channels), grad_bias(channels);
+  std::vector<float> out(rows * channels), grad_x(rows * channels);
+  const edgeqat_team team = {nullptr, 1};
+  const int status =
+      edgeqat_batch_norm(team, x.data(), rows, channels, gain.data(), bias.data(), epsilon, low,
+                         high, mean.data(), variance.data(), out.data()) +
+      edgeqat_batch_norm_backward(team, x.data(), grad.data(), rows, channels, gain.data(),
+                                  bias.data(), epsilon, low, high, mean.data(), variance.data(),
+                                  grad_x.data(), grad_gain.data(), grad_bias.data());
+  std::vector<double> means(channels), squares(channels), sums(channels), products(channels);
+  std::vector<double> values(rows * channels), slopes(rows * channels), grads(rows * channels);
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t i = c; i < rows * channels; i += channels) means[c] += x[i] / double(rows);
+    for (int64_t i = c; i < rows * channels; i += channels)
+      squares[c] += (x[i] - means[c]) * (x[i] - means[c]) / double(rows);
+    const double factor = 1 / std::sqrt(squares[c] + epsilon);
+    for (int64_t i = c; i < rows * channels; i += channels) {
+      const double y = (x[i] - means[c]) * factor * gain[c] + bias[c];
+      values[i] = std::min(std::max(y, double(low)), double(high));
+      slopes[i] = out[i] > low && out[i] < high ? grad[i] : 0.0f;
+      sums[c] += slopes[i];
+      products[c] += slopes[i] * (x[i] - means[c]) * factor;
+    }
+    for (int64_t i = c; i < rows * channels; i += channels)
+      grads[i] = (slopes[i] - sums[c] / double(rows) -
+                  (x[i] - means[c]) * factor * products[c] / double(rows)) *
+                 factor * gain[c];
+  }
+  expect.that(status == 0 && near(mean, means) && near(variance, squares) && near(out, values) &&
+                  near(grad_x, grads) && near(grad_gain, products) && near(grad_bias, sums),
+              "batch norm of " + std::to_string(rows) + " rows, " + std::to_string(channels) +
+                  " channels is not the definition's");
+}
+
+void check_batch_norms(Expect& expect, Random& random) {
+  for (int64_t rows : {2, 64, 700, 6000})
+    for (int64_t channels : {1, 3, 66, 200}) check_batch_norm(expect, random, rows, channels);
+  const edgeqat_team team = {nullptr, 1};
+  for (int64_t rows : {0, 5})
+    expect.that(edgeqat_batch_norm(team, nullptr, rows, 5 - rows, nullptr, nullptr, 0, 0, 0,
+                                   nullptr, nullptr, nullptr) != 0,
+                "batch norm takes nothing");
+}
+
 void check_halves(Expect& expect) {
   for (int bits = 0; bits < 65536; ++bits) {
     const bool number = (bits & 0x7c00) != 0x7c00;
@@ -310,6 +368,7 @@ void check_rows(Expect& expect) {
   check_elementwise(expect, random);
   check_fake_quant(expect, random);
   check_normalize(expect, random);
+  check_batch_norms(expect, random);
   check_halves(expect);
   check_rotation(expect, random);
 }

@@ -192,4 +192,4 @@ def test_a_number_alone(in_torch):
 )
 def test_the_threads_are_those_of_torch():
     torch.ones(1)
-    assert native._team(3).threads == 3 and native._team(3).run
+    assert native.team(3).threads == 3 and native.team(3).run

@@ -7,7 +7,7 @@ import torch
 from marks import needs_kernels
 from torch import nn
 
-from edgeqat import native
+from edgeqat import native, native_training
 from edgeqat.vision import batch_norm, zoo
 from edgeqat.vision.activation import ReLU6
 
@@ -38,8 +38,9 @@ def threads(request):
 @pytest.fixture
 def calls(monkeypatch):
     """How often the library normalized a batch."""
-    found, inner = [], native.batch_norm
-    monkeypatch.setattr(native, "batch_norm", lambda *given: found.append(1) or inner(*given))
+    found, inner = [], native_training.batch_norm
+    patched = lambda *given: found.append(1) or inner(*given)  # noqa: E731
+    monkeypatch.setattr(native_training, "batch_norm", patched)
     return found
 
 
@@ -84,7 +85,8 @@ def test_values_and_slopes_are_those_of_torch(shape, activation, isa, monkeypatc
     assert norm.num_batches_tracked == 1
 
 
-def test_the_number_of_threads_changes_no_bit(monkeypatch):
+def test_the_number_of_threads_changes_no_bit(monkeypatch, calls):
+    assert native.team(3).run
     (norm, then), given = layers(24, "relu6"), pixels(8, 24, 32, 32)
     found = []
     for threads in (1, 2, 3):
@@ -92,6 +94,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
         norm.reset_running_stats()
         output = batch_norm.normalize(norm, then, given)
         found.append(results(norm, output, given, torch.ones_like(output)))
+    assert len(calls) == 3
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
@@ -101,7 +104,9 @@ def plainly(norm, then, given):
     return output if then is None else then(output)
 
 
-@pytest.mark.parametrize("case", ["eval", "no gradients", "double", "strided", "hook", "average"])
+@pytest.mark.parametrize(
+    "case", ["eval", "no gradients", "double", "strided", "hook", "own", "average"]
+)
 def test_everything_else_takes_the_modules(case, calls):
     (norm, then), given = layers(8, "relu6"), pixels(4, 8, 5, 5)
     seen = []
@@ -113,6 +118,8 @@ def test_everything_else_takes_the_modules(case, calls):
         given = given.detach().contiguous().requires_grad_()
     elif case == "hook":
         norm.register_forward_hook(lambda *_: seen.append(1))
+    elif case == "own":  # a forward pass of the module's own, as offloading sets it
+        norm.forward = norm.forward
     elif case == "average":
         norm.momentum = None
     with torch.set_grad_enabled(case != "no gradients"):
@@ -128,6 +135,14 @@ def test_a_watched_activation_sees_what_it_is_given(calls):
     then.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].min().item()))
     batch_norm.normalize(norm, then, given)
     assert len(calls) == 1 and seen[0] < 0
+
+
+def test_pixels_that_were_kept_in_another_order_give_the_same_slopes():
+    (norm, then), given = layers(8, "relu6"), pixels(4, 8, 5, 5)
+    expected = torch.autograd.grad(batch_norm.normalize(norm, then, given).sum(), given)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.contiguous()):
+        found = torch.autograd.grad(batch_norm.normalize(norm, then, given).sum(), given)
+    assert torch.equal(found[0], expected[0])
 
 
 def test_a_single_value_per_channel_is_refused_as_in_torch():
