@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/edgeqat generate demo-w4a8kv4 --prompt "The import statement" --max-tokens 40
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal
 
 # The ablation of recipes/README.md, hours: EDGEQAT_DATA=FOLDER make experiments MODEL=FOLDER; may be stopped and started.
 experiments: $(VENV)/.installed
