@@ -20,6 +20,7 @@ import pytest
 import tiny
 import torch
 
+from edgeqat import native
 from edgeqat.cli import run
 
 torch.set_num_threads(1)
@@ -41,6 +42,25 @@ def _logging():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+def _instruction_sets():
+    return [name for name, usable in native.isas().items() if usable] if native.library() else []
+
+
+@pytest.fixture(params=_instruction_sets())
+def isa(request, monkeypatch):
+    """Each instruction set that this machine has."""
+    monkeypatch.setenv("EDGEQAT_ISA", request.param)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """torch on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -108,29 +108,27 @@ def test_transformers_loads_it_after_one_import(packed):
     assert not model.is_quantized or not model.hf_quantizer.is_trainable
 
 
-ELSEWHERE = """
-import sys
-from transformers import AutoModelForCausalLM
-
-try:
-    AutoModelForCausalLM.from_pretrained(sys.argv[1])
-except Exception as error:
-    print("alone:", str(error).lower())
-import edgeqat.hf
-
-AutoModelForCausalLM.from_pretrained(sys.argv[1])
-print("loaded")
-"""
+def load_elsewhere(path, before=""):
+    code = (
+        f"{before}\n"
+        "from transformers import AutoModelForCausalLM\n"
+        f"AutoModelForCausalLM.from_pretrained({str(path)!r})\n"
+        "print('loaded')\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-def test_loading_elsewhere_needs_the_import_and_nothing_else(packed):
-    """Without it transformers refuses the shapes instead of loading noise."""
-    command = [sys.executable, "-c", ELSEWHERE, str(packed[0])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, *_, last = done.stdout.splitlines()
-    assert first.startswith("alone:") and "size" in first and "mismatch" in first
-    assert last == "loaded"
+def test_transformers_alone_fails_instead_of_loading_noise(packed):
+    done = load_elsewhere(packed[0])
+    assert done.returncode != 0
+    assert "loaded" not in done.stdout
+    assert "size" in done.stderr.lower()
+    assert "mismatch" in done.stderr.lower()
+
+
+def test_loading_elsewhere_needs_only_the_import(packed):
+    done = load_elsewhere(packed[0], "import edgeqat.hf")
+    assert done.stdout == "loaded\n", done.stderr
 
 
 def test_the_folder_holds_config_weights_and_tokenizer(packed):

@@ -17,23 +17,6 @@ pytestmark = needs_kernels
 BITS = (1, 2, 3, 4, 6, 8)
 
 
-def available():
-    return [name for name, usable in native.isas().items() if usable] if native.library() else []
-
-
-@pytest.fixture(params=available())
-def isa(request, monkeypatch):
-    monkeypatch.setenv("EDGEQAT_ISA", request.param)
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def in_torch(monkeypatch):
     """Runs a function without the library."""

@@ -23,18 +23,6 @@ SHAPES = [
 ]
 
 
-def available():
-    return [name for name, usable in native.isas().items() if usable] if native.library() else []
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def calls(monkeypatch):
     """How often the library normalized a batch."""
@@ -64,12 +52,10 @@ def results(norm, output, given, slope):
     return [output.detach(), *grads, norm.running_mean.clone(), norm.running_var.clone()]
 
 
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("isa", available())
+@pytest.mark.usefixtures("isa", "threads")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_values_and_slopes_are_those_of_torch(shape, activation, isa, monkeypatch, calls):
-    monkeypatch.setenv("EDGEQAT_ISA", isa)
+def test_values_and_slopes_are_those_of_torch(shape, activation, calls):
     torch.manual_seed(0)
     (norm, then), given = layers(shape[1], activation), pixels(*shape)
     own = nn.BatchNorm2d(shape[1]).double()
