@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from edgeqat import recipe as recipes
+from edgeqat.errors import EdgeQATError
 from edgeqat.pipeline.inputs import load_task, with_data_root
 from edgeqat.pipeline.quantize import prepared
 from edgeqat.pipeline.sampling import selection_of
@@ -40,6 +41,16 @@ def main() -> None:
     parser.add_argument("--selections", type=int, default=4, help="of a run")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if options.images < 1 or options.selections < 1:
+        parser.error("--images, --selections: give at least 1")
+    try:
+        compare(options)
+    except EdgeQATError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Time the three ways and print the table."""
     torch.set_num_threads(options.threads)
     values = {
         "model.weights": options.weights,
