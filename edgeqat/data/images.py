@@ -34,6 +34,7 @@ _HELD_OUT = ("validation", "valid", "val", "test")  # the test images of ImageNe
 _IN_MEMORY = 4 << 30  # bytes of pixels; more stay in their file
 _HASHED = 4096  # images of those
 _AT_ONCE = 512  # images decoded between two writes
+_PIXELS = 32 * 32 * 32  # of a forward pass: its largest tensor stays below what the heap maps anew
 
 
 class Images(Dataset):
@@ -63,6 +64,13 @@ class Images(Dataset):
         if not 0 < count < len(self):
             return self
         return self.subset(_spaced(len(self), count))
+
+    @property
+    def at_once(self) -> int:
+        """How many of them go through a network at once where no gradients are kept: more are
+        slower on a CPU (docs/log.md).
+        """
+        return max(4, _PIXELS // self.pixels.shape[-1] ** 2)
 
     @property
     def labelled(self) -> bool:

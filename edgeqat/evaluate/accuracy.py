@@ -12,7 +12,6 @@ from edgeqat.data.images import Images, Normalizer
 from edgeqat.nn.folding import inference
 from edgeqat.nn.logits import class_logits
 
-_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (edgeqat/native)
 _TOP = 5
 
 
@@ -20,9 +19,9 @@ def accuracy(model: nn.Module, images: Images, normalizer: Normalizer) -> dict[s
     """{"top1", "top5"} of a model in eval mode on clean images (N)."""
     device = next(model.parameters()).device
     right = torch.zeros(2, dtype=torch.int64)
-    pairs = zip(images.pixels.split(_AT_ONCE), images.labels.split(_AT_ONCE), strict=True)
+    parts = (values.split(images.at_once) for values in (images.pixels, images.labels))
     with inference(model) as ready:
-        for pixels, labels in pairs:
+        for pixels, labels in zip(*parts, strict=True):
             logits = class_logits(ready, normalizer(pixels.to(device)))
             best = logits.topk(min(_TOP, logits.shape[-1]), dim=-1).indices.cpu()
             found = best == labels[:, None]
@@ -35,7 +34,7 @@ def same_top(one: nn.Module, other: nn.Module, images: Images, normalizer: Norma
     """How often two models in eval mode give images (N) the same class, in percent."""
     same = 0
     with inference(one) as first, inference(other) as second:
-        for pixels in images.pixels.split(_AT_ONCE):
+        for pixels in images.pixels.split(images.at_once):
             inputs = normalizer(pixels)
             classes = [class_logits(model, inputs).argmax(-1) for model in (first, second)]
             same += int((classes[0] == classes[1]).sum())

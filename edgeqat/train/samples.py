@@ -18,7 +18,6 @@ from edgeqat.losses.distill import IGNORE
 from edgeqat.nn.logits import class_logits
 from edgeqat.nn.norms import estimate, has_norms
 
-_IMAGES_AT_ONCE = 100  # the largest tensor stays below what the heap maps anew (edgeqat/native)
 _NORMS_AT_ONCE = 256
 _TOKENS_AT_ONCE = 4096
 
@@ -57,8 +56,6 @@ class ImageSamples(Samples):
     what batch norms are estimated on (0: they stay as they are).
     """
 
-    at_once = _IMAGES_AT_ONCE
-
     def __init__(
         self,
         images: Images,
@@ -66,7 +63,7 @@ class ImageSamples(Samples):
         norm_images: int = 0,
         augmented: bool = False,
     ) -> None:
-        self.images, self.normalizer = images, normalizer
+        self.images, self.normalizer, self.at_once = images, normalizer, images.at_once
         self.norm_images, self.augmented = norm_images, augmented
         self.labelled = images.labelled
         self.classes = images.labels if images.labelled else None

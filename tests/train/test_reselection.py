@@ -102,7 +102,7 @@ def test_all_images_are_trained_on_without_a_coreset():
 
 
 @pytest.mark.parametrize("every, epochs", [(1, [0, 1, 2, 3]), (2, [0, 2]), (0, [0])])
-def test_samples_are_exchanged_intervalsso_many_passes(every, epochs):
+def test_samples_are_exchanged_every_so_many_passes(every, epochs):
     made = trainer(every=every)  # a pass is 3 steps: 4 + 4 + 2 samples
     seen = watch(made)
     made.run()
@@ -115,7 +115,7 @@ def test_samples_are_exchanged_intervalsso_many_passes(every, epochs):
     assert made.recorder.selection_seconds > 0
 
 
-def test_samples_are_exchanged_intervalsso_many_steps_at_the_next_pass():
+def test_samples_are_exchanged_every_so_many_steps_at_the_next_pass():
     made = trainer(every_steps=4)
     made.run()
     assert [turn["step"] for turn in made.reselection.turns] == [0, 6]
