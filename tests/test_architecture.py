@@ -20,7 +20,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path
 # A module imports from its own part or from a lower row.
 LEVELS = [
     ("errors",),
-    ("scheme", "native", "aliases"),
+    ("scheme", "native", "aliases", "seeds"),
     ("sections", "native_training"),
     ("recipe", "log", "output"),
     ("quant", "cache"),

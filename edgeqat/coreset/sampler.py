@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from edgeqat.seeds import mixed
+
 
 class CoresetSampler(Sampler[int]):
     """The samples `index` (M,) of a dataset, in an order that follows from seed and `epoch`."""
@@ -19,7 +21,7 @@ class CoresetSampler(Sampler[int]):
         return len(self.index)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+        generator = torch.Generator().manual_seed(mixed(self.seed, self.epoch))
         order = torch.randperm(len(self.index), generator=generator)
         return iter(self.index[order].tolist())
 

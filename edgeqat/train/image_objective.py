@@ -19,6 +19,7 @@ from edgeqat.nn.folding import folded
 from edgeqat.nn.logits import class_logits
 from edgeqat.recipe import DistillSection
 from edgeqat.sections import CorrectSection
+from edgeqat.seeds import mixed
 from edgeqat.train.objective import Objective
 
 
@@ -46,7 +47,7 @@ class ImageObjective(Objective):
             self.teacher, self._folds = folded(self.teacher), False
         pixels, labels = batch["pixels"], batch["labels"]
         if self.augmented:
-            drawn = hash((self.seed, step, int(batch["index"][0]))) & 0x7FFFFFFFFFFFFFFF
+            drawn = mixed(self.seed, step, int(batch["index"][0]))
             generator = torch.Generator().manual_seed(drawn)
             pixels = augment(pixels, generator=generator)
         if self.gamma == 1:

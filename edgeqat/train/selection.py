@@ -21,6 +21,7 @@ from edgeqat.errors import UsageError
 from edgeqat.nn.features import last_inputs
 from edgeqat.nn.folding import inference
 from edgeqat.sections import CoresetSection
+from edgeqat.seeds import mixed
 from edgeqat.train import processes
 from edgeqat.train.float_outputs import FloatOutputs
 from edgeqat.train.samples import Samples
@@ -84,7 +85,7 @@ class Selection:
         last selection.
         """
         start = time.perf_counter()
-        seed = (self.seed << 16) + turn
+        seed = mixed(self.seed, turn)
         values, accuracy = self.score(student, progress, seed)
         index = select.select(values, self.share, self.classes, self.section.random_share, seed)
         summary: dict[str, Any] = {

@@ -89,6 +89,8 @@ def test_a_sampler_goes_through_its_samples_in_an_order_of_seed_and_epoch():
     assert sorted(first) == [3, 5, 8, 9, 11] and list(sampler) == first and len(sampler) == 5
     sampler.epoch = 1
     assert sorted(sampler) == sorted(first) and list(sampler) != first
+    orders = {tuple(CoresetSampler(torch.arange(50), seed)) for seed in (0, 1, 2, 1 << 16, 1 << 31)}
+    assert len(orders) == 5
     sampler.exchange(torch.tensor([0, 1, 2, 3, 4]))
     assert sorted(sampler) == [0, 1, 2, 3, 4]
 
