@@ -14,12 +14,11 @@ Legend: B batch, T tokens, I in_features, O out_features, V vocabulary, H hidden
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from edgeqat.quant.exact import linear
@@ -97,36 +96,39 @@ class QuantLinear(nn.Linear):
             quantized = self.shared_input(input, self.input_quantizer, self.rotation)
         else:
             quantized = self.input_quantizer(rotate(input, self.rotation))
-        with _recomputed(weight, self.weight_quantizer, self.weight):
+        if weight is self.weight or weight.numel() <= _KEPT or not torch.is_grad_enabled():
             return linear(quantized, weight, self.bias)
+        return _Product.apply(quantized, weight, self.bias, self.weight, self.weight_quantizer)
 
 
-@contextmanager
-def _recomputed(quantized: Tensor, quantizer: nn.Module, weight: Tensor) -> Iterator[None]:
-    """Inside, `quantized` = quantizer(weight) is not kept for backward but computed again there,
-    unless it is small.
-
-    A quantized copy of every weight would otherwise live from forward to backward.
+class _Product(torch.autograd.Function):
+    """linear(input, quantized, bias), where quantized = quantizer(weight) is not kept for backward
+    but computed again there: a quantized copy of every large weight would otherwise live until
+    then. What is kept goes the usual way, so that gradient checkpointing frees it.
     """
-    small = quantized.numel() <= _KEPT
-    if quantized is weight or small or not quantized.requires_grad:
-        yield
-        return
-    place = quantized.untyped_storage().data_ptr()
 
-    def pack(tensor: Tensor) -> Any:
-        if tensor.untyped_storage().data_ptr() != place:
-            return tensor
-        return tensor.size(), tensor.stride(), tensor.storage_offset()
+    @staticmethod
+    def forward(ctx, input, quantized, bias, weight, quantizer):
+        output = linear(input, quantized, bias)
+        ctx.quantizer, ctx.kinds = quantizer, (input.dtype, quantized.dtype)
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(input.to(output.dtype), weight)
+        return output
 
-    def unpack(saved: Any) -> Tensor:
-        if isinstance(saved, Tensor):
-            return saved
-        with torch.no_grad():
-            return quantizer(weight).as_strided(*saved)
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        rows = grad.flatten(0, -2)
+        grad_input = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            quantized = ctx.quantizer(weight).to(grad.dtype)
+            grad_input = (rows @ quantized).view(input.shape).to(ctx.kinds[0])
+        if ctx.needs_input_grad[1]:
+            grad_weight = (rows.t() @ input.flatten(0, -2)).to(ctx.kinds[1])
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            grad_bias = rows.sum(0)
+        return grad_input, grad_weight, grad_bias, None, None
 
 
 class QuantEmbedding(nn.Embedding):

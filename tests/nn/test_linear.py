@@ -5,6 +5,7 @@ import weakref
 import pytest
 import tiny
 import torch
+import torch.utils.checkpoint
 
 import edgeqat
 from edgeqat.nn import linear
@@ -49,6 +50,33 @@ def test_gradients_are_those_of_the_kept_copy():
     assert torch.allclose(input.grad, upstream @ quantized, atol=1e-5)
     expected = torch.autograd.grad(quantized, layer.weight, upstream.T @ input)[0]
     assert torch.allclose(layer.weight.grad, expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("size")
+def test_gradients_in_bfloat16_have_the_kinds_of_what_they_belong_to():
+    layer = edgeqat.prepare(tiny.llama(), "w2a16").model.layers[0].mlp.up_proj.train()
+    input, upstream = torch.randn(2, 5, 64, requires_grad=True), torch.randn(2, 5, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(input)
+    assert output.dtype == torch.bfloat16
+    output.backward(upstream.bfloat16())
+    low = input.grad, layer.weight.grad
+    input.grad = layer.weight.grad = None
+    layer(input).backward(upstream)
+    for one, other in zip(low, (input.grad, layer.weight.grad), strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 0.02 * other.norm()
+
+
+@pytest.mark.usefixtures("size")
+def test_gradient_checkpointing_keeps_no_input_of_a_layer():
+    layer = edgeqat.prepare(tiny.llama(), "w4a8").model.layers[0].mlp.up_proj.train()
+    layer.shared_input, kept = None, []
+    layer.input_quantizer.register_forward_hook(lambda *each: kept.append(weakref.ref(each[-1])))
+    input = torch.randn(5, 64, requires_grad=True)
+    output = torch.utils.checkpoint.checkpoint(layer, input, use_reentrant=False)
+    assert kept[0]() is None
+    output.sum().backward()
 
 
 def test_layers_of_one_input_quantize_it_once(monkeypatch):
