@@ -268,6 +268,11 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
             f"version: {found} of recipe '{source}' is newer than {VERSION}; update edgeqat"
         )
     overrides = overrides or {}
+    if {"train.steps", "train.epochs"} <= set(overrides):
+        raise RecipeError(
+            f"train.epochs: {overrides['train.epochs']} and train.steps: "
+            f"{overrides['train.steps']} both say how long to train; give one of them"
+        )
     if "train.steps" in overrides and isinstance(values.get("train"), dict):
         values["train"].pop("epochs", None)
     for path, value in overrides.items():

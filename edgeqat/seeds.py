@@ -6,7 +6,8 @@ import numpy as np
 
 
 def mixed(*numbers: int) -> int:
-    """A seed that follows from every bit of `numbers` (each below 2^32) and their order.
+    """A seed that follows from every bit of `numbers` (each below 2^32) and their order; a zero at
+    the end adds nothing.
 
     torch's generator on the CPU looks at the low 32 bits of its seed alone, so that numbers shifted
     past one another would be lost.

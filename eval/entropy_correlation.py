@@ -24,9 +24,10 @@ from torch import Tensor
 
 from edgeqat import recipe as recipes
 from edgeqat.coreset import index_file, select
+from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.pipeline.inputs import load_task, with_data_root
 from edgeqat.pipeline.quantize import prepared
-from edgeqat.pipeline.sampling import selection_of
+from edgeqat.pipeline.sampling import selection_of, settle
 
 GROUP = "entropy"
 
@@ -55,7 +56,10 @@ def main() -> None:
     elif options.weights is None or options.data is None:
         parser.error("prepare: name the float weights and --data")
     else:
-        prepare(options)
+        try:
+            prepare(options)
+        except EdgeQATError as error:
+            parser.exit(2, f"error: {error}\n")
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -70,6 +74,7 @@ def prepare(options: argparse.Namespace) -> None:
     recipe = with_data_root(recipes.load(options.recipe, values))
     task = load_task(recipe)
     student = prepared(task, recipe, recipe.quant)
+    settle(task, recipe, student)
     selection, _ = selection_of(task, recipe, student)
     entropy, _ = selection.score(student, 0.0, options.seed)
     samples = task.samples(recipe)
@@ -78,7 +83,7 @@ def prepare(options: argparse.Namespace) -> None:
     told = {"samples": len(samples), "data": samples.fingerprint()}
     rows, means = {}, {}
     generator = torch.Generator().manual_seed(options.seed)
-    each = select.size(len(samples), options.share) // int(samples.classes.max() + 1)
+    each = per_class(samples.classes, options.share, options.subsets)
     for number, index in enumerate(
         bands(entropy, samples.classes, options.subsets, each, generator)
     ):
@@ -96,6 +101,18 @@ def prepare(options: argparse.Namespace) -> None:
     (options.out / "runs.yaml").write_text(yaml.safe_dump(listed, sort_keys=False))
     (options.out / "entropies.json").write_text(json.dumps(means, indent=1) + "\n")
     print("\n".join(f"{name} {mean:.4f} nats" for name, mean in means.items()))
+
+
+def per_class(classes: Tensor, share: float, subsets: int) -> int:
+    """Images of each class in a subset of a share of all; refuses what the classes cannot give."""
+    counts = torch.bincount(classes)
+    each, most = select.size(len(classes), share) // len(counts), int(counts.min()) // subsets
+    if not 1 <= each <= most:
+        raise UsageError(
+            f"--share: {share:g} takes {each} images of each class, between 1 and {most} can be "
+            "had; choose another, or other --subsets"
+        )
+    return each
 
 
 def bands(

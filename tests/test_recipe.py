@@ -173,3 +173,8 @@ def test_every_field_is_described():
                 assert not re.search(r"\s{2}", field.description)
 
     walk(Recipe)
+
+
+def test_steps_and_passes_together_are_refused():
+    with pytest.raises(RecipeError, match=r"train\.epochs: 2 and train\.steps: 20 both say"):
+        recipes.load(None, {"train.steps": 20, "train.epochs": 2})

@@ -29,7 +29,8 @@ def select(
     if not torch.isfinite(scores).all():
         raise UsageError("coreset: some scores are not finite; look at the losses of this run")
     high = top(count, random_share)
-    order = scores.argsort(descending=True, stable=True)
+    mixed = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
+    order = mixed[scores.cpu()[mixed].argsort(descending=True, stable=True)]  # equal ones mixed
     chosen = order[:high] if labels is None else _balanced(order, labels, high)
     if high < count:
         left = torch.ones(len(scores), dtype=torch.bool)

@@ -112,10 +112,10 @@ class Torch(Backend):
     def __init__(self, name: str, model: Any, tokenizer: Any, batch_size: int) -> None:
         self.name, self.model, self.tokenizer = name, model, tokenizer
         self.positions = model.config.max_position_embeddings
-        self.batch_size = batch_size
         self.facts = {"threads": torch.get_num_threads()}
         own = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
         self._shares = not any(quantizer.revises for quantizer in own if quantizer is not None)
+        self.batch_size = batch_size if self._shares else 1  # else padding would be judged too
 
     @torch.inference_mode()
     def score(
@@ -181,8 +181,15 @@ class Torch(Backend):
             whole = self.model.generate(
                 ids, attention_mask=mask, max_new_tokens=limit, pad_token_id=pad, **options
             )
-            found += whole[:, longest:].tolist()
+            found += [self._ended(row) for row in whole[:, longest:].tolist()]
         return found
+
+    def _ended(self, ids: Ids) -> list[int]:
+        """New tokens up to the end of the text: shorter answers of a batch are padded."""
+        ends = self.model.generation_config.eos_token_id
+        known = ends if isinstance(ends, list) else [ends]
+        stop = next((place for place, token in enumerate(ids, 1) if token in known), len(ids))
+        return list(ids[:stop])
 
     def close(self) -> None:
         del self.model

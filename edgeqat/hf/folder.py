@@ -7,6 +7,7 @@ files, and config.json last. Tied weights are stored once.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from edgeqat import checkpoint
 from edgeqat.hf.quantizer import quantization_config
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.recipe import QuantSection
+
+logger = logging.getLogger(__name__)
 
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -88,9 +91,16 @@ def load(folder: str | Path, integer: bool = False, verify: bool = True) -> Any:
     if image_folder.is_image_folder(config):
         return image_folder.load(path, config)
     model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True).eval()
-    for module in model.modules():
-        if isinstance(module, PackedLinear):
-            module.integer = integer
+    linear = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    for module in linear:
+        module.integer = integer
+    rest = sum(not module.has_integers for module in linear)
+    if integer and rest:
+        logger.warning(
+            "packed: %d of %d linear layers multiply in float, their inputs are float or have one "
+            "scale for all tokens",
+            rest, len(linear),
+        )  # fmt: skip
     return model
 
 

@@ -30,6 +30,7 @@ from edgeqat.errors import FormatError, ModelError, nearest
 from edgeqat.runtime.shape import Shape
 
 IMAGE_TYPE = "edgeqat-image"  # model_type of image classifiers that transformers does not know
+_TELLING = ("*.safetensors", "config.json", "preprocessor_config.json")
 _PICKLES = (".bin", ".pt", ".pth")
 _CONVERT = (
     "which are never loaded; convert them: from_pretrained(..) and save_pretrained(..) in an "
@@ -109,12 +110,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def fingerprint(name: str, weights: str | None = None) -> str:
-    """A hash of the weights behind a model name, where they are local files; else the name."""
-    if weights is not None:
-        return checkpoint.sha256(weights_file(weights))
+    """A hash of the weights behind a model name and of what says how they are used, where they are
+    local files; else the name.
+    """
     folder = Path(locate(name))
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return "-".join(checkpoint.sha256(file)[:16] for file in files) or name
+    files = [file for kind in _TELLING for file in sorted(folder.glob(kind)) if folder.is_dir()]
+    if weights is not None:
+        files = [file for file in files if file.suffix == ".json"] + [weights_file(weights)]
+    parts = [] if folder.is_dir() else [name]
+    return "-".join([*parts, *(checkpoint.sha256(file)[:16] for file in files)])
 
 
 def license_of(name: str) -> str | None:

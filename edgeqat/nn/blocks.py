@@ -1,8 +1,8 @@
 """Blocks of a model and their outputs, read through forward hooks.
 
 The blocks are found by a rule: `auto` takes the outermost modules of a class that occurs at least
-twice and holds at least two matrices (decoder layers, inverted residuals, residual blocks), any
-other word is a glob pattern of module names.
+twice and holds at least two matrices, but no list of such (decoder layers, inverted residuals,
+residual blocks, not the stages of them), any other word is a glob pattern of module names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def block_names(model: nn.Module, rule: str = AUTO) -> list[str]:
             if name and not isinstance(module, _CONTAINERS) and _matrices(module) >= 2
         }
         often = Counter(holders.values())
-        repeated = [name for name, kind in holders.items() if often[kind] >= 2]
+        stages = {type(module) for module in model.modules() if _is_stage(module, often)}
+        repeated = [n for n, kind in holders.items() if often[kind] >= 2 and kind not in stages]
         found = [name for name in repeated if not _inside(name, repeated)]
     if not found:
         raise RecipeError(
@@ -68,6 +69,15 @@ def tapped(model: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_stage(module: nn.Module, holders: Counter[type]) -> bool:
+    """Whether a module is a row of blocks rather than a block: somewhere in it is a list of at
+    least two holders of matrices of one class.
+    """
+    lists = (part for part in module.modules() if isinstance(part, _CONTAINERS))
+    kinds = (Counter(type(part) for part in one.children()) for one in lists)
+    return any(count >= 2 and kind in holders for one in kinds for kind, count in one.items())
 
 
 def _matrices(module: nn.Module) -> int:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
-from edgeqat.errors import ModelError
+from edgeqat.errors import ModelError, RecipeError
 from edgeqat.nn import token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import AttentionQuantizer, adapted
@@ -25,6 +26,7 @@ from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
+from edgeqat.quant.ggml import BlockQuantizer
 from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.inputs import input_quantizer, mode_of
 from edgeqat.quant.lowrank import LowRankQuantizer
@@ -34,6 +36,8 @@ from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
 logger = logging.getLogger(__name__)
+
+_QUANTIZERS = (WeightQuantizer, StaticQuantizer, DynamicQuantizer, BlockQuantizer, CacheQuantizer)
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
@@ -66,6 +70,12 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
     found = decisions(model, quant)
+    for pattern in quant.skip:
+        if not any(fnmatch(name, pattern) for name, _, _ in found):
+            raise RecipeError(
+                f"quant.skip: '{pattern}' matches no layer of this model; look at the names that "
+                "--dry-run prints"
+            )
     for name, layer, decision in found:
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
@@ -248,10 +258,11 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 @contextmanager
-def quantizers_disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Run a prepared model in float: every quantizer passes its input through."""
-    kinds = (WeightQuantizer, StaticQuantizer, DynamicQuantizer, CacheQuantizer)
-    found = [module for module in model.modules() if isinstance(module, kinds)]
+def quantizers_disabled(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...] = _QUANTIZERS
+) -> Iterator[nn.Module]:
+    """Run a prepared model in float: every quantizer (of some kinds) passes its input through."""
+    found: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
     before = [module.enabled for module in found]
     try:
         for module in found:

@@ -8,6 +8,7 @@ Legend: B batch, S side.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,13 @@ def has_norms(model: nn.Module) -> bool:
 @torch.no_grad()
 def estimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running means and variances of all batch norms to the means over batches
-    (B, 3, S, S); nothing else of the model changes.
+    (B, 3, S, S); nothing else of the model changes. Batches of one image, which have no variance,
+    are left out; without others nothing changes.
     """
+    usable = (batch for batch in batches if len(batch) > 1)
+    first = next(usable, None)
+    if first is None:
+        return
     if isinstance(model, DistributedDataParallel):
         model = model.module
     norms, was_training = _norms(model), model.training
@@ -35,9 +41,8 @@ def estimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean
     try:
-        for batch in batches:
-            if len(batch) > 1:  # one image has no variance
-                model(batch)
+        for batch in chain([first], usable):
+            model(batch)
     finally:
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum

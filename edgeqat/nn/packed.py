@@ -137,11 +137,17 @@ class PackedLinear(PackedWeight):
         self.weight = embedding.weight
         self.__dict__["source"] = embedding
 
+    @property
+    def has_integers(self) -> bool:
+        """Whether the integer path takes its inputs: one scale a token."""
+        inputs = self.input_quantizer
+        low = inputs.low if isinstance(inputs, AdaptiveQuantizer) else inputs
+        return isinstance(low, DynamicQuantizer)
+
     def forward(self, input: Tensor) -> Tensor:
         inputs = self.input_quantizer
-        adaptive = isinstance(inputs, AdaptiveQuantizer)
-        if self.integer and isinstance(inputs.low if adaptive else inputs, DynamicQuantizer):
-            if adaptive:
+        if self.integer and self.has_integers:
+            if isinstance(inputs, AdaptiveQuantizer):
                 return inputs.select(input, lambda own: self._integer_forward(input, own))
             return self._integer_forward(input, inputs)
         input = self.input_quantizer(rotate(input, self.spec.rotation))

@@ -17,7 +17,7 @@ from edgeqat.hf import source
 from edgeqat.nn.half import float_copy
 from edgeqat.pipeline.run import Run
 from edgeqat.pipeline.task import Score, Task
-from edgeqat.recipe import Recipe
+from edgeqat.recipe import GuideSection, Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.trainer import QATTrainer
@@ -32,8 +32,9 @@ def float_same_steps(task: Task, recipe: Recipe, run: Run, listener: Listener | 
     if known is None:
         checkpoints = run.checkpoints("float")
         model = float_copy(task.model)
+        plain = recipe.model_copy(update={"guide": GuideSection()})
         trainer = QATTrainer(
-            model, recipe, task.train, task.objective(recipe, None), "float",
+            model, recipe, task.train, task.objective(plain, None), "float",
             listener=listener, checkpoints=checkpoints,
         )  # fmt: skip
         trainer.run()
@@ -57,7 +58,7 @@ def _cache_file(task: Task, recipe: Recipe) -> Path | None:
     digest.update(source.fingerprint(recipe.model.name, recipe.model.weights).encode())
     digest.update((task.train.fingerprint() + task.valid.fingerprint()).encode())
     train = recipe.train.model_dump(exclude={"save_steps"})
-    told = [recipe.seed, train, recipe.data.images.model_dump()]
+    told = [recipe.seed, train, recipe.data.images.model_dump(), processes.count()]
     digest.update(json.dumps(told, sort_keys=True).encode())
     return cache.folder(_ROW) / f"{digest.hexdigest()}.json"
 

@@ -10,7 +10,7 @@ from edgeqat.errors import UsageError
 from edgeqat.output import check_file
 from edgeqat.pipeline.inputs import load_task, with_data_root
 from edgeqat.pipeline.quantize import prepared
-from edgeqat.pipeline.sampling import selection_of
+from edgeqat.pipeline.sampling import selection_of, settle
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes
 
@@ -34,6 +34,7 @@ def choose(
         None if against is None else index_file.read(against, len(samples), samples.fingerprint())
     )
     student = prepared(task, recipe, recipe.quant)
+    settle(task, recipe, student)
     selection, seconds = selection_of(task, recipe, student)
     chosen = selection(student, 0.0, 0, before)
     told = {

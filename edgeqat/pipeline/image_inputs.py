@@ -122,6 +122,7 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
             "side; leave it out"
         )
     kind = kind.sized(size)
+    _keep_paths(model)
     Correction(recipe.correct).check(model, model)
     inputs = ImageInputs(model, kind, *load_both(recipe.data, kind))
     if not inputs.train.labelled and recipe.distill.weight < 1:
@@ -135,6 +136,15 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
             "false"
         )
     return inputs
+
+
+def _keep_paths(model: nn.Module) -> None:
+    """Stochastic depth off: the blocks of a student that drops them are far from the teacher's,
+    whatever its weights.
+    """
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0  # type: ignore[assignment]
 
 
 def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:

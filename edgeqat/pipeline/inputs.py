@@ -67,9 +67,8 @@ class Inputs(Task):
         return recovered(floating["perplexity"], ptq["perplexity"], qat["perplexity"])
 
     def objective(self, recipe: Recipe, teacher: nn.Module | None) -> Objective:
-        if teacher is None:
-            return Objective(recipe.distill, teacher=None)
-        return Objective(recipe.distill, teacher, recipe.guide, recipe.correct)
+        correct = None if teacher is None else recipe.correct
+        return Objective(recipe.distill, teacher, recipe.guide, correct)
 
     def step_tokens(self, recipe: Recipe) -> int:
         train = recipe.train
@@ -149,7 +148,12 @@ def load_inputs(recipe: Recipe) -> Inputs:
     tokenizer = source.load_tokenizer(recipe.model.name)
     train, valid = load_blocks(data, tokenizer)
     check_vocabulary(tokenizer, model)
-    name = recipe.distill.teacher if needs_teacher(recipe) else None
+    name = recipe.distill.teacher
+    if name and not needs_teacher(recipe):
+        raise RecipeError(
+            f"distill.teacher: '{name}' teaches nothing with distill.weight 0; leave it out or "
+            "raise the weight"
+        )
     teacher = load_teacher(name, model, tokenizer) if name else None
     Guidance(recipe.guide).check(model, teacher or model)
     Correction(recipe.correct).check(model, teacher or model)

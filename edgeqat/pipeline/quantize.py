@@ -36,7 +36,7 @@ from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
 from edgeqat.pipeline.portraits import Portraits
 from edgeqat.pipeline.report import FILE, read_records
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
-from edgeqat.pipeline.sampling import coreset_of, with_steps
+from edgeqat.pipeline.sampling import coreset_of, settle, with_steps
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.recipe import RESOLVED, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
@@ -226,7 +226,7 @@ def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], 
         model = prepared(task, recipe, recipe.quant)
         ptq = start = run.result("qat_start", lambda: measured(model, "ptq"))
         logger.info("PTQ at %s: %s", recipe.quant.scheme, spoken(ptq))
-    settled = recipe.coreset.is_on and task.samples(recipe).settle(model)
+    settled = recipe.coreset.is_on and settle(task, recipe, model)
     if settled:
         start = run.result("settled", lambda: measured(model))
         logger.info("with batch norms estimated anew, not trained: %s", spoken(start))

@@ -9,12 +9,15 @@ import time
 from typing import Any
 
 from torch import nn
+from transformers import set_seed
 
 from edgeqat.coreset import index_file
 from edgeqat.data.text import BlockStream
 from edgeqat.errors import UsageError
 from edgeqat.hf import source
+from edgeqat.nn.convert import calibrate, quantizers_disabled
 from edgeqat.pipeline.task import Task
+from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes
 from edgeqat.train.float_outputs import float_outputs
@@ -59,6 +62,21 @@ def in_steps(recipe: Recipe, data: Any, chosen: int | None = None) -> Recipe:
     )
 
 
+def settle(task: Task, recipe: Recipe, student: nn.Module) -> bool:
+    """Batch norms estimated anew before training (`coreset.norm_images`); static activation scales,
+    which were found on what the norms made of other weights, are found again between two estimates.
+    Whether there are such norms.
+    """
+    samples = task.samples(recipe)
+    with quantizers_disabled(student, (StaticQuantizer,)):
+        settled = samples.settle(student)
+    if settled and any(isinstance(module, StaticQuantizer) for module in student.modules()):
+        set_seed(recipe.seed)  # a continued run draws what the first one drew
+        calibrate(student, task.calibration(recipe))
+        samples.settle(student)
+    return settled
+
+
 def coreset_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Reselection | None, float]:
     """What chooses the samples of the student's training (None: all are used), and the seconds that
     what precedes every selection took.
@@ -69,7 +87,11 @@ def coreset_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Reselect
     samples = task.samples(recipe)
     if section.file is not None:
         index = index_file.read(section.file, len(samples), samples.fingerprint())
-        logger.info("coreset: %d of %d samples, from '%s'", len(index), len(samples), section.file)
+        logger.info(
+            "coreset: %d of %d samples, those of '%s' in every pass (share, selector and every of "
+            "the recipe are for selections)",
+            len(index), len(samples), section.file,
+        )  # fmt: skip
         return Reselection(section, index, recipe.seed), 0.0
     selection, seconds = selection_of(task, recipe, student)
     return Reselection(section, selection, recipe.seed), seconds

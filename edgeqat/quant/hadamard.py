@@ -34,7 +34,8 @@ def rotate(values: Tensor, block: int) -> Tensor:
         return values
     kind = torch.float64 if is_exact() else torch.float32
     rotation = _matrix(block, values.device).to(kind)
-    rotated = values.to(kind).reshape(-1, block) @ rotation
+    with torch.autocast(values.device.type, enabled=False):
+        rotated = values.to(kind).reshape(-1, block) @ rotation
     return rotated.view(values.shape).to(values.dtype)
 
 

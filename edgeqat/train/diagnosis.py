@@ -18,7 +18,7 @@ class Diagnosis(TrainerCallback):
     """Compares the terms `kl` and `correction` with those of the first record; warns once."""
 
     def __init__(self) -> None:
-        self._first: dict[str, float] = {}
+        self.first: dict[str, float] = {}  # terms; a checkpoint keeps them
         self._told = False
 
     def on_log(
@@ -31,16 +31,16 @@ class Diagnosis(TrainerCallback):
     ) -> None:
         if self._told or not logs or not {"kl", "correction"} <= set(logs):
             return
-        if not self._first:
-            self._first = {name: logs[name] for name in ("kl", "correction")}
+        if not self.first:
+            self.first = {name: logs[name] for name in ("kl", "correction")}
             return
-        fallen = logs["kl"] < FALLEN * self._first["kl"]
-        if fallen and logs["correction"] > HIGH * self._first["correction"]:
+        fallen = logs["kl"] < FALLEN * self.first["kl"]
+        if fallen and logs["correction"] > HIGH * self.first["correction"]:
             self._told = True
             logger.warning(
                 "correction: at epoch %.1f it is still %.0f%% of what it was while kl is down to "
                 "%.0f%%; intermediate layers fail to quantize: raise correct.weight or their bits",
                 state.epoch or 0.0,
-                100 * logs["correction"] / self._first["correction"],
-                100 * logs["kl"] / self._first["kl"],
+                100 * logs["correction"] / self.first["correction"],
+                100 * logs["kl"] / self.first["kl"],
             )

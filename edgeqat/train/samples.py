@@ -91,7 +91,8 @@ class ImageSamples(Samples):
         """The same batches each time, spread evenly over the images."""
         generator = torch.Generator().manual_seed(0)
         pixels = self.images.evenly(self.norm_images).pixels
-        for part in pixels.tensor_split(-(-len(pixels) // _NORMS_AT_ONCE)):
+        parts = -(-len(pixels) // _NORMS_AT_ONCE)
+        for part in (pixels[start::parts] for start in range(parts)):
             shown = augment(part, generator=generator) if self.augmented else part
             yield self.normalizer(shown.to(device))
 

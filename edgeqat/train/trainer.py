@@ -48,13 +48,14 @@ logger = logging.getLogger(__name__)
 
 STATE = "trainer_state.json"
 PROGRESS = "progress.json"
+_APART = 65537  # the order of a pass is drawn from data_seed + pass: seeds would share orders
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
     """The Trainer's arguments of a recipe."""
     train = recipe.train
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=folder,
         max_steps=train.steps,
         per_device_train_batch_size=train.batch_size,
@@ -75,8 +76,10 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         seed=recipe.seed,
-        data_seed=recipe.seed,
+        data_seed=recipe.seed * _APART % 2**32,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # more of them need torchrun, not nn.DataParallel
+    return arguments
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
@@ -132,7 +135,8 @@ class QATTrainer(Trainer):
         self.add_callback(self.recorder)
         self.add_callback(self.interruption)
         self.add_callback(Thresholds())
-        self.add_callback(Diagnosis())
+        self.diagnosis = Diagnosis()
+        self.add_callback(self.diagnosis)
         if reselection is not None:
             reselection.recorder = self.recorder
             self.add_callback(reselection)
@@ -246,6 +250,7 @@ class QATTrainer(Trainer):
                 "seconds": self.recorder.seconds,
                 "selection_seconds": self.recorder.selection_seconds,
                 "coreset": self.reselection.state() if self.reselection else None,
+                "first": self.diagnosis.first,
                 "count": self._count,
                 "sums": self._shared_sums(),
             }
@@ -258,6 +263,7 @@ class QATTrainer(Trainer):
         self.recorder.continue_from(progress["seconds"], progress["selection_seconds"])
         if self.reselection is not None:
             self.reselection.restore(progress["coreset"])
+        self.diagnosis.first = progress["first"]
         self._count = progress["count"]
         self._sums = {name: torch.tensor(total) for name, total in progress["sums"].items()}
 

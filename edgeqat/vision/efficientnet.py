@@ -33,11 +33,11 @@ class SqueezeExcitation(nn.Module):
 
 class MBConv(nn.Module):
     """Inverted residual with squeeze-excitation; in training the branch of an image is dropped with
-    probability `dropped`.
+    probability `drop_prob`.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, dropped: float
+        self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int, drop_prob: float
     ) -> None:
         super().__init__()
         hidden = inputs * expansion
@@ -51,15 +51,15 @@ class MBConv(nn.Module):
         ]
         self.block = nn.Sequential(*layers)
         self.shortcut = stride == 1 and inputs == outputs
-        self.dropped = dropped
+        self.drop_prob = drop_prob
 
     def forward(self, input: Tensor) -> Tensor:
         output = self.block(input)
         if not self.shortcut:
             return output
-        if self.training and self.dropped:
-            kept = torch.rand(len(input), 1, 1, 1, device=input.device) >= self.dropped
-            output = output * kept / (1 - self.dropped)
+        if self.training and self.drop_prob:
+            kept = torch.rand(len(input), 1, 1, 1, device=input.device) >= self.drop_prob
+            output = output * kept / (1 - self.drop_prob)
         return input + output
 
 

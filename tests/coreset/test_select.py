@@ -51,3 +51,11 @@ def test_fewer_places_than_classes_are_refused():
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(UsageError, match="not finite"):
         select(torch.tensor([1.0, float("nan")]), 0.5)
+
+
+def test_equal_scores_are_drawn_from_all_of_the_data():
+    scores = torch.zeros(1000)
+    scores[:900] = 1.0
+    chosen = select(scores, 0.1, seed=1)
+    assert (chosen < 900).all() and 350 < chosen.float().mean() < 550
+    assert not torch.equal(chosen, select(scores, 0.1, seed=2))

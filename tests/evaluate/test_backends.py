@@ -100,3 +100,14 @@ def test_float_of_a_packed_folder_is_the_model_it_was_made_from(packed_folder, m
     ids = tiny.ids()
     with torch.no_grad():
         assert torch.equal(opened.model(ids).logits, tiny.llama()(ids).logits)
+
+
+def test_an_answer_ends_with_the_text_whatever_is_beside_it():
+    model, first = tiny.llama(), STEM
+    alone = Torch("float", model, tiny.tokenizer(), 1)
+    whole = alone.generate([first], 8, [], Sampling())[0]
+    model.generation_config.eos_token_id = [whole[2]]
+    expected = [alone.generate([own], 8, [], Sampling())[0] for own in (first, STEM[:4])]
+    together = Torch("float", model, tiny.tokenizer(), 2)
+    assert together.generate([first, STEM[:4]], 8, [], Sampling()) == expected
+    assert expected[0] == whole[: whole.index(whole[2]) + 1]

@@ -181,6 +181,15 @@ def test_the_integer_path_is_chosen_at_loading(packed):
     assert cosine >= 0.9999
 
 
+def test_layers_without_an_integer_path_are_told(tmp_path, caplog):
+    activation = {"mode": "static", "rotate": []}
+    pack(tiny.llama(), tmp_path / "out", section(scheme="w4a8kv4", activation=activation))
+    edgeqat.load(tmp_path / "out")
+    assert not caplog.records
+    edgeqat.load(tmp_path / "out", integer=True)
+    assert "packed: 14 of 15 linear layers multiply in float" in caplog.text
+
+
 def test_a_loaded_model_refuses_to_be_prepared(packed):
     with pytest.raises(EdgeQATError, match="already"):
         edgeqat.prepare(edgeqat.load(packed[0]), "w4a8kv4")

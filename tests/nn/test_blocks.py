@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from transformers import AutoModelForImageClassification, ResNetConfig
 
 import edgeqat
 from edgeqat.errors import RecipeError
@@ -49,3 +50,13 @@ def test_taps_hold_the_outputs_of_the_last_pass():
         assert torch.equal(outputs[0], expected[1])
     model(ids)
     assert len(outputs) == len(model.model.layers)
+
+
+def test_blocks_are_not_the_stages_that_hold_them():
+    config = ResNetConfig(
+        depths=[2, 2], hidden_sizes=[8, 16], embedding_size=8, layer_type="basic", num_labels=3
+    )
+    with torch.device("meta"):
+        found = block_names(AutoModelForImageClassification.from_config(config))
+    stages = "resnet.encoder.stages"
+    assert found == [f"{stages}.{i}.layers.{j}" for i in (0, 1) for j in (0, 1)]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import edgeqat
-from edgeqat.errors import ModelError
+from edgeqat.errors import ModelError, RecipeError
 from edgeqat.nn import convert
 from edgeqat.nn.attention import AttentionQuantizer
 from edgeqat.nn.decision import layers, rule
@@ -263,3 +263,18 @@ def test_autocast_leaves_the_quantizers_in_float32():
         torch.nn.functional.cosine_similarity(output.float().flatten(), expected.flatten(), dim=0)
         > 0.99
     )
+
+
+def test_blocks_of_llama_cpp_are_switched_off_too():
+    expected = logits(tiny.llama())
+    quant = QuantSection.model_validate({"scheme": "w4a8", "activation": {"mode": "q8_0"}})
+    model = edgeqat.prepare(tiny.llama(), quant=quant)
+    with edgeqat.quantizers_disabled(model):
+        assert torch.allclose(logits(model), expected, atol=1e-4)
+
+
+def test_a_pattern_that_skips_nothing_is_refused():
+    quant = QuantSection(scheme="w4a8kv4", skip=["lm_head", "model.layer.0.*"])
+    message = r"quant.skip: 'model.layer.0.\*' matches no layer"
+    with pytest.raises(RecipeError, match=message):
+        edgeqat.prepare(tiny.llama(tie_word_embeddings=False), quant=quant)

@@ -58,3 +58,23 @@ def test_samples_settle_a_model_on_images_as_it_was_trained(augmented):
     kept = net()
     ImageSamples(data, Normalizer(), 0, augmented).settle(kept)
     assert torch.equal(kept[1].running_mean, torch.zeros(5))
+
+
+def test_one_image_has_no_variance_and_changes_nothing():
+    model = net()
+    model[1].running_var.fill_(3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ImageSamples(images(), Normalizer(), 1).settle(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_every_batch_is_spread_over_the_images(monkeypatch):
+    monkeypatch.setattr("edgeqat.train.samples._NORMS_AT_ONCE", 8)
+    pixels = torch.arange(32, dtype=torch.uint8).view(32, 1, 1, 1).expand(32, 3, 8, 8)
+    sorted_ones = Images(pixels * 8, torch.zeros(32), [])
+    shuffled = sorted_ones.subset(torch.randperm(32, generator=torch.Generator().manual_seed(0)))
+    one, other = net(), net()
+    ImageSamples(sorted_ones, Normalizer(), 32).settle(one)
+    ImageSamples(shuffled, Normalizer(), 32).settle(other)
+    ratio = one[1].running_var / other[1].running_var
+    assert ((ratio > 0.8) & (ratio < 1.25)).all()

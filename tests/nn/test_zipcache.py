@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 import edgeqat
 from edgeqat.errors import UsageError
+from edgeqat.evaluate.backends import Torch
 from edgeqat.nn.zipcache import saliency, salient
 from edgeqat.recipe import QuantSection
 
@@ -51,3 +52,13 @@ def test_a_model_keeps_salient_keys_and_sinks_high_and_cannot_decode():
     model(ids, past_key_values=cache)
     with pytest.raises(UsageError, match="zipcache looks at a whole sequence"):
         model(ids[:, :1], past_key_values=cache)
+
+
+def test_sequences_are_scored_as_if_alone():
+    adaptive = {"share": 0.5, "rule": "zipcache"}
+    quant = QuantSection.model_validate({"scheme": "w4a8kv2", "adaptive": adaptive})
+    opened = Torch("fake-quant", edgeqat.prepare(tiny.llama(), quant=quant), tiny.tokenizer(), 8)
+    sequences = [tiny.ids(1, count, seed=count)[0].tolist() for count in (12, 30, 21)]
+    together = opened.score(sequences, [5, 5, 5])
+    alone = [opened.score([sequence], [5])[0] for sequence in sequences]
+    assert together == alone

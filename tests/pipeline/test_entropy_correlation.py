@@ -8,6 +8,8 @@ import pytest
 import torch
 from scripts import loaded, needs_scripts
 
+from edgeqat.errors import UsageError
+
 pytestmark = needs_scripts
 
 
@@ -48,3 +50,12 @@ def test_correlating_before_preparing_is_one_line(script, tmp_path, monkeypatch,
     with pytest.raises(SystemExit):
         script.main()
     assert "run prepare first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share, taken", [(0.001, 0), (0.9, 18)])
+def test_a_share_that_no_band_can_give_is_one_line(script, share, taken):
+    classes = torch.arange(100) % 5
+    assert script.per_class(classes, 0.2, 4) == 4
+    message = f"--share: {share:g} takes {taken} images of each class, between 1 and 5 can be had"
+    with pytest.raises(UsageError, match=message):
+        script.per_class(classes, share, 4)

@@ -13,7 +13,12 @@ from edgeqat import recipe as recipes
 from edgeqat.cli import run
 from edgeqat.hf import image_source
 from edgeqat.nn.conv import PackedConv2d
+from edgeqat.pipeline.inputs import load_task
+from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.sampling import settle
+from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.train import samples
+from edgeqat.vision.zoo import build
 
 MODEL = "mobilenetv2-x0.1-cifar10"
 SMALL = ["--set", "train.batch_size=6", "--set", "train.learning_rate=0.01"]
@@ -310,3 +315,38 @@ def test_pixels_are_normalised_as_the_folder_says(packed):
     config = json.loads((packed / "config.json").read_text())
     assert config["image"]["mean"][0] == pytest.approx(0.5071)
     assert torch.isfinite(edgeqat.load(packed)(torch.randn(2, 3, 16, 16))).all()
+
+
+def test_static_scales_are_those_of_the_norms_that_training_starts_with(images, floating):
+    values = {
+        "model.name": MODEL, "model.weights": str(floating / "model.safetensors"),
+        "data.root": images, "data.images.size": 16, "quant.scheme": "w2a4",
+        "train.batch_size": 6, "coreset.share": 0.5,
+    }  # fmt: skip
+    recipe = recipes.load(None, values)
+    found = []
+    for stale in (1.0, 30.0):
+        task = load_task(recipe)
+        for module in task.model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_var.mul_(stale)
+        student = prepared(task, recipe, recipe.quant)
+        assert settle(task, recipe, student)
+        found.append(torch.cat(_scales(student)))
+    assert torch.equal(*found) and len(found[0]) > 10
+
+
+def _scales(model):
+    return [m.scale.detach() for m in model.modules() if isinstance(m, StaticQuantizer)]
+
+
+def test_a_student_drops_no_paths(images, tmp_path):
+    model = build("efficientnet-b0-cifar10")
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    values = {
+        "model.name": "efficientnet-b0-cifar10", "quant.scheme": "w2a32", "data.root": images,
+        "model.weights": str(tmp_path / "net.safetensors"), "data.images.size": 16,
+    }  # fmt: skip
+    dropping = [m for m in load_task(recipes.load(None, values)).model.modules()
+                if getattr(m, "drop_prob", 0)]  # fmt: skip
+    assert not dropping and any(getattr(m, "drop_prob", 0) for m in model.modules())

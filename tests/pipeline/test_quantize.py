@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 import tiny
@@ -13,8 +14,10 @@ from transformers import OPTConfig
 import edgeqat
 from edgeqat import recipe as recipes
 from edgeqat.data.text import load_blocks
-from edgeqat.errors import DataError, FormatError, ModelError
+from edgeqat.errors import DataError, FormatError, ModelError, RecipeError
 from edgeqat.evaluate.perplexity import perplexity
+from edgeqat.hf import source
+from edgeqat.pipeline import baseline
 from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.plan import plan
 from edgeqat.pipeline.quantize import average_bits, prepared, quantize
@@ -307,3 +310,36 @@ def test_low_rank_training_writes_the_merged_model_and_its_adapters(recipe, tmp_
     (tmp_path / "out" / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(FormatError, match=r"adapter/adapter_config\.json"):
         edgeqat.load(tmp_path / "out")
+
+
+def test_a_term_without_teacher_guides_a_run_without_distillation(recipe, tmp_path):
+    guide = {"entropy": {"weight": 0.5, "form": "paper"}}
+    chosen = recipe(guide=guide, distill={"weight": 0.0}, train={"compare_float": True})
+    quantize(chosen, tmp_path / "out")
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert set(json.loads(lines[0])["terms"]) == {"loss", "ce", "entropy"}
+
+
+def test_a_teacher_that_nothing_uses_is_refused(recipe, tmp_path, model_folder):
+    chosen = recipe(distill={"weight": 0.0, "teacher": str(model_folder)})
+    with pytest.raises(RecipeError, match=r"distill.teacher: .* teaches nothing"):
+        quantize(chosen, tmp_path / "out")
+
+
+def test_the_float_row_is_that_of_as_many_processes(recipe, monkeypatch):
+    chosen = recipe()
+    task = load_inputs(chosen)
+    one = baseline._cache_file(task, chosen)
+    monkeypatch.setattr("edgeqat.train.processes.count", lambda: 4)
+    assert baseline._cache_file(task, chosen) != one
+
+
+def test_what_says_how_weights_are_used_is_in_their_fingerprint(model_folder, tmp_path):
+    copied = shutil.copytree(model_folder, tmp_path / "copy")
+    before = source.fingerprint(str(copied))
+    assert before == source.fingerprint(str(model_folder))
+    values = json.loads((copied / "config.json").read_text(encoding="utf-8"))
+    (copied / "config.json").write_text(json.dumps({**values, "rms_norm_eps": 0.5}))
+    assert source.fingerprint(str(copied)) != before
+    weights = str(copied / "model.safetensors")
+    assert source.fingerprint("one", weights) != source.fingerprint("other", weights)

@@ -43,3 +43,10 @@ def test_gradients_flow_after_use_in_inference_mode():
     row = torch.randn(1, 32, requires_grad=True)
     rotate(row, 32).square().sum().backward()
     assert torch.allclose(row.grad, 2 * row, atol=1e-5)
+
+
+def test_products_stay_float32_under_autocast():
+    values = torch.randn(8, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = rotate(values, 32)
+    assert torch.equal(inside, rotate(values, 32))

@@ -16,7 +16,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import TrainingError
 from edgeqat.recipe import Recipe
 from edgeqat.train.objective import Objective
-from edgeqat.train.trainer import QATTrainer
+from edgeqat.train.trainer import QATTrainer, training_arguments
 
 
 def recipe(scheme="w4a8kv4", distill=None, **train):
@@ -244,3 +244,15 @@ def test_a_stopped_run_leaves_no_temporary_folder(temporary):
 def test_a_run_leaves_no_temporary_folder(temporary):
     run(recipe(steps=1))
     assert list(temporary.iterdir()) == []
+
+
+def test_seeds_lie_further_apart_than_a_run_has_passes():
+    made = [training_arguments(recipe().model_copy(update={"seed": s}), "x") for s in (0, 1, 65535)]
+    apart = [one.data_seed for one in made]
+    assert apart[0] == 0 and apart[1] > 10_000 and 0 <= apart[2] < 2**32
+    assert abs(apart[2] - apart[1]) > 10_000
+
+
+def test_several_devices_are_not_one_model_in_parallel(monkeypatch):
+    monkeypatch.setattr("transformers.TrainingArguments.n_gpu", 3)
+    assert training_arguments(recipe(), "x")._n_gpu == 1

@@ -64,8 +64,8 @@ def test_dropped_paths_keep_the_mean():
     from edgeqat.vision.efficientnet import MBConv
 
     torch.manual_seed(0)
-    block = MBConv(8, 8, 6, 3, 1, dropped=0.5).train()
-    kept = MBConv(8, 8, 6, 3, 1, dropped=0.0).train()
+    block = MBConv(8, 8, 6, 3, 1, drop_prob=0.5).train()
+    kept = MBConv(8, 8, 6, 3, 1, drop_prob=0.0).train()
     kept.load_state_dict(block.state_dict())
     images = torch.randn(512, 8, 4, 4)
     for module in (block, kept):
