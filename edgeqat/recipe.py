@@ -277,7 +277,11 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
         values["train"].pop("epochs", None)
     for path, value in overrides.items():
         _put(_expanded(values), path, value)
-    return validate(values)
+    recipe = validate(values)
+    idle = [path for path in overrides if path.startswith("coreset.")]
+    if idle and recipe.coreset.share is None and recipe.coreset.file is None:
+        raise RecipeError(f"{idle[0]}: no coreset is chosen; add for example --coreset 0.01")
+    return recipe
 
 
 def validate(values: dict[str, Any]) -> Recipe:

@@ -175,6 +175,13 @@ def test_every_field_is_described():
     walk(Recipe)
 
 
+def test_settings_of_a_coreset_that_is_not_chosen_are_refused():
+    with pytest.raises(RecipeError, match=r"coreset\.selector: no coreset is chosen"):
+        recipes.load("mobilenetv2-cifar100", {"coreset.selector": "random"})
+    chosen = recipes.load("mobilenetv2-cifar100", {"coreset.selector": "res", "coreset.share": 0.5})
+    assert (chosen.coreset.selector, chosen.coreset.share) == ("res", 0.5)
+
+
 def test_steps_and_passes_together_are_refused():
     with pytest.raises(RecipeError, match=r"train\.epochs: 2 and train\.steps: 20 both say"):
         recipes.load(None, {"train.steps": 20, "train.epochs": 2})

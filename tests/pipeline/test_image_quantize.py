@@ -137,7 +137,8 @@ def test_batch_norms_of_a_coreset_are_estimated_anew(
 ):
     calls, estimated = [], samples.estimate
     monkeypatch.setattr(samples, "estimate", lambda *a: calls.append(1) or estimated(*a))
-    steps = ["--set", "train.epochs=2", "--set", "coreset.every=1", "--set"]
+    again = ["--set", "coreset.every=1"] if chosen else []
+    steps = ["--set", "train.epochs=2", *again, "--set"]
     place = ["train.compare_float=false", "--output", str(tmp_path / "net")]
     assert run(["quantize", *arguments, *chosen, *steps, *place]) == 0
     assert len(calls) == count
