@@ -268,7 +268,8 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
             f"version: {found} of recipe '{source}' is newer than {VERSION}; update edgeqat"
         )
     overrides = overrides or {}
-    if {"train.steps", "train.epochs"} <= set(overrides):
+    given = {path for path, value in overrides.items() if value is not None}
+    if {"train.steps", "train.epochs"} <= given:
         raise RecipeError(
             f"train.epochs: {overrides['train.epochs']} and train.steps: "
             f"{overrides['train.steps']} both say how long to train; give one of them"
@@ -278,8 +279,8 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
     for path, value in overrides.items():
         _put(_expanded(values), path, value)
     recipe = validate(values)
-    idle = [path for path in overrides if path.startswith("coreset.")]
-    if idle and recipe.coreset.share is None and recipe.coreset.file is None:
+    idle = sorted(path for path in given if path.startswith("coreset."))
+    if idle and "coreset.share" not in overrides and not recipe.coreset.chooses:
         raise RecipeError(f"{idle[0]}: no coreset is chosen; add for example --coreset 0.01")
     return recipe
 

@@ -68,6 +68,11 @@ class CoresetSection(Section):
     )
 
     @property
+    def chooses(self) -> bool:
+        """Whether it says which samples are trained on."""
+        return self.file is not None or self.share is not None
+
+    @property
     def is_on(self) -> bool:
         """Whether not all samples are trained on."""
         return self.file is not None or (self.share is not None and self.share < 1)

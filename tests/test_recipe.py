@@ -180,8 +180,11 @@ def test_settings_of_a_coreset_that_is_not_chosen_are_refused():
         recipes.load("mobilenetv2-cifar100", {"coreset.selector": "random"})
     chosen = recipes.load("mobilenetv2-cifar100", {"coreset.selector": "res", "coreset.share": 0.5})
     assert (chosen.coreset.selector, chosen.coreset.share) == ("res", 0.5)
+    name = "mobilenetv2-cifar100-w2a32-1pct-quarc"
+    assert not recipes.load(name, {"coreset.share": None, "coreset.every": 3}).coreset.is_on
 
 
 def test_steps_and_passes_together_are_refused():
     with pytest.raises(RecipeError, match=r"train\.epochs: 2 and train\.steps: 20 both say"):
         recipes.load(None, {"train.steps": 20, "train.epochs": 2})
+    assert recipes.load(None, {"train.steps": 20, "train.epochs": None}).train.steps == 20

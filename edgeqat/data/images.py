@@ -34,6 +34,7 @@ _HELD_OUT = ("validation", "valid", "val", "test")  # the test images of ImageNe
 _IN_MEMORY = 4 << 30  # bytes of pixels; more stay in their file
 _HASHED = 4096  # images of those
 _AT_ONCE = 512  # images decoded between two writes
+_ON_A_GPU = 100
 _PIXELS = 32 * 32 * 32  # of a forward pass: its largest tensor stays below what the heap maps anew
 
 
@@ -67,9 +68,11 @@ class Images(Dataset):
 
     @property
     def at_once(self) -> int:
-        """How many of them go through a network at once where no gradients are kept: more are
-        slower on a CPU (docs/log.md).
+        """How many of them go through a network at once where no gradients are kept: on a CPU more
+        are slower (docs/log.md).
         """
+        if torch.cuda.is_available():
+            return _ON_A_GPU
         return max(4, _PIXELS // self.pixels.shape[-1] ** 2)
 
     @property

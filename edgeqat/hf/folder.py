@@ -97,8 +97,8 @@ def load(folder: str | Path, integer: bool = False, verify: bool = True) -> Any:
     rest = sum(not module.has_integers for module in linear)
     if integer and rest:
         logger.warning(
-            "packed: %d of %d linear layers multiply in float, their inputs are float or have one "
-            "scale for all tokens",
+            "packed: %d of %d linear layers multiply in float: their inputs have no scale of each "
+            "token",
             rest, len(linear),
         )  # fmt: skip
     return model

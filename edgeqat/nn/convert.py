@@ -71,7 +71,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     embeddings: dict[int, QuantEmbedding] = {}
     found = decisions(model, quant)
     for pattern in quant.skip:
-        if not any(fnmatch(name, pattern) for name, _, _ in found):
+        if not any(fnmatch(name, pattern) for name, _ in model.named_modules()):
             raise RecipeError(
                 f"quant.skip: '{pattern}' matches no layer of this model; look at the names that "
                 "--dry-run prints"

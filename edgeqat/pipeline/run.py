@@ -36,6 +36,7 @@ from edgeqat.train.checkpoints import Checkpoints
 logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
+_DRAWS = 2  # rises when a seed draws other numbers: a run that began before cannot go on
 _RESULTS = "results.json"
 _LOCK = ".lock"
 _FINISHED = "finished"
@@ -118,6 +119,7 @@ def identity(
     return {
         "verb": verb,
         "edgeqat": edgeqat.__version__,
+        "draws": _DRAWS,
         "processes": processes.count(),
         "model": model,
         "data": hashlib.sha256("".join(prints).encode()).hexdigest(),

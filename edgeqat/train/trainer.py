@@ -34,6 +34,7 @@ from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, TrainingError
 from edgeqat.recipe import Recipe
+from edgeqat.seeds import mixed
 from edgeqat.train import processes
 from edgeqat.train.callbacks import Listener, Recorder
 from edgeqat.train.checkpoints import Checkpoints
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 STATE = "trainer_state.json"
 PROGRESS = "progress.json"
-_APART = 65537  # the order of a pass is drawn from data_seed + pass: seeds would share orders
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -76,7 +76,7 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         seed=recipe.seed,
-        data_seed=recipe.seed * _APART % 2**32,
+        data_seed=recipe.seed and mixed(recipe.seed),  # a pass is added: 0, 1, 2 share orders
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # more of them need torchrun, not nn.DataParallel
     return arguments

@@ -333,8 +333,13 @@ def test_static_scales_are_those_of_the_norms_that_training_starts_with(images, 
                 module.running_var.mul_(stale)
         student = prepared(task, recipe, recipe.quant)
         assert settle(task, recipe, student)
-        found.append(torch.cat(_scales(student)))
+        norms = [value for name, value in student.named_buffers() if name.endswith("running_var")]
+        found.append(torch.cat([*_scales(student), *norms]))
     assert torch.equal(*found) and len(found[0]) > 10
+    last = next(m for m in reversed(list(student.modules())) if isinstance(m, torch.nn.BatchNorm2d))
+    before = last.running_var.clone()
+    task.samples(recipe).settle(student)
+    assert torch.equal(last.running_var, before)  # the scales are those the norms were found with
 
 
 def _scales(model):

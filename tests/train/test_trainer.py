@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -247,10 +248,12 @@ def test_a_run_leaves_no_temporary_folder(temporary):
 
 
 def test_seeds_lie_further_apart_than_a_run_has_passes():
-    made = [training_arguments(recipe().model_copy(update={"seed": s}), "x") for s in (0, 1, 65535)]
-    apart = [one.data_seed for one in made]
-    assert apart[0] == 0 and apart[1] > 10_000 and 0 <= apart[2] < 2**32
-    assert abs(apart[2] - apart[1]) > 10_000
+    seeds = (0, 1, 2, 3, 65535, 65536, 2**32 - 1)
+    made = [training_arguments(recipe().model_copy(update={"seed": s}), "x") for s in seeds]
+    for one, other in combinations([each.data_seed for each in made], 2):
+        assert 0 <= one < 2**32
+        assert 100_000 < (one - other) % 2**32 < 2**32 - 100_000
+    assert made[0].data_seed == 0
 
 
 def test_several_devices_are_not_one_model_in_parallel(monkeypatch):
