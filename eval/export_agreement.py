@@ -95,7 +95,7 @@ def compare_images(options: argparse.Namespace, recipe: Recipe) -> str:
     images, normalizer = held_out(recipe.data, kind), kind.normalizer()
     exported, same = OnnxClassifier(options.export, options.threads), 0
     with inference(image_folder.load(options.folder, config)) as model:
-        for pixels in images.pixels.split(100):
+        for pixels in images.pixels.split(images.at_once):
             inputs = normalizer(pixels)
             theirs = torch.from_numpy(exported(inputs)).argmax(-1)
             same += int((class_logits(model, inputs).argmax(-1) == theirs).sum())

@@ -29,15 +29,16 @@ def select(
     if not torch.isfinite(scores).all():
         raise UsageError("coreset: some scores are not finite; look at the losses of this run")
     high = top(count, random_share)
-    mixed = torch.randperm(len(scores), generator=torch.Generator().manual_seed(seed))
-    order = mixed[scores.cpu()[mixed].argsort(descending=True, stable=True)]  # equal ones mixed
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(scores), generator=generator)  # the order of equal scores
+    order = drawn[scores.cpu()[drawn].argsort(descending=True, stable=True)]
     chosen = order[:high] if labels is None else _balanced(order, labels, high)
     if high < count:
         left = torch.ones(len(scores), dtype=torch.bool)
         left[chosen] = False
         rest = left.nonzero()[:, 0]
-        drawn = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
-        chosen = torch.cat([chosen, rest[drawn[: count - high]]])
+        places = torch.randperm(len(rest), generator=generator)[: count - high]
+        chosen = torch.cat([chosen, rest[places]])
     return chosen.sort().values
 
 

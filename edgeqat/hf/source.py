@@ -30,7 +30,7 @@ from edgeqat.errors import FormatError, ModelError, nearest
 from edgeqat.runtime.shape import Shape
 
 IMAGE_TYPE = "edgeqat-image"  # model_type of image classifiers that transformers does not know
-_TELLING = ("*.safetensors", "config.json", "preprocessor_config.json")
+_TELLING = ("config.json", "preprocessor_config.json")  # how weights are used
 _PICKLES = (".bin", ".pt", ".pth")
 _CONVERT = (
     "which are never loaded; convert them: from_pretrained(..) and save_pretrained(..) in an "
@@ -114,11 +114,10 @@ def fingerprint(name: str, weights: str | None = None) -> str:
     local files; else the name.
     """
     folder = Path(locate(name))
-    files = [file for kind in _TELLING for file in sorted(folder.glob(kind)) if folder.is_dir()]
-    if weights is not None:
-        files = [file for file in files if file.suffix == ".json"] + [weights_file(weights)]
-    parts = [] if folder.is_dir() else [name]
-    return "-".join([*parts, *(checkpoint.sha256(file)[:16] for file in files)])
+    files = sorted(folder.glob("*.safetensors")) if weights is None else [weights_file(weights)]
+    files += [folder / known for known in _TELLING if (folder / known).is_file()]
+    parts = [checkpoint.sha256(file)[:16] for file in files]
+    return "-".join(parts if folder.is_dir() else [name, *parts])
 
 
 def license_of(name: str) -> str | None:

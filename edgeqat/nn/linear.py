@@ -111,7 +111,6 @@ class _Product(torch.autograd.Function):
     def forward(ctx, input, quantized, bias, weight, quantizer):
         output = linear(input, quantized, bias)
         ctx.quantizer, ctx.kinds = quantizer, (input.dtype, quantized.dtype)
-        ctx.has_bias = bias is not None
         ctx.save_for_backward(input.to(output.dtype), weight)
         return output
 
@@ -126,7 +125,7 @@ class _Product(torch.autograd.Function):
             grad_input = (rows @ quantized).view(input.shape).to(ctx.kinds[0])
         if ctx.needs_input_grad[1]:
             grad_weight = (rows.t() @ input.flatten(0, -2)).to(ctx.kinds[1])
-        if ctx.has_bias and ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0)
         return grad_input, grad_weight, grad_bias, None, None
 
