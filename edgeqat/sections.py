@@ -5,17 +5,33 @@ shape of a float model. The rest is in recipe.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edgeqat.scheme import FLOAT_BITS, GROUP_MULTIPLE, HIGH_BITS, Scheme
 
 
 class Section(BaseModel):
-    """A part of a recipe; unknown keys are refused."""
+    """A part of a recipe; unknown keys are refused, and `on`, `off` or `true` for a number."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        annotation = cls.model_fields[info.field_name].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError("is on or off, where a number or a name belongs")
+        return value
 
 
 class ImageSection(Section):
@@ -153,15 +169,25 @@ class AdaptiveSection(Section):
         description="which tokens; the others are controls, zipcache a baseline for K and V",
     )
 
+    @model_validator(mode="after")
+    def _has_share(self) -> AdaptiveSection:
+        if self.share is None and self.rule != "importance":
+            raise ValueError(
+                f"rule: {self.rule} chooses tokens, but adaptive.share does not say how many; add "
+                "for example --adaptive 0.5"
+            )
+        return self
+
     def words(self, scheme: Scheme) -> str:
         """Which tokens take which widths; there must be a share."""
         parts = {"activations": scheme.activation_bits, "keys and values": scheme.kv_bits}
-        moved = [
-            f"{name} at {HIGH_BITS} or {bits} bit"
+        low = [
+            name
             for name, bits in parts.items()
-            if bits < HIGH_BITS
+            if bits < HIGH_BITS and not (self.rule == "zipcache" and name == "activations")
         ]
-        kept = [f"{name} stay as they are" for name, bits in parts.items() if bits >= HIGH_BITS]
+        moved = [f"{name} at {HIGH_BITS} or {parts[name]} bit" for name in low]
+        kept = [f"{name} stay as they are" for name in parts if name not in low]
         return f"adaptive: {', '.join(moved + kept)}; rule {self.rule}, share {self.share}"
 
 
@@ -203,12 +229,16 @@ class ArchitectureSection(Section):
 
 
 def adaptive_value(value: Any) -> Any:
-    """A share as the section it stands for."""
+    """A share, or `off`, as the section it stands for."""
+    if isinstance(value, bool):
+        return value or {}
     return {"share": value} if isinstance(value, int | float | str) else value
 
 
 def coreset_value(value: Any) -> Any:
-    """A share or a file name as the section it stands for."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    """A share, a file name or `off` as the section it stands for."""
+    if isinstance(value, bool):
+        return value or {}
+    if isinstance(value, int | float):
         return {"share": value}
     return {"file": value} if isinstance(value, str) else value

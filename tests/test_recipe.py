@@ -83,6 +83,11 @@ def test_float_weights_leave_the_head_in_float():
         ("quant: {kv: {sink_tokens: -1}}", ["quant.kv.sink_tokens", "-1"]),
         ("train: 5", ["train"]),
         ("quant: {skip: lm_head}", ["quant.skip"]),
+        ("train: {steps: true}", ["train.steps", "True", "where a number or a name belongs"]),
+        ("quant: {adaptive: true}", ["quant.adaptive", "True", "on or off"]),
+        ("quant: {adaptive: {share: true}}", ["quant.adaptive.share", "True", "on or off"]),
+        ("quant: {adaptive: {rule: reversed}}", ["rule: reversed", "add for example --adaptive"]),
+        ("coreset: true", ["coreset", "True", "on or off"]),
         ("version: 99", ["version", "99", "update edgeqat"]),
         ("version: new", ["version", "new"]),
         ("- a list", ["mapping"]),
@@ -188,3 +193,15 @@ def test_steps_and_passes_together_are_refused():
     with pytest.raises(RecipeError, match=r"train\.epochs: 2 and train\.steps: 20 both say"):
         recipes.load(None, {"train.steps": 20, "train.epochs": 2})
     assert recipes.load(None, {"train.steps": 20, "train.epochs": None}).train.steps == 20
+
+
+def test_off_stands_for_a_section_that_is_not_used(write):
+    recipe = recipes.load(write("quant: {scheme: w4a4kv4, adaptive: off}\ncoreset: off"))
+    assert recipe.quant.adaptive.share is None
+    assert not recipe.coreset.chooses
+
+
+def test_zipcache_is_said_to_choose_keys_and_values_alone():
+    quant = QuantSection(scheme="w4a4kv4", adaptive={"share": 0.5, "rule": "zipcache"})
+    said = quant.adaptive.words(quant.bits())
+    assert said.startswith("adaptive: keys and values at 8 or 4 bit, activations stay as they are")

@@ -1,8 +1,8 @@
 """Average bits, measured: the widths that tokens took while a model ran.
 
-Activations: the inputs of linear layers and the queries of every decoder layer (lm_head, always 8
-bit, is left out). KV cache: keys and values as they are written, sinks counted. Every real token
-and every layer counts once.
+Activations: the inputs of the linear layers of every decoder layer, those left in float at 16
+(lm_head, always 8 bit, is left out); queries are as wide. KV cache: keys and values as they are
+written, sinks counted. Every real token and every layer counts once.
 
 Legend: L layers, B batch, T tokens.
 """
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.nn.attention import AttentionQuantizer
+from edgeqat.nn.convert import attentions
+from edgeqat.nn.packed import PackedLinear
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS, Scheme
 
 _BINS = 8
@@ -26,9 +28,13 @@ class WidthMeter:
     """Counts widths while its `with` block runs forward passes of one model."""
 
     def __init__(self, model: nn.Module, scheme: Scheme) -> None:
-        modules = [m for m in model.modules() if isinstance(m, AttentionQuantizer)]
+        owners = [(name, module.attention_quantizer) for name, module in attentions(model)]
         self.scheme = scheme
-        self._layers = list(enumerate(modules))
+        self._layers = list(enumerate(quantizer for _, quantizer in owners))
+        self._float_inputs = [
+            _float_inputs(model.get_submodule(name.rpartition(".")[0])) for name, _ in owners
+        ]
+        self._chooses_keys = any(own.salient_share is not None for _, own in self._layers)
         self._handles: list[Any] = []
         self._counting = True
         self._counts: dict[tuple[str, int], Tensor] = {}
@@ -55,14 +61,25 @@ class WidthMeter:
 
     def average_bits(self) -> dict[str, float]:
         """{"activations", "kv"}: mean over tokens and layers; 16 is float."""
-        widths = {"activations": self.scheme.activation_bits, "kv": self.scheme.kv_bits}
-        return {name: round(self._average(name, bits), 4) for name, bits in widths.items()}
+        inputs = self._bits("activations", self.scheme.activation_bits)
+        kept = torch.tensor(self._float_inputs, dtype=torch.float64)
+        tokens = self._sums("tokens").sum(1)
+        bits = {
+            "activations": inputs + (FLOAT_BITS - inputs) * kept,
+            "kv": self._bits("kv", self.scheme.kv_bits),
+        }
+        return {
+            name: round(((own * tokens).sum() / tokens.sum()).item(), 4)
+            for name, own in bits.items()
+        }
 
     def shares(self) -> dict[str, Any]:
-        """Measured shares of important tokens: over all layers, by layer, and by position in equal
-        parts of the longest sequence.
+        """Measured shares of important tokens (of keys and values at 8 bit, where a rule chooses
+        only those): over all layers, by layer, and by position in equal parts of the longest
+        sequence.
         """
-        high, total = self._sums("activations"), self._sums("tokens")
+        high = self._sums("kv" if self._chooses_keys else "activations")
+        total = self._sums("tokens")
         by_position = [
             round((part.sum() / of.sum()).item(), 4)
             for part, of in zip(high.sum(0).chunk(_BINS), total.sum(0).chunk(_BINS), strict=True)
@@ -76,11 +93,11 @@ class WidthMeter:
             if not self._counting:
                 return
             assert module.newest is not None
-            position, kept = module.newest
+            position, kept, real = module.newest
             important = torch.full_like(kept, module.widths is not None)
             if module.widths is not None and module.widths.high is not None:
                 important = module.widths.high
-            place, real = position.clamp(min=0), position >= 0
+            place = position.clamp(min=0)
             for name, marks in (("tokens", real), ("kv", kept), ("activations", important)):
                 self._add((name, layer), place[(marks & real).expand_as(place)])
 
@@ -99,8 +116,16 @@ class WidthMeter:
         rows = [self._counts[name, layer] for layer, _ in self._layers]
         return torch.stack([nn.functional.pad(row, (0, length - len(row))) for row in rows])
 
-    def _average(self, name: str, bits: int) -> float:
-        if bits >= HIGH_BITS:
-            return float(min(bits, FLOAT_BITS))
-        share = (self._sums(name).sum() / self._sums("tokens").sum()).item()
-        return bits + (HIGH_BITS - bits) * share
+    def _bits(self, name: str, bits: int) -> Tensor:
+        """Mean width (L,) of the tokens of each layer."""
+        high, total = self._sums(name).sum(1), self._sums("tokens").sum(1)
+        return bits + max(HIGH_BITS - bits, 0) * high / total
+
+
+def _float_inputs(block: nn.Module) -> float:
+    """Share of a block's linear layers whose inputs stay in float although they could be
+    quantized.
+    """
+    kinds = (nn.Linear, PackedLinear)
+    inputs = [getattr(m, "input_quantizer", None) for m in block.modules() if isinstance(m, kinds)]
+    return sum(isinstance(own, nn.Identity | None) for own in inputs) / max(len(inputs), 1)

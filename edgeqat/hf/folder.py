@@ -37,7 +37,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        packed = tensor.dtype in (torch.uint8, torch.float16, torch.bool)
+        packed = tensor.dtype in (torch.uint8, torch.bool) or name.endswith("weight_scale")
         stored[name] = tensor.detach() if packed else tensor.detach().float()
     return stored
 

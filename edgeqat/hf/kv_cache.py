@@ -27,6 +27,7 @@ from edgeqat.nn.convert import attentions
 from edgeqat.nn.token_store import TokenStore
 
 _PREPARE = "_prepare_cache_for_generation"
+_SPARE = 8  # hidden tokens behind a window that are forgotten at a time
 
 
 class PackedLayer(CacheLayerMixin):
@@ -80,9 +81,10 @@ class PackedLayer(CacheLayerMixin):
         """Store new k, v, those `high` (B or 1, T) at 8 bit; all stored ones (B, K, S, D) come
         back.
         """
+        hidden = self.store.length - self.stored
         self.store.append(key, value, high)
         self.seen += key.shape[2]
-        keys, values = self.store.read()
+        keys, values = self.store.read(hidden)
         return keys.to(key.dtype), values.to(value.dtype)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -100,8 +102,13 @@ class PackedLayer(CacheLayerMixin):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the newest tokens; as in transformers their number is given negative."""
-        self.store.keep(0, self.store.length - abs(tokens_to_remove))
-        self.seen -= abs(tokens_to_remove)
+        if tokens_to_remove > 0 or -tokens_to_remove > self.seen:
+            raise UsageError(
+                f"cache: crop({tokens_to_remove}) of {self.seen} tokens; give minus the number of "
+                "newest tokens to forget"
+            )
+        self.seen += tokens_to_remove
+        self.store.keep(0, self.seen)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self._map(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
@@ -117,7 +124,9 @@ class PackedLayer(CacheLayerMixin):
 
 
 class PackedSlidingLayer(PackedLayer):
-    """The cache of a sliding-window layer: what is behind the window is forgotten."""
+    """The cache of a sliding-window layer: what is behind the window is hidden, and forgotten a few
+    tokens at a time.
+    """
 
     is_croppable = False
     is_sliding = True
@@ -126,10 +135,15 @@ class PackedSlidingLayer(PackedLayer):
         super().__init__(quantizer, positions)
         self.sliding_window = sliding_window
 
+    @property
+    def stored(self) -> int:
+        return min(self.store.length, self.sliding_window - 1)
+
     def append(self, key: Tensor, value: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         found = super().append(key, value, high)
-        length = self.store.length
-        self.store.keep(max(length - self.sliding_window + 1, 0), length)
+        hidden = self.store.length - self.stored
+        if hidden >= _SPARE:
+            self.store.keep(hidden, self.store.length)
         return found
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

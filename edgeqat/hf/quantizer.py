@@ -26,7 +26,6 @@ from edgeqat.errors import FormatError
 from edgeqat.hf import attention, conv1d, kv_cache
 from edgeqat.nn import convert
 from edgeqat.nn.packed import PackedSpec
-from edgeqat.nn.token_importance import TokenImportance
 from edgeqat.recipe import QuantSection
 
 
@@ -62,7 +61,7 @@ class EdgeQATQuantizer(HfQuantizer):
         model.set_attn_implementation(attention.NAME)
         convert.install(model, specs, QuantSection.model_validate(config["quant"]))
         kv_cache.make_default(model)
-        _check_thresholds(model, kwargs.get("checkpoint_files") or [])
+        _check_tensors(model, kwargs.get("checkpoint_files") or [])
         return model
 
     @property
@@ -89,15 +88,20 @@ def quantization_config(model: nn.Module, quant: QuantSection) -> dict[str, Any]
     }
 
 
-def _check_thresholds(model: nn.Module, files: list[str]) -> None:
-    """Refuse weights without the thresholds of an adaptive model: transformers only warns."""
+def _check_tensors(model: PreTrainedModel, files: list[str]) -> None:
+    """Refuse weights that lack a tensor of the model: transformers only warns, and invents it."""
+    if not files:
+        return
     stored = {name for file in files for name in checkpoint.read_header(Path(file))}
-    for name, module in model.named_modules():
-        needed = isinstance(module, TokenImportance) and module.threshold is not None
-        if needed and f"{name}.threshold" not in stored:
+    stored |= set(model.all_tied_weights_keys)
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen and name not in stored:
+            what = "thresholds" if name.endswith(".threshold") else "weights"
             raise FormatError(
-                f"thresholds: {name}.threshold is missing from the weights; copy the folder again"
+                f"{what}: {name} is missing from the folder's weights; copy the folder again"
             )
+        seen.add(id(tensor))
 
 
 def register() -> None:

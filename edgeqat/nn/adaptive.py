@@ -11,6 +11,7 @@ Legend: B batch, T tokens, N heads, I in_features, D head_dim. Source: EdgeQAT 2
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,14 +47,18 @@ class AdaptiveQuantizer(nn.Module):
         if getattr(self.low, "observing", False):  # both learn their range from all tokens
             self.low(values)
             return self.high(values)
-        return self.select(values, lambda quantizer: quantizer(values))
+        found: Tensor = self.select(values, lambda quantizer: quantizer(values))
+        return found
 
-    def select(self, values: Tensor, compute: Callable[[nn.Module], Tensor]) -> Tensor:
-        """What `compute` gives for the quantizer of each token's width, from values (B, T, I) or
-        (B, N, T, D).
+    def select(self, values: Tensor, compute: Callable[[nn.Module], Any]) -> Any:
+        """What `compute` gives for the quantizer of each token's width, a tensor or a tuple of
+        them, from values (B, T, I) or (B, N, T, D).
         """
         high = self.widths.high
         if high is None:
             return compute(self.high)
         per_token = high[:, None, :, None] if values.ndim == 4 else high[..., None]
-        return torch.where(per_token, compute(self.high), compute(self.low))
+        one, other = compute(self.high), compute(self.low)
+        if isinstance(one, tuple):
+            return tuple(torch.where(per_token, *pair) for pair in zip(one, other, strict=True))
+        return torch.where(per_token, one, other)

@@ -15,7 +15,7 @@ Legend: B batch, N query heads, K key/value heads, T queries, S keys, D head_dim
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,21 @@ class Waiting(Protocol):
         """Store new k, v (B, K, T, D), those `high` (B, T) at 8 bit; all of them come back."""
 
 
+class Newest(NamedTuple):
+    """The T new tokens of a call, each (B, T): place in the sequence, is kept at 8 bit, is no
+    padding.
+    """
+
+    position: Tensor
+    high: Tensor
+    real: Tensor
+
+
 class AttentionQuantizer(nn.Module):
     """Quantizers of q (B, N, T, D), k and v (B, K, S, D) of one attention layer."""
 
     importance: TokenImportance | None
-    newest: tuple[Tensor, Tensor] | None  # positions (B, T) of the last call, what is kept high
+    newest: Newest | None  # of the last call
 
     def __init__(
         self, quant: QuantSection, head_dim: int, kv_heads: int, pairs: bool = False
@@ -105,7 +115,10 @@ class AttentionQuantizer(nn.Module):
         waiting, self.waiting = self.waiting, None
         count = key.shape[2] + (waiting.stored if waiting else 0)
         tokens, scale = query.shape[2], scale or query.shape[-1] ** -0.5
-        position = token_positions(count, query, mask, positions)
+        real = real_tokens(count, query, mask)
+        if self.needs_order and tokens < count:
+            _refuse_spare_keys(real, tokens, mask is None)
+        position = token_positions(real, positions)
         query, key = self._turned(query), self._turned(key)
         value = rotate(value, self.value_rotation)
         query = self.query(query)
@@ -114,7 +127,10 @@ class AttentionQuantizer(nn.Module):
         if self.salient_share is not None:
             high = high | self._salient(query, key, position, scale)
         newest = position[:, -tokens:].expand(len(query), -1)
-        self.position, self.newest = position, (newest, high[:, -tokens:].expand_as(newest))
+        self.position = position
+        self.newest = Newest(
+            newest, high[:, -tokens:].expand_as(newest), real[:, -tokens:].expand_as(newest)
+        )
         if self.key is not None and self.value is not None and self.kivi is None:
             if waiting is None:
                 key, value = self.key(key, high), self.value(value, high)
@@ -122,13 +138,18 @@ class AttentionQuantizer(nn.Module):
                 key, value = waiting.append(key, value, high)
         value = rotate(value, self.value_rotation)
         if self.importance is not None:
-            self.importance(query, key, mask, position, scale)
+            self.importance(query, key, mask, position, scale, self.newest.real)
         return query, key, value
 
     @property
     def revises(self) -> bool:
         """Whether it stands for a baseline whose cache changes what it has stored."""
         return self.kivi is not None or self.salient_share is not None
+
+    @property
+    def needs_order(self) -> bool:
+        """Whether the newest keys must be those of the queries."""
+        return self.kivi is not None or self.importance is not None
 
     @property
     def attends(self) -> bool:
@@ -196,22 +217,42 @@ def adapted(quantizer: Any, widths: TokenWidths) -> nn.Module:
     return AdaptiveQuantizer(quantizer, kind(HIGH_BITS).to(_device(quantizer)), widths)
 
 
-def token_positions(
-    count: int, query: Tensor, mask: Tensor | None, positions: Tensor | None = None
-) -> Tensor:
-    """Positions (B or 1, S) of the `count` keys, 0 at the first real token of their sequence.
-
-    Under left padding the first real token is the first key that the last query sees. A sliding
-    window has dropped that key in the end: there `positions` (B, T), those of the queries, tell.
+def real_tokens(count: int, query: Tensor, mask: Tensor | None) -> Tensor:
+    """Which of the `count` keys (B or 1, S) are no padding: a new one (T of q (B, N, T, D)) sees
+    itself, an older one is seen by the first new query, as far as its window reaches.
     """
-    position = torch.arange(count, device=query.device)[None]
-    if positions is not None:
-        return position + positions[:, -1:] - (count - 1)
-    if mask is not None:
-        last = mask[:, 0, -1]
-        seen = last if last.dtype == torch.bool else last >= 0
-        position = position - seen.int().argmax(dim=-1, keepdim=True)
-    return position
+    if mask is None:
+        return torch.ones(1, count, dtype=torch.bool, device=query.device)
+    seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
+    older = count - query.shape[2]
+    return torch.cat([seen[:, 0, :older], seen.diagonal(older, dim1=1, dim2=2)], dim=1)
+
+
+def token_positions(real: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Positions (B or 1, S) of the keys, 0 at the first real token of their sequence; `real` (B or
+    1, S) marks what is no padding.
+
+    A sliding window drops that token in the end: there `positions` (B, T), those of the queries,
+    tell. Where they count every key that there is, nothing was dropped yet.
+    """
+    count = real.shape[1]
+    position = torch.arange(count, device=real.device)[None]
+    from_mask = position - real.int().argmax(dim=-1, keepdim=True)
+    if positions is None:
+        return from_mask
+    last = positions[:, -1:]
+    return torch.where(last == count - 1, from_mask, position + last - (count - 1))
+
+
+def _refuse_spare_keys(real: Tensor, tokens: int, causal: bool) -> None:
+    """A static cache's keys behind the newest are seen by no query; without a mask (`causal`) the
+    first ones are those of several queries.
+    """
+    if tokens > 1 if causal else not bool(real[:, -tokens:].any()):
+        raise UsageError(
+            "cache: a static cache hands over keys that are not written yet, and this model tells "
+            "tokens by their place; use generate() without cache_implementation"
+        )
 
 
 def _device(module: nn.Module) -> torch.device | None:

@@ -192,7 +192,8 @@ def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
         keys = attention.k_proj.out_features if fused is None else fused.out_features // 3
         heads = keys // attention.head_dim
         pairs = getattr(getattr(model, "config", None), "model_type", None) in LLAMA_CPP_PAIRS
-        attention.attention_quantizer = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
+        own = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
+        attention.attention_quantizer = own.to(next(attention.parameters()).device)
 
 
 def adapt(model: nn.Module, quant: QuantSection) -> None:
@@ -204,7 +205,8 @@ def adapt(model: nn.Module, quant: QuantSection) -> None:
         for _, attention in found:
             attention.attention_quantizer.salient_share = quant.adaptive.share
         return
-    widths = token_importance.plan(len(found), quant.adaptive)
+    source = token_importance.first_source(model, len(found))
+    widths = token_importance.plan(len(found), quant.adaptive, source)
     followers = token_importance.followers(model, widths)
     for number, (name, attention) in enumerate(found):
         block = model.get_submodule(name.rpartition(".")[0])

@@ -145,31 +145,40 @@ class PackedLinear(PackedWeight):
         return isinstance(low, DynamicQuantizer)
 
     def forward(self, input: Tensor) -> Tensor:
-        inputs = self.input_quantizer
         if self.integer and self.has_integers:
-            if isinstance(inputs, AdaptiveQuantizer):
-                return inputs.select(input, lambda own: self._integer_forward(input, own))
-            return self._integer_forward(input, inputs)
+            return self._integer_forward(input)
         input = self.input_quantizer(rotate(input, self.spec.rotation))
         return linear(input, self.dequantized(), self.bias)
 
-    def _integer_forward(self, input: Tensor, inputs: Any) -> Tensor:
-        flat = rotate(input.flatten(0, -2).float(), self.spec.rotation)
-        grid = inputs.grid
-        codes, input_scale = functional.quantize_dynamic(flat, grid, inputs.clip)
-        if self._levels is None or self._levels.device != flat.device:
+    def _integer_forward(self, input: Tensor) -> Tensor:
+        inputs = self.input_quantizer
+        values = rotate(input.float(), self.spec.rotation)
+        if isinstance(inputs, AdaptiveQuantizer):
+            codes, input_scale = inputs.select(values, lambda own: _coded(values, own))
+        else:
+            codes, input_scale = _coded(values, inputs)
+        if self._levels is None or self._levels.device != input.device:
             weight = self.codes().float()
             self._levels = 2 * weight + 1 if self.grid.half_step else weight
-        weight, scale = self._levels, self.scale()
-        if grid.half_step:  # levels are half-integers: doubled they are odd integers
-            codes, input_scale = 2 * codes + 1, input_scale / 2
-        if self.grid.half_step:
-            scale = scale / 2
-        codes = codes.to(torch.int8)
+        scale = self.scale() / 2 if self.grid.half_step else self.scale()
         output = functional.integer_linear(
-            codes, input_scale, weight, scale, self.spec.group_size
+            codes.flatten(0, -2),
+            input_scale.flatten(0, -2),
+            self._levels,
+            scale,
+            self.spec.group_size,
         ).unflatten(0, input.shape[:-1])
         return output if self.bias is None else output + self.bias
+
+
+def _coded(values: Tensor, quantizer: Any) -> tuple[Tensor, Tensor]:
+    """Codes (..., I) int8 and scales (..., 1) of inputs; half-integer levels come doubled, as odd
+    integers.
+    """
+    codes, scale = functional.quantize_dynamic(values, quantizer.grid, quantizer.clip)
+    if quantizer.grid.half_step:
+        codes, scale = 2 * codes + 1, scale / 2
+    return codes.to(torch.int8), scale
 
 
 class PackedEmbedding(PackedWeight):

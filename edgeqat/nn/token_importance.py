@@ -59,10 +59,16 @@ class TokenImportance(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, position: Tensor, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        position: Tensor,
+        scale: float,
+        real: Tensor,
     ) -> None:
         """Decide on the T newest tokens from q (B, N, T, D) and k (B, K, S, D); `position` (B or 1,
-        S) counts from the first real token.
+        S) counts from the first real token, `real` (B, T) marks the new ones that are no padding.
         """
         newest = position[:, -query.shape[2] :]
         if self.threshold is None:
@@ -72,7 +78,6 @@ class TokenImportance(nn.Module):
         first = (-position[:, 0]).clamp(min=0)
         measure = attention_to_first(query, key, mask, first, scale) * (newest + 1)
         if self.gathering:
-            real = (newest >= 0).expand_as(measure)
             self._measures.append(measure[real])
         above = measure >= self.threshold
         for widths in self.followers:
@@ -126,17 +131,31 @@ def scattered(position: Tensor, layer: int, share: float) -> Tensor:
     return (mixed >> 8) % _MODULUS < round(share * _MODULUS)
 
 
-def plan(count: int, adaptive: AdaptiveSection) -> list[TokenWidths]:
-    """Widths of `count` decoder layers; layer 0 is high whatever the rule."""
+def plan(count: int, adaptive: AdaptiveSection, source: int = 0) -> list[TokenWidths]:
+    """Widths of `count` decoder layers; those up to `source`, the first that sees the first token
+    all the time, are high whatever the rule.
+    """
     share = adaptive.share or 0.0
     if adaptive.rule != "layers":
         return [TokenWidths(layer, share) for layer in range(count)]
-    whole, rest = divmod(share * (count - 1), 1)
-    chosen = {1 + int((n + 0.5) * (count - 1) / whole) for n in range(int(whole))}
+    start, free = source + 1, count - source - 1
+    whole, rest = divmod(share * free, 1)
+    chosen = {start + int((n + 0.5) * free / whole) for n in range(int(whole))}
     shares = [1.0 if layer in chosen else 0.0 for layer in range(count)]
     if rest > 0:
-        shares[next(n for n in range(1, count) if n not in chosen)] = rest
+        shares[next(n for n in range(start, count) if n not in chosen)] = rest
     return [TokenWidths(layer, value) for layer, value in enumerate(shares)]
+
+
+def first_source(model: nn.Module, count: int) -> int:
+    """The first of `count` layers that sees the first token all the time."""
+    full = [layer for layer in range(count - 1) if not _is_sliding(model, layer)]
+    if not full:
+        raise ModelError(
+            "quant.adaptive: no attention layer of the model sees the first token all the time "
+            "(sliding windows); leave adaptive widths out"
+        )
+    return full[0]
 
 
 def followers(model: nn.Module, widths: list[TokenWidths]) -> dict[int, list[TokenWidths]]:
@@ -148,11 +167,6 @@ def followers(model: nn.Module, widths: list[TokenWidths]) -> dict[int, list[Tok
             found.setdefault(source, []).append(own)
         if not _is_sliding(model, layer):
             source = layer
-    if not found:
-        raise ModelError(
-            "quant.adaptive: no attention layer of the model sees the first token all the time "
-            "(sliding windows); leave adaptive widths out"
-        )
     return found
 
 

@@ -68,8 +68,8 @@ class TokenStore:
                 stored[rows, :, places[rows, tokens]] = part[rows, :, tokens]
         self.high = whole
 
-    def read(self) -> tuple[Tensor, Tensor]:
-        """All k and v (B, K, S, D), dequantized to float32."""
+    def read(self, start: int = 0) -> tuple[Tensor, Tensor]:
+        """All k and v (B, K, S, D) but the first `start` tokens, dequantized to float32."""
         assert self.high is not None
         counts = {wanted: self._count(wanted) for wanted in (True, False)}
         found = []
@@ -82,18 +82,21 @@ class TokenStore:
                     pieces.append(quantizer.decode(packed, scale, wanted, self.head_dim))
             found.append(pieces)
         if min(counts.values()) == 0:  # one stream is in the order of the tokens
-            return found[0][0], found[1][0]
+            return found[0][0][:, :, start:], found[1][0][:, :, start:]
         place = torch.where(
             self.high, self.high.cumsum(1) - 1, (~self.high).cumsum(1) - 1 + counts[True]
         )
         heads = found[0][0].shape[1]
-        index = place[:, None, :, None].expand(-1, heads, -1, self.head_dim)
+        index = place[:, None, start:, None].expand(-1, heads, -1, self.head_dim)
         key, value = (torch.cat(pieces, dim=2).gather(2, index) for pieces in found)
         return key, value
 
     def keep(self, start: int, stop: int) -> None:
         """Forget all tokens but start .. stop - 1."""
         if self.high is None or (start == 0 and stop == self.length):
+            return
+        if start >= stop:
+            self.clear()
             return
         before, self.high = self.high[:, :start], self.high[:, start:stop].clone()
         for wanted, stream in self.streams.items():

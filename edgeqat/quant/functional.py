@@ -193,16 +193,24 @@ def integer_linear(
     group g).
 
     codes (N, I) int8 activations, scale (N, 1), weight (O, I) codes or doubled half-step levels,
-    weight_scale (O, G). The products run in float32 for groups whose sums are exact there, else in
-    float64: the integers are the same.
+    weight_scale (O, G). The products run in float32, on as many columns at a time as have exact
+    sums there; wider groups add those up in float64.
     """
     columns = weight.shape[1]
     size = group_size if group_size and group_size < columns else columns
-    kind = torch.float32 if size <= _EXACT_GROUP else torch.float64
-    codes, weight = codes.to(kind), weight.to(kind)
+    codes, weight = codes.float(), weight.float()
     total = torch.zeros(codes.shape[0], weight.shape[0], dtype=torch.float32, device=codes.device)
     for group, start in enumerate(range(0, columns, size)):
-        part = slice(start, min(start + size, columns))
-        accumulator = codes[:, part] @ weight[:, part].T
+        stop = min(start + size, columns)
+        accumulator = _exact_product(codes[:, start:stop], weight[:, start:stop])
         total += accumulator.float() * weight_scale[:, group % weight_scale.shape[1]]
     return total * scale
+
+
+def _exact_product(codes: Tensor, weight: Tensor) -> Tensor:
+    parts = zip(codes.split(_EXACT_GROUP, 1), weight.split(_EXACT_GROUP, 1), strict=True)
+    own, other = next(parts)
+    found = own @ other.T
+    for own, other in parts:
+        found = found.double().add_(own @ other.T)
+    return found

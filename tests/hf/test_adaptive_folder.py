@@ -75,3 +75,27 @@ def test_missing_thresholds_are_refused(tmp_path):
     ) as caught:
         edgeqat.load(tmp_path / "packed")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        "attention_quantizer.key.offset",
+        "layers.0.mlp.up_proj.weight_scale",
+        "layers.1.input_layernorm.weight",
+        "layers.0.mlp.up_proj.weight",
+    ],
+)
+def test_every_missing_tensor_is_refused(tmp_path, drop):
+    written(tmp_path / "packed", drop=drop)
+    with pytest.raises(FormatError, match=r"weights: .* is missing .*copy the folder again"):
+        edgeqat.load(tmp_path / "packed")
+
+
+def test_a_half_precision_model_keeps_its_norms_in_float32(tmp_path):
+    section = QuantSection.model_validate({"scheme": "w4a8kv4"})
+    model = edgeqat.prepare(tiny.llama().half(), quant=section)
+    convert.calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
+    stored = folder.stored_tensors(convert.convert(model))
+    assert {t.dtype for n, t in stored.items() if "weight_scale" in n} == {torch.float16}
+    assert {t.dtype for n, t in stored.items() if "norm" in n} == {torch.float32}

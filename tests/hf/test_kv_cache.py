@@ -15,6 +15,7 @@ from transformers import (
     MistralForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    StaticCache,
 )
 
 import edgeqat
@@ -22,6 +23,7 @@ from edgeqat.errors import UsageError
 from edgeqat.hf.kv_cache import KVCache, is_packable
 from edgeqat.hf.source import random_model
 from edgeqat.nn import convert
+from edgeqat.nn.token_store import TokenStore
 from edgeqat.recipe import QuantSection
 from edgeqat.runtime.shape import named
 
@@ -99,7 +101,7 @@ def test_adaptive_widths_are_those_of_one_pass(pieces, rule):
     expected = one_pass(model, ids)
     close(found, expected, 0.03)
     for layer, (_, attention) in zip(cache.layers, convert.attentions(model), strict=True):
-        _, kept = attention.attention_quantizer.newest
+        kept = attention.attention_quantizer.newest.high
         assert torch.equal(layer.store.high, kept)
     assert 0 < cache.layers[1].store.high[:, 4:].float().mean() < 1
 
@@ -221,8 +223,56 @@ def test_a_window_bounds_the_size():
     model = packed("w4kv4", MODELS["sliding"]())
     cache = KVCache(model)
     stepwise(model, tiny.ids(1, 40).split(1, dim=1), cache)
-    assert {layer.store.length for layer in cache.layers} == {7}
+    assert {layer.stored for layer in cache.layers} == {7}
     assert cache.nbytes < 2 * 2 * 2 * 2 * 16 * (16 + 2)
+
+
+def test_a_window_is_not_copied_at_every_token(monkeypatch):
+    kept = []
+    keep = TokenStore.keep
+    monkeypatch.setattr(TokenStore, "keep", lambda *given: kept.append(1) or keep(*given))
+    model, ids = packed("w4kv4", MODELS["sliding"]()), tiny.ids(1, 40)
+    cache = KVCache(model)
+    close(stepwise(model, ids.split(1, dim=1), cache), one_pass(model, ids))
+    assert 0 < len(kept) <= 2 * 33 / 8
+
+
+def test_pads_before_a_window_are_no_sinks():
+    model, ids = packed("kv2", tiny.model(MistralForCausalLM, MistralConfig, sliding_window=64)), 12
+    alone = one_pass(model, tiny.ids(1, ids))
+    padded = torch.cat([torch.zeros(1, 6, dtype=torch.int64), tiny.ids(1, ids)], dim=1)
+    mask = (torch.arange(6 + ids) >= 6).long()[None]
+    found = one_pass(model, padded, attention_mask=mask)  # no positions: they count the pads
+    first = model.model.layers[0].self_attn.attention_quantizer.newest
+    assert first.high[0].nonzero().flatten().tolist() == [6, 7, 8, 9]
+    close(found[:, 6:], alone, 0.15)
+
+
+def test_going_back_is_checked_and_may_empty_the_cache():
+    model, ids = packed("w4kv4"), tiny.ids(1, 10)
+    cache = KVCache(model)
+    stepwise(model, [ids], cache)
+    for count in (3, -11):
+        said = message(lambda count=count: cache.crop(count))
+        assert said.startswith(f"cache: crop({count}) of 10 tokens; give minus the number")
+    cache.crop(-10)
+    assert cache.get_seq_length() == 0
+    assert torch.equal(stepwise(model, [tiny.ids(2)], cache), one_pass(model, tiny.ids(2)))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "quant"), [("w4kv4", {"kv": {"kivi": 32}}), ("w4a4", {"adaptive": {"share": 0.5}})]
+)
+def test_a_static_cache_is_refused_where_the_place_of_a_token_matters(scheme, quant):
+    model = packed(scheme, **quant)
+    for tokens in (60, 1):
+        cache = StaticCache(config=model.config, max_cache_len=100)
+        said = message(lambda n=tokens, c=cache: stepwise(model, [tiny.ids(1, n)], c))
+        assert said.startswith("cache: a static cache hands over keys that are not written yet")
+    plain = packed("w4kv4")  # widths by place alone: right in every cache
+    static = StaticCache(config=plain.config, max_cache_len=100)
+    found = stepwise(plain, tiny.ids(1, 40).split((30, 5, 5), dim=1), static)
+    close(found, one_pass(plain, tiny.ids(1, 40)))
 
 
 def message(call):

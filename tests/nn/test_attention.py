@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgeqat.nn.attention import AttentionQuantizer, token_positions
+from edgeqat.nn.attention import AttentionQuantizer, real_tokens, token_positions
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import grid_of
@@ -14,7 +14,8 @@ KEY = torch.zeros(2, 1, 6, 8)
 
 def sink_tokens(key, mask, count):
     """Which keys are among the first `count` real tokens."""
-    position = token_positions(key.shape[2], key, mask)
+    query = key if mask is None else key[:, :, -mask.shape[2] :]
+    position = token_positions(real_tokens(key.shape[2], query, mask))
     return (position >= 0) & (position < count)
 
 

@@ -278,3 +278,12 @@ def test_a_pattern_that_skips_nothing_is_refused():
     message = r"quant.skip: 'model.layer.0.\*' matches no layer"
     with pytest.raises(RecipeError, match=message):
         edgeqat.prepare(tiny.llama(tie_word_embeddings=False), quant=quant)
+
+
+def test_quantizers_of_attention_are_where_the_model_is():
+    static = {"scheme": "w4a4kv4", "activation": {"mode": "static"}}
+    for quant in ({"scheme": "w4a8kv4"}, static):
+        section = QuantSection.model_validate(quant)
+        model = edgeqat.prepare(tiny.llama().to("meta"), quant=section)
+        found = [*model.named_parameters(), *model.named_buffers()]
+        assert [name for name, tensor in found if tensor.device.type != "meta"] == []

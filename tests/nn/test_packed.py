@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec
 from edgeqat.quant import functional
 from edgeqat.scheme import grid_of
@@ -69,6 +70,37 @@ def test_both_paths_compute_the_same_layer(bits, input_bits):
     expected = made(values)
     made.integer = True
     assert torch.allclose(made(values), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("input_bits", [2, 4])
+def test_tokens_of_two_widths_are_one_product(input_bits, monkeypatch):
+    made, _ = linear(input_bits=input_bits)
+    wide, _ = linear(input_bits=8)
+    widths, values = TokenWidths(1, 0.5), torch.randn(2, 6, 70)
+    low, high = made.input_quantizer, wide.input_quantizer
+    made.integer, expected = True, []
+    for own in (high, low):
+        made.input_quantizer = own
+        expected.append(made(values))
+    widths.high = torch.rand(2, 6) < 0.5
+    made.input_quantizer = AdaptiveQuantizer(low, high, widths)
+    calls, product = [], functional.integer_linear
+    monkeypatch.setattr(
+        functional, "integer_linear", lambda *given: calls.append(1) or product(*given)
+    )
+    found = made(values)
+    assert len(calls) == 1
+    assert torch.equal(found, torch.where(widths.high[..., None], *expected))
+
+
+@pytest.mark.parametrize("columns", [255, 256, 257, 700])
+def test_wide_rows_have_exact_sums(columns):
+    codes = torch.randint(-127, 128, (3, columns), dtype=torch.int8)
+    weight = torch.randint(-127, 128, (5, columns), dtype=torch.int8)
+    found = functional.integer_linear(
+        codes, torch.ones(3, 1), weight, torch.ones(5, 1), group_size=None
+    )
+    assert torch.equal(found, (codes.long() @ weight.long().T).float())
 
 
 @pytest.mark.parametrize("integer", [False, True])

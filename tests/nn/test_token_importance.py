@@ -15,7 +15,14 @@ from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn import convert, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.decision import layers
-from edgeqat.nn.token_importance import attention_to_first, plan, scattered
+from edgeqat.nn.token_importance import (
+    TokenImportance,
+    attention_to_first,
+    move_thresholds,
+    observing,
+    plan,
+    scattered,
+)
 from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import QuantSection
@@ -157,6 +164,45 @@ def test_every_rule_has_the_same_measured_bits(rule):
     assert meter.average_bits()["activations"] == pytest.approx(expected, abs=0.2)
     assert meter.average_bits()["kv"] == meter.average_bits()["activations"]
     assert meter.shares()["by_layer"][0] == 1
+
+
+def test_right_padding_counts_nowhere():
+    ids, found = tiny.ids(4, 32), []
+    rest = torch.zeros(4, 96, dtype=torch.int64)
+    for padded in (ids, torch.cat([ids, rest], dim=1), torch.cat([rest, ids], dim=1)):
+        model, mask = calibrated(), (padded > 0).long()
+        with observing(model), WidthMeter(model, section().bits()) as meter, torch.no_grad():
+            model(padded, attention_mask=mask, use_cache=False)
+        move_thresholds(model, rate=1.0)
+        sources = [m.threshold.item() for m in model.modules() if isinstance(m, TokenImportance)]
+        found.append((sources, meter.average_bits()))
+    for thresholds, bits in found[1:]:
+        assert thresholds == pytest.approx(found[0][0], rel=0.01)
+        assert bits == pytest.approx(found[0][1], rel=0.01)
+
+
+def test_layers_left_in_float_count_as_such():
+    model = calibrated(skip=["*mlp*"])
+    with WidthMeter(model, section().bits()) as meter, torch.no_grad():
+        model(tiny.ids(8, 32, seed=3), use_cache=False)
+    expected = (4 + 4 * (1 + 0.5 + 0.5) / 3) * 4 / 7 + 16 * 3 / 7
+    assert meter.average_bits()["activations"] == pytest.approx(expected, abs=0.2)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_whole_layers_have_the_same_bits_where_the_first_ones_slide(share):
+    types = ["sliding_attention"] * 3 + ["full_attention"] * 3
+    bits = []
+    for rule in ("random", "layers"):
+        model = tiny.model(
+            Qwen3ForCausalLM, Qwen3Config, num_hidden_layers=6, layer_types=types,
+            use_sliding_window=True, sliding_window=6,
+        )  # fmt: skip
+        model = calibrated(model=model, share=share, rule=rule)
+        with WidthMeter(model, section().bits()) as meter, torch.no_grad():
+            model(tiny.ids(8, 32, seed=3), use_cache=False)
+        bits.append(meter.average_bits()["activations"])
+    assert bits[1] == pytest.approx(bits[0], abs=0.1)
 
 
 def test_a_sliding_layer_s_neighbour_listens_to_the_last_full_one():

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 import edgeqat
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.backends import Torch
+from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn.zipcache import saliency, salient
 from edgeqat.recipe import QuantSection
 
@@ -45,13 +46,25 @@ def test_a_model_keeps_salient_keys_and_sinks_high_and_cannot_decode():
     ids = tiny.ids(2, 20)
     with torch.no_grad():
         model(ids, use_cache=False)
-    _, kept = model.model.layers[1].self_attn.attention_quantizer.newest
+    kept = model.model.layers[1].self_attn.attention_quantizer.newest.high
     assert kept[:, :4].all()
     assert all(10 <= count <= 14 for count in kept.sum(1).tolist())
     cache = DynamicCache()
     model(ids, past_key_values=cache)
     with pytest.raises(UsageError, match="zipcache looks at a whole sequence"):
         model(ids[:, :1], past_key_values=cache)
+
+
+def test_its_shares_are_those_of_keys_and_values():
+    quant = QuantSection.model_validate(
+        {"scheme": "w4a4kv4", "adaptive": {"share": 0.5, "rule": "zipcache"}}
+    )
+    model = edgeqat.prepare(tiny.llama(), quant=quant).eval()
+    with WidthMeter(model, quant.bits()) as meter, torch.no_grad():
+        model(tiny.ids(2, 20), use_cache=False)
+    bits = meter.average_bits()
+    assert bits["activations"] == 4
+    assert bits["kv"] == pytest.approx(4 + 4 * meter.shares()["measured"])
 
 
 def test_sequences_are_scored_as_if_alone():
