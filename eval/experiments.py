@@ -133,6 +133,7 @@ def command(run: Run, model: str, out: Path) -> list[str]:
 def execute(run: Run, options: argparse.Namespace) -> bool:
     """Run one. Whether it ended well."""
     options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{run.name}.eval.json").unlink(missing_ok=True)  # of a run before
     done = call(command(run, options.model, options.out), run, options)
     if done:
         text = json.dumps(run.settings, indent=1) + "\n"

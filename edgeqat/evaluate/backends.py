@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import StoppingCriteria
 
 from edgeqat import checkpoint, native
 from edgeqat import recipe as recipes
@@ -111,6 +112,7 @@ class Torch(Backend):
 
     def __init__(self, name: str, model: Any, tokenizer: Any, batch_size: int) -> None:
         self.name, self.model, self.tokenizer = name, model, tokenizer
+        packed_folder.neutral_generation(model)
         self.positions = model.config.max_position_embeddings
         self.facts = {"threads": torch.get_num_threads()}
         own = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
@@ -170,18 +172,20 @@ class Torch(Backend):
         options: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             options = {"do_sample": True, **sampling._asdict()}
-        if stops:
-            options |= {"stop_strings": stops, "tokenizer": self.tokenizer}
         pad = self.tokenizer.pad_token_id or 0
         for start in range(0, len(prompts), self.batch_size):
             part = prompts[start : start + self.batch_size]
             longest = max(map(len, part))
             ids = torch.tensor([[*[pad] * (longest - len(own)), *own] for own in part])
             mask = torch.tensor([[0] * (longest - len(own)) + [1] * len(own) for own in part])
+            ends = Stops(self.tokenizer, stops, longest, len(part))
+            if stops:
+                options["stopping_criteria"] = [ends]
             whole = self.model.generate(
                 ids, attention_mask=mask, max_new_tokens=limit, pad_token_id=pad, **options
             )
-            found += [self._ended(row) for row in whole[:, longest:].tolist()]
+            rows = zip(whole.tolist(), ends.lengths, strict=True)
+            found += [self._ended(row[longest:length]) for row, length in rows]
         return found
 
     def _ended(self, ids: Ids) -> list[int]:
@@ -193,6 +197,27 @@ class Torch(Backend):
 
     def close(self) -> None:
         del self.model
+
+
+class Stops(StoppingCriteria):
+    """Ends a sequence of a batch when its new tokens, those behind the first `start`, spell a stop
+    string; `lengths` are those of the sequences that did.
+    """
+
+    def __init__(self, tokenizer: Any, stops: list[str], start: int, batch: int) -> None:
+        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        # a token is at least a byte, and a blank may hide at the first one
+        self.reach = max([len(stop.encode()) for stop in stops], default=0) + 1
+        self.lengths: list[int | None] = [None] * batch
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        count = input_ids.shape[1]
+        for row, tail in enumerate(input_ids[:, max(self.start, count - self.reach) :].tolist()):
+            text = "" if self.lengths[row] is not None else self.tokenizer.decode(tail)
+            if any(stop in text for stop in self.stops):
+                self.lengths[row] = count
+        ended = [length is not None for length in self.lengths]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 class Native(Backend):
@@ -212,6 +237,7 @@ class Native(Backend):
         self.tokenizer, self.positions = tokenizer, self.engine.context
         self.facts = {"isa": self.engine.isa, "threads": self.engine.threads}
         self._at_once = max(1, _LOGITS_AT_ONCE // (4 * self.engine.vocabulary))
+        self._asked = 0  # texts so far: each is drawn from a seed of its own
 
     def score(
         self, sequences: Sequence[Ids], counts: Sequence[int], step: Step = lambda done: None
@@ -257,10 +283,11 @@ class Native(Backend):
         self, prompts: Sequence[Ids], limit: int, stops: list[str], sampling: Sampling
     ) -> list[list[int]]:
         found: list[list[int]] = []
-        for seed, prompt in enumerate(prompts):
+        for prompt in prompts:
             self.engine.reset()
+            self._asked += 1
             tokens: list[int] = []
-            for token in self.engine.generate(prompt, limit, *sampling, seed):
+            for token in self.engine.generate(prompt, limit, *sampling, self._asked):
                 tokens.append(token)
                 text = self.tokenizer.decode(tokens) if stops else ""
                 if any(stop in text for stop in stops):

@@ -40,6 +40,8 @@ NAME = "edgeqat"
 _BATCH = 64
 _ARGUMENTS = ["pretrained", "backend", "batch_size", "max_length", "add_bos_token", "threads"]
 _NEW_TOKENS = 256  # of generate_until, where a task says nothing
+_NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "min_p": 0.0}
+_KNOWN = ("until", "do_sample", "temperature", "top_k", "top_p")
 _NAMES_OF_LIMIT = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
@@ -171,6 +173,7 @@ class EdgeQATLM(TemplateLM):
         with tqdm(total=len(requests), desc=self.opened.name, disable=disable_tqdm) as bar:
             for members in groups.values():
                 options = dict(requests[members[0]].args[1])
+                sampling = _sampling(options)
                 limit = next(
                     (int(options[n]) for n in _NAMES_OF_LIMIT if n in options), _NEW_TOKENS
                 )
@@ -182,7 +185,6 @@ class EdgeQATLM(TemplateLM):
                     )
                 until = options.get("until") or []
                 stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-                sampling = _sampling(options)
                 order = sorted(members, key=lambda n: -len(requests[n].args[0]))
                 size = self.opened.batch_size
                 for start in range(0, len(order), size):
@@ -314,6 +316,13 @@ def _nearest(name: str, manager: TaskManager) -> str:
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
+    known = [*_KNOWN, *_NAMES_OF_LIMIT]
+    for name, value in options.items():
+        if name not in known and (name not in _NEUTRAL or value != _NEUTRAL[name]):
+            raise UsageError(
+                f"gen-kwargs: '{name}' ({value}) is not among what every backend knows; leave it "
+                f"out ({nearest(name, known)})"
+            )
     try:
         temperature = float(options.get("temperature") or 0)
         others = int(options.get("top_k", 0)), float(options.get("top_p", 1.0))

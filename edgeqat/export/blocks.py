@@ -30,13 +30,17 @@ def encode(weight: Levels) -> tuple[str, np.ndarray]:
     levels = np.zeros((rows, count * BLOCK), np.int8)
     levels[:, :columns] = weight.levels
     levels = levels.reshape(rows, count, BLOCK)
-    learned = weight.scale[:, np.arange(count) * BLOCK // weight.group_size]
-    scale = learned.astype(np.float16)
-    if not np.array_equal(scale.astype(np.float32), learned):
+    if not fits(weight):
         raise FormatError("gguf: a scale of this folder does not fit fp16; add --requantize")
+    scale = weight.scale[:, np.arange(count) * BLOCK // weight.group_size].astype(np.float16)
     head = np.ascontiguousarray(scale)[..., None].view(np.uint8)
     if weight.bits > _NIBBLE:
         return Q8_0, np.concatenate([head, levels.view(np.uint8)], axis=-1).reshape(rows, -1)
     codes = (levels + _OFFSET).astype(np.uint8)
     body = codes[..., : BLOCK // 2] | (codes[..., BLOCK // 2 :] << 4)
     return Q4_0, np.concatenate([head, body], axis=-1).reshape(rows, -1)
+
+
+def fits(weight: Levels) -> bool:
+    """Whether fp16 holds the scales."""
+    return np.array_equal(weight.scale.astype(np.float16).astype(weight.scale.dtype), weight.scale)

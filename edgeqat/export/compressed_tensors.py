@@ -32,8 +32,8 @@ from edgeqat.quant import functional
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # whose layers are nn.Linear
-_WAY = "quantize it with --set quant.activation.rotate=[]"
-_DROP = "leave keys and values in float with --drop-kv"
+_WAY = "quantize it with --set quant.activation.rotate=[], or add --requantize to round it anew"
+_DROP = "add --drop-kv to leave keys and values in float"
 _NARROW, _WIDE = 4, 8
 _COPIED = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE,

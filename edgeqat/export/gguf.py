@@ -26,7 +26,7 @@ TYPES = ("Q4_0", "F16")
 _BLOCK = 32  # weights that share a scale
 _SCALE = 4e-3
 _EPSILON = 1e-5
-_WAY = "quantize it with --target gguf"
+_WAY = "quantize it with --target gguf, or add --requantize to round it anew"
 _FILE_TYPES = {4: 2, 8: 7}  # mostly Q4_0, mostly Q8_0
 _logger = logging.getLogger("edgeqat")
 
@@ -91,6 +91,7 @@ def _write_header(writer: Any, packed: PackedFolder, words: Vocabulary) -> None:
     writer.add_token_types(words.types)
     if words.scores is not None:
         writer.add_token_scores(words.scores)
+        writer.add_add_space_prefix(words.prefix)
     if words.merges:
         writer.add_token_merges(words.merges)
     for name, number in words.special.items():

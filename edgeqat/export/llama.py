@@ -112,7 +112,8 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def tensors(packed: PackedFolder, requantize: bool = False) -> Iterator[Tensor]:
-    """Every tensor of the file. `requantize` rounds the weights of rotated layers anew."""
+    """Every tensor of the file. `requantize` rounds anew the weights of rotated layers, and
+    those whose scales fp16 does not hold."""
     names = sorted({name.rpartition(".")[0] for name in packed.tensors if "quantizer" not in name})
     for name in names:
         target = _name(name)
@@ -129,12 +130,12 @@ def _weight(packed: PackedFolder, name: str, requantize: bool) -> tuple[str, np.
     if spec is None:
         found = packed.tensors[f"{name}.weight"].float().numpy()
         return "F32", _arranged(packed, name, found)
-    if spec.rotation and requantize:
+    weight = packed.weight(name)
+    if requantize and (spec.rotation or not blocks.fits(weight)):
         from edgeqat.export import gguf
 
         values = _arranged(packed, name, packed.float_weight(name))
         return gguf.rounded(values, blocks.Q4_0 if spec.bits <= 4 else blocks.Q8_0)
-    weight = packed.weight(name)
     order = _order(packed, name, len(weight.levels))
     weight = weight if order is None else weight.rows(order)
     missing = _padded(spec.shape[0]) - spec.shape[0] if name.endswith(_WIDE) else 0

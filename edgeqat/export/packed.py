@@ -105,11 +105,10 @@ def kv_reasons(packed: PackedFolder, runtime: str) -> list[str]:
 
 
 def refuse(target: str, reasons: list[str], way: str) -> None:
-    """A UsageError that names what a target cannot hold, and the ways out."""
+    """A UsageError that names what a target cannot hold, and the way out."""
     if reasons:
         raise UsageError(
-            f"{target}: it cannot hold this folder exactly ({'; '.join(reasons)}); {way}, or add "
-            "--requantize to round it anew"
+            f"{target}: it cannot hold this folder exactly ({'; '.join(reasons)}); {way}"
         )
 
 

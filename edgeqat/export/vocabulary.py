@@ -17,6 +17,7 @@ from edgeqat.errors import FormatError, UsageError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # llama.cpp's token types
 _SPECIAL = ("bos", "eos", "unk", "pad")
 _DIGITS = {"type": "Digits", "individual_digits": True}
+_BLANK = "\u2581"
 TEMPLATE = "chat_template.jinja"
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
@@ -37,6 +38,7 @@ class Vocabulary:
     merges: list[str]
     special: dict[str, int] = field(default_factory=dict)
     adds_bos: bool = False
+    prefix: bool = False  # of the SentencePiece kind: a blank before the text
     chat_template: str | None = None
 
 
@@ -59,6 +61,7 @@ def read(folder: Path, size: int) -> Vocabulary:
     pieces = bool(model.get("byte_fallback"))
     for name, number in ids.items():
         tokens[number], types[number] = name, _type(name, added.get(name), pieces)
+    _check_normalizer(whole.get("normalizer"), pieces)
     merges = [own if isinstance(own, str) else " ".join(own) for own in model["merges"]]
     found = Vocabulary(
         model="llama" if pieces else "gpt2",
@@ -67,6 +70,7 @@ def read(folder: Path, size: int) -> Vocabulary:
         types=types,
         scores=[-float(number) for number in range(size)] if pieces else None,
         merges=[] if pieces else merges,
+        prefix=_has_prefix(whole) if pieces else False,
         chat_template=_template(folder, settings),
     )
     for name in _SPECIAL:
@@ -120,6 +124,35 @@ def _split(splitter: dict[str, Any]) -> str:
         f"gguf: llama.cpp has no name for the tokenizer's split {'+'.join(map(str, kinds))}; "
         "export it with llama.cpp's own converter"
     )
+
+
+def _check_normalizer(normalizer: dict[str, Any] | None, pieces: bool) -> None:
+    """Refuse what changes a text before it is split; llama.cpp leaves NFC to the caller, and puts
+    the blank's sign in itself.
+    """
+    parts = (normalizer or {}).get("normalizers") or ([normalizer] if normalizer else [])
+    blank = {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}
+    known = [blank, {"type": "Prepend", "prepend": _BLANK}] if pieces else [{"type": "NFC"}]
+    for own in parts:
+        if own not in known:
+            raise UsageError(
+                f"gguf: llama.cpp does not repeat the tokenizer's normalizer {own.get('type')}; "
+                "export it with llama.cpp's own converter"
+            )
+
+
+def _has_prefix(whole: dict[str, Any]) -> bool:
+    """Whether a tokenizer of the SentencePiece kind puts a blank before a text."""
+    normalizer, splitter = (whole.get(name) or {} for name in ("normalizer", "pre_tokenizer"))
+    if not splitter:
+        parts = normalizer.get("normalizers") or [normalizer]
+        return any(own.get("type") == "Prepend" for own in parts)
+    if splitter.get("type") != "Metaspace" or splitter.get("replacement", _BLANK) != _BLANK:
+        raise UsageError(
+            f"gguf: llama.cpp does not repeat the tokenizer's split {splitter.get('type')} of the "
+            "SentencePiece kind; export it with llama.cpp's own converter"
+        )
+    return splitter.get("prepend_scheme", "always") != "never"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def generate(
             f"{longest} positions; shorten one of them"
         )
     sampling = (temperature, top_k, top_p)
-    opened = _open(folder) if engine == "native" else None
+    opened = _open(folder, len(ids) + max_tokens) if engine == "native" else None
     if opened is None:
         yield from _torch_pieces(folder, ids, max_tokens, sampling, seed)
         return
@@ -55,15 +55,24 @@ def generate(
         yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling, seed))
 
 
-def _open(folder: Path) -> Engine | None:
-    """The native engine; None, saying so, where torch has to do."""
+def _open(folder: Path, tokens: int) -> Engine | None:
+    """The native engine with room for so many tokens; None, saying so, where torch has to do."""
     if native.library() is None:
         return None
     try:
-        return Engine(folder)
+        opened = Engine(folder)
     except native.UnsupportedModel as error:
         _logger.warning("engine: %s; using torch, slower", error)
         return None
+    if opened.context < tokens:
+        _logger.warning(
+            "engine: %d tokens are more than the sliding window of %d that it keeps; using torch, "
+            "slower",
+            tokens, opened.context,
+        )  # fmt: skip
+        opened.close()
+        return None
+    return opened
 
 
 def _pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
@@ -97,6 +106,7 @@ def _torch_pieces(
 
     tokenizer: Any = packed_folder.load_tokenizer(folder)
     model: Any = packed_folder.load(folder, verify=False)  # verified already
+    packed_folder.neutral_generation(model)
     options: dict[str, Any] = {"do_sample": False}
     if sampling[0] > 0:
         names = ("temperature", "top_k", "top_p")

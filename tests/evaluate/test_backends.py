@@ -111,3 +111,36 @@ def test_an_answer_ends_with_the_text_whatever_is_beside_it():
     together = Torch("float", model, tiny.tokenizer(), 2)
     assert together.generate([first, STEM[:4]], 8, [], Sampling()) == expected
     assert expected[0] == whole[: whole.index(whole[2]) + 1]
+
+
+def test_a_stop_string_is_looked_for_in_new_tokens_alone():
+    opened = Torch("float", tiny.llama(), tiny.tokenizer(), 2)
+    (whole,) = opened.generate([STEM], 8, [], Sampling())
+    given, new = (opened.tokenizer.decode(own) for own in (STEM, whole))
+    for across in (given[-2:] + new[0], given[-3:]):  # in the prompt, or begun there
+        assert across not in new
+        assert opened.generate([STEM], 8, [across], Sampling())[0] == whole
+    ended = opened.generate([STEM, STEM[:4]], 8, [new[1:4]], Sampling())[0]
+    assert len(ended) < 8
+    assert new[1:4] in opened.tokenizer.decode(ended)
+
+
+@needs_kernels
+def test_equal_requests_are_sampled_differently(packed_folder):
+    opened = open_backend("native", str(packed_folder), threads=1)
+    texts = opened.generate([STEM] * 4, 12, [], Sampling(temperature=2.0))
+    assert len(set(map(tuple, texts))) > 1
+    texts += opened.generate([STEM], 12, [], Sampling(temperature=2.0))
+    assert texts[4] != texts[0]
+    opened.close()
+
+
+def test_a_penalty_of_the_folder_does_not_part_torch_from_the_engine():
+    model = tiny.llama()
+    expected = Torch("float", tiny.llama(), tiny.tokenizer(), 1).generate(
+        [STEM], 24, [], Sampling()
+    )
+    model.generation_config.repetition_penalty = 5.0
+    assert (
+        Torch("float", model, tiny.tokenizer(), 1).generate([STEM], 24, [], Sampling()) == expected
+    )

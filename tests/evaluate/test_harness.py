@@ -266,6 +266,16 @@ def test_greedy_is_what_lm_eval_calls_so():
         _sampling({"temperature": "abc"})
 
 
+@pytest.mark.parametrize("given", [{"repetition_penalty": 5.0}, {"max_gen_tokens": 3}])
+def test_settings_that_not_every_backend_knows_are_refused(pair, given):
+    _, ours = pair
+    (name,) = given
+    with pytest.raises(UsageError, match=rf"gen-kwargs: '{name}' \({given[name]}\).*leave it out"):
+        ours.generate_until(requests("x", [("a", {"until": ["b"], **given})]), disable_tqdm=True)
+    neutral = {"until": ["b"], "max_gen_toks": 2, "num_beams": 1, "repetition_penalty": 1.0}
+    assert ours.generate_until(requests("x", [("a", neutral)]), disable_tqdm=True)
+
+
 def test_a_folder_that_is_not_packed_is_refused(model_folder, capsys):
     assert run(["eval", str(model_folder), "--tasks", "piqa"]) == 1
     assert "quantization_config" in capsys.readouterr().err

@@ -129,6 +129,13 @@ def test_what_it_cannot_hold_is_refused(tmp_path, capsys, scheme, quant, words):
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
+def test_the_way_out_that_is_named_works(tmp_path, capsys):
+    folder = pack(tmp_path / "packed", tiny.llama(), "w4a8kv4")
+    assert export(folder, tmp_path / "out") == 2
+    assert "--requantize" not in capsys.readouterr().err  # it is none for keys and values
+    assert export(folder, tmp_path / "out", "--drop-kv") == 0
+
+
 def test_a_rotated_folder_is_rounded_anew(tmp_path):
     folder = pack(tmp_path / "packed", tiny.llama(), "w4a8", activation={"rotate": ["*"]})
     assert export(folder, tmp_path / "out", "--requantize") == 0

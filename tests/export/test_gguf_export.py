@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import gguf
 import numpy as np
 import pytest
 import tiny
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch.nn import functional as F
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 import edgeqat
 from edgeqat.cli import run
-from edgeqat.errors import UsageError
+from edgeqat.errors import FormatError, UsageError
 from edgeqat.evaluate import llama_cpp
 from edgeqat.export import llama, vocabulary
 from edgeqat.hf import folder as packed_folder
@@ -201,6 +208,57 @@ def test_a_split_is_known_by_its_whole_pattern(pattern, name):
         return
     with pytest.raises(UsageError, match="no name for the tokenizer's split"):
         vocabulary._split({"pretokenizers": parts})
+
+
+def test_a_normalizer_that_llama_cpp_does_not_know_is_refused(tmp_path):
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.save_pretrained(tmp_path)
+    vocabulary.read(tmp_path, tiny.VOCABULARY)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="normalizer Lowercase; export it with"):
+        vocabulary.read(tmp_path, tiny.VOCABULARY)
+
+
+PREFIX = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "splitter", "prefix"),
+    [
+        (PREFIX, None, True),
+        (normalizers.Replace(" ", "\u2581"), None, False),
+        (None, pre_tokenizers.Metaspace(prepend_scheme="first"), True),
+        (None, pre_tokenizers.Metaspace(prepend_scheme="never"), False),
+        (None, pre_tokenizers.Digits(), None),
+    ],
+)
+def test_the_blank_before_a_text_is_that_of_the_tokenizer(tmp_path, normalizer, splitter, prefix):
+    vocab = {"<unk>": 0, "\u2581": 1, "a": 2, **{f"<0x{n:02X}>": 3 + n for n in range(256)}}
+    made = Tokenizer(models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>"))
+    if normalizer is not None:
+        made.normalizer = normalizer
+    if splitter is not None:
+        made.pre_tokenizer = splitter
+    PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(tmp_path)
+    if prefix is None:
+        with pytest.raises(UsageError, match="split Digits of the SentencePiece kind"):
+            vocabulary.read(tmp_path, len(vocab))
+        return
+    assert vocabulary.read(tmp_path, len(vocab)).prefix == prefix
+
+
+def test_a_scale_beyond_fp16_is_rounded_anew_where_that_is_asked_for(tmp_path, monkeypatch):
+    folder = pack(tmp_path / "packed", tiny.llama(), "w4a16")
+    packed = llama.PackedFolder(folder)
+    name = "model.layers.0.mlp.up_proj"
+    weight = packed.weight(name)
+    odd = dataclasses.replace(weight, scale=weight.scale * 1.0001)
+    monkeypatch.setattr(packed, "weight", lambda own: odd)
+    with pytest.raises(FormatError, match="does not fit fp16; add --requantize"):
+        llama._weight(packed, name, False)
+    assert llama._weight(packed, name, True)[0] == "Q4_0"
 
 
 def test_the_vocabulary_is_padded_and_typed(tmp_path):

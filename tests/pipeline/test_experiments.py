@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -108,6 +109,19 @@ def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
     settings.write_text(json.dumps({**plain.settings, "train.steps": 7}))
     assert script.main() == 1
     assert "plain-s0: done with other settings; remove" in capsys.readouterr().out
+
+
+def test_a_run_made_anew_is_compared_anew(script, runs, tmp_path, monkeypatch):
+    (run,) = [run for run in runs if run.name == "d-kv-w16a16kv4-plain-s0"]
+    before = tmp_path / f"{run.name}.eval.json"
+    before.write_text("{}")
+    called = []
+    monkeypatch.setattr(script, "call", lambda words, *_: called.append(words) or True)
+    options = argparse.Namespace(model="MODEL", out=tmp_path, threads=1)
+    assert script.execute(run, options)
+    assert script.compare(run, options)
+    assert len(called) == 2
+    assert "--against" in called[1]
 
 
 @pytest.fixture(scope="module")

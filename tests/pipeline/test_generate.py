@@ -6,12 +6,17 @@ from functools import partial
 from threading import Thread
 
 import pytest
+import tiny
 from marks import needs_kernels
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+import edgeqat
 from edgeqat import native
 from edgeqat.errors import UsageError
+from edgeqat.hf import folder as packed_folder
+from edgeqat.nn import convert
 from edgeqat.pipeline import generate as pipeline
+from edgeqat.recipe import QuantSection
 from edgeqat.runtime.engine import Engine
 
 PROMPT = "the old river"
@@ -87,6 +92,34 @@ def test_an_error_while_generating_reaches_the_caller(packed_folder, generate, m
     thread.join(timeout=10)
     assert not thread.is_alive(), "waits forever"
     assert caught == ["broken"]
+
+
+@needs_kernels
+def test_a_text_longer_than_a_sliding_window_is_written_by_torch(
+    tmp_path, engine, generate, caplog
+):
+    model = tiny.model(MistralForCausalLM, MistralConfig, sliding_window=16)
+    prepared = edgeqat.prepare(model, "w4a8kv4")
+    tmp_path.joinpath("packed").mkdir()
+    quant = QuantSection(scheme="w4a8kv4")
+    packed_folder.write(tmp_path / "packed", convert.convert(prepared), quant, tiny.tokenizer())
+    assert "".join(generate(tmp_path / "packed", PROMPT, 40))
+    told = [line for line in caplog.messages if "sliding window of 16" in line]
+    assert len(told) == (engine == "native")
+
+
+def test_the_folder_s_generation_settings_are_not_torch_s_alone(tmp_path, generate):
+    texts = []
+    for penalty in (1.0, 5.0):
+        model = tiny.llama()
+        model.generation_config.repetition_penalty = penalty
+        folder = tmp_path / str(penalty)
+        folder.mkdir()
+        quant = QuantSection(scheme="w4a8kv4")
+        packed = convert.convert(edgeqat.prepare(model, quant=quant))
+        packed_folder.write(folder, packed, quant, tiny.tokenizer())
+        texts.append("".join(generate(folder, PROMPT, 24)))
+    assert texts[0] == texts[1]
 
 
 def test_an_unknown_engine_is_refused(packed_folder):
