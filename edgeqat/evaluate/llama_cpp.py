@@ -1,7 +1,8 @@
 """llama.cpp through llama-cpp-python: a contender of `edgeqat bench`, and the logits of a file.
 
 Flash attention is on for an empty sequence and off behind a depth, which is faster each time; it
-stays on where values are quantized, which need it.
+stays on where values are quantized, which need it. Both need a context of their own, with all of
+its cache: the memory reported is that with one of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeqat.evaluate.steps import Steps
+from edgeqat.evaluate.steps import Steps, process_peak
 
 KV_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 8}  # enum ggml_type
 _BATCH = 512
@@ -32,15 +33,19 @@ class LlamaCpp(Steps):
         self._model = llama_cpp.llama_model_load_from_file(
             str(path).encode(), llama_cpp.llama_model_default_params()
         )
-        flash = [llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED]
-        if kv == "f16":
-            flash.append(llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED)
-        self._contexts = [self._open(kv, threads, context, kind) for kind in flash]
-        self._positions = [0] * len(flash)
-        self._active = 0
+        self._settings = kv, threads, context
+        flash = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        self._deep = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED if kv == "f16" else flash
+        self._flat = self._active = flash
+        self._contexts: dict[int, Any] = {}
+        self._positions: dict[int, int] = {}
+        self._peak: int | None = None  # before a second context
+        self._used = False
+        self._open(flash)
         self.isa = "llama.cpp"
 
-    def _open(self, kv: str, threads: int, context: int, flash: int) -> Any:
+    def _open(self, flash: int) -> None:
+        kv, threads, context = self._settings
         options = self._api.llama_context_default_params()
         options.n_ctx = -(-context // 256) * 256
         options.n_batch = options.n_ubatch = _BATCH
@@ -50,11 +55,20 @@ class LlamaCpp(Steps):
         opened = self._api.llama_init_from_model(self._model, options)
         if not opened:
             raise RuntimeError("llama.cpp refused the model")
-        return opened
+        self._contexts[flash], self._positions[flash] = opened, 0
+
+    def peak_rss(self) -> int:
+        return process_peak() if self._peak is None else self._peak
 
     def seek(self, depth: int) -> None:
         """Make the sequence `depth` tokens long."""
-        self._active = len(self._contexts) - 1 if depth else 0
+        before, self._active = self._active, self._deep if depth else self._flat
+        if self._active not in self._contexts:
+            if self._used:
+                self._peak = process_peak()
+            else:
+                self._api.llama_free(self._contexts.pop(before))
+            self._open(self._active)
         if depth < self.position:
             memory = self._api.llama_get_memory(self._contexts[self._active])
             self._api.llama_memory_seq_rm(memory, 0, depth, -1)
@@ -68,6 +82,7 @@ class LlamaCpp(Steps):
 
     def append(self, ids: list[int]) -> None:
         """Append token ids in the largest batches that llama.cpp takes."""
+        self._used = True
         for start in range(0, len(ids), _BATCH):
             self._decode(ids[start : start + _BATCH])
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -104,25 +103,12 @@ def serve() -> None:
                 answer = {"isa": steps.isa, "weight_bytes": weight_bytes(opened, steps)}
             else:
                 seconds = _timed(steps, Test(**question["test"]))
-                answer = {"seconds": seconds, "peak": _peak_rss()}
+                answer = {"seconds": seconds, "peak": steps.peak_rss()}
         except Exception as error:
             words = " ".join(str(error).split()) or type(error).__name__
             answer = {"error": words[:300], "usage": isinstance(error, UsageError)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _peak_rss() -> int:
-    """Bytes this process has held at most. Not ru_maxrss where there is better: a child inherits
-    that from its parent.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _timed(steps: Steps, test: Test) -> float:

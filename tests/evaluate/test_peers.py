@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
+from ctypes import c_int
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from marks import needs_kernels
 
 from edgeqat.errors import EdgeQATError, UsageError
-from edgeqat.evaluate import engines
+from edgeqat.evaluate import engines, llama_cpp, steps
 from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test as Timed
 from edgeqat.evaluate.llama_bench import LlamaBench
@@ -152,3 +156,51 @@ def test_gguf_files_hold_every_matrix_of_the_shape(kind, tmp_path):
     values = gguf.dequantize(matrices[0].data, matrices[0].tensor_type)
     assert 0 < abs(values).max() < 0.1
     assert json.dumps(sizes)
+
+
+class FakeLlama(ModuleType):
+    """What LlamaCpp asks of llama-cpp-python; `opened` are its contexts."""
+
+    LLAMA_FLASH_ATTN_TYPE_ENABLED, LLAMA_FLASH_ATTN_TYPE_DISABLED = 1, 0
+    llama_token = c_int
+
+    def __init__(self):
+        super().__init__("llama_cpp")
+        self.opened = []
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_: SimpleNamespace()
+
+    def llama_init_from_model(self, model, options):
+        self.opened.append(options.flash_attn_type)
+        return SimpleNamespace(flash=options.flash_attn_type)
+
+    def llama_free(self, context):
+        self.opened.remove(context.flash)
+
+    def llama_decode(self, context, batch):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("kv", "depths", "opened", "peak"),
+    [
+        ("f16", [0, 0, 32], [1, 0], 100),  # a context for each, the memory of the first
+        ("f16", [32, 32], [0], 100),
+        ("q4_0", [0, 32], [1], 100),
+    ],
+)
+def test_the_memory_of_llama_cpp_is_that_of_one_context(monkeypatch, kv, depths, opened, peak):
+    fake = FakeLlama()
+    monkeypatch.setitem(sys.modules, "llama_cpp", fake)
+    monkeypatch.setattr(llama_cpp, "process_peak", lambda: 100 * len(fake.opened))
+    monkeypatch.setattr(steps, "process_peak", lambda: 100 * len(fake.opened))
+    found = llama_cpp.LlamaCpp(Path("model.gguf"), 1, 64, kv, 320)
+    for depth in depths:
+        found.seek(depth)
+        found.decode(2)
+        assert found.position == depth + 2
+    assert fake.opened == opened
+    assert found.peak_rss() == peak
