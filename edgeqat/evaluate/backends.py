@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import StoppingCriteria
 
 from edgeqat import checkpoint, native
 from edgeqat import recipe as recipes
@@ -30,6 +29,7 @@ from edgeqat.errors import UsageError, nearest
 from edgeqat.evaluate.prefixes import Batch, Ids, batches, common
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, source
+from edgeqat.hf.generation import Stops, neutral
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.convert import attentions
 from edgeqat.runtime.engine import Engine
@@ -112,7 +112,7 @@ class Torch(Backend):
 
     def __init__(self, name: str, model: Any, tokenizer: Any, batch_size: int) -> None:
         self.name, self.model, self.tokenizer = name, model, tokenizer
-        packed_folder.neutral_generation(model)
+        neutral(model)
         self.positions = model.config.max_position_embeddings
         self.facts = {"threads": torch.get_num_threads()}
         own = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
@@ -197,27 +197,6 @@ class Torch(Backend):
 
     def close(self) -> None:
         del self.model
-
-
-class Stops(StoppingCriteria):
-    """Ends a sequence of a batch when its new tokens, those behind the first `start`, spell a stop
-    string; `lengths` are those of the sequences that did.
-    """
-
-    def __init__(self, tokenizer: Any, stops: list[str], start: int, batch: int) -> None:
-        self.tokenizer, self.stops, self.start = tokenizer, stops, start
-        # a token is at least a byte, and a blank may hide at the first one
-        self.reach = max([len(stop.encode()) for stop in stops], default=0) + 1
-        self.lengths: list[int | None] = [None] * batch
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        count = input_ids.shape[1]
-        for row, tail in enumerate(input_ids[:, max(self.start, count - self.reach) :].tolist()):
-            text = "" if self.lengths[row] is not None else self.tokenizer.decode(tail)
-            if any(stop in text for stop in self.stops):
-                self.lengths[row] = count
-        ended = [length is not None for length in self.lengths]
-        return torch.tensor(ended, device=input_ids.device)
 
 
 class Native(Backend):

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -103,15 +102,6 @@ def load(folder: str | Path, integer: bool = False, verify: bool = True) -> Any:
             rest, len(linear),
         )  # fmt: skip
     return model
-
-
-def neutral_generation(model: Any) -> None:
-    """Leave of a model's generation_config only where a text begins and ends, which is all that
-    the engine reads: no repetition penalty, no sampling unless generate() is asked for it.
-    """
-    given = model.generation_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    model.generation_config = GenerationConfig(**{name: getattr(given, name) for name in names})
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:

@@ -103,10 +103,11 @@ def _torch_pieces(
     from transformers import TextIteratorStreamer, set_seed
 
     from edgeqat.hf import folder as packed_folder
+    from edgeqat.hf.generation import neutral
 
     tokenizer: Any = packed_folder.load_tokenizer(folder)
     model: Any = packed_folder.load(folder, verify=False)  # verified already
-    packed_folder.neutral_generation(model)
+    neutral(model)
     options: dict[str, Any] = {"do_sample": False}
     if sampling[0] > 0:
         names = ("temperature", "top_k", "top_p")

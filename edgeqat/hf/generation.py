@@ -1,0 +1,41 @@
+"""What transformers' generate() is told so that it writes what the engine writes: nothing of a
+folder's own settings but where a text ends, and stop strings of new tokens alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria
+
+
+def neutral(model: Any) -> None:
+    """Leave of a model's generation_config only where a text begins and ends, which is all that
+    the engine reads: no repetition penalty, no sampling unless generate() is asked for it.
+    """
+    given = model.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(given, name) for name in names})
+
+
+class Stops(StoppingCriteria):
+    """Ends a sequence of a batch when its new tokens, those behind the first `start`, spell a stop
+    string; `lengths` are those of the sequences that did.
+    """
+
+    def __init__(self, tokenizer: Any, stops: list[str], start: int, batch: int) -> None:
+        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        # a token is at least a byte, and a blank may hide at the first one
+        self.reach = max([len(stop.encode()) for stop in stops], default=0) + 1
+        self.lengths: list[int | None] = [None] * batch
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
+        count = input_ids.shape[1]
+        for row, tail in enumerate(input_ids[:, max(self.start, count - self.reach) :].tolist()):
+            text = "" if self.lengths[row] is not None else self.tokenizer.decode(tail)
+            if any(stop in text for stop in self.stops):
+                self.lengths[row] = count
+        ended = [length is not None for length in self.lengths]
+        return torch.tensor(ended, device=input_ids.device)
