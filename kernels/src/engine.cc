@@ -78,7 +78,7 @@ void Engine::rewind(int64_t position) {
 
 void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all,
                      float* outputs) {
-  const int64_t vocabulary = model_.config.vocabulary;
+  const int64_t vocabulary = model_.config.vocabulary, before = position_;
   if (count < 1) throw Error("ids: there are none; give at least one token");
   if (count > context_ - position_)
     throw Error("context: " + std::to_string(position_ + count) + " tokens do not fit into " +
@@ -87,6 +87,16 @@ void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all,
     if (ids[i] < 0 || ids[i] >= vocabulary)
       throw Error("ids: " + std::to_string(ids[i]) + " is not in the vocabulary of " +
                   std::to_string(vocabulary));
+  try {
+    append(ids, count, logits, all, outputs);
+  } catch (...) {  // no memory: some layers have these tokens already
+    rewind(before);
+    throw;
+  }
+}
+
+void Engine::append(const int32_t* ids, int64_t count, float* logits, bool all, float* outputs) {
+  const int64_t vocabulary = model_.config.vocabulary;
   for (int64_t done = 0; done < count; done += kChunk) {
     const int64_t tokens = std::min(kChunk, count - done);
     const int64_t hidden = model_.config.hidden;

@@ -18,7 +18,8 @@ class Engine {
   Engine(Model model, int threads, int64_t context);
 
   // Appends tokens. Logits [vocabulary] of the last one, or with `all` [count][vocabulary].
-  // outputs, if given, [layers][count][hidden]: the residual stream behind each layer.
+  // outputs, if given, [layers][count][hidden]: the residual stream behind each layer. Where it
+  // throws, the engine holds the tokens it held before.
   void forward(const int32_t* ids, int64_t count, float* logits, bool all,
                float* outputs = nullptr);
   // Forgets the tokens from `position` on.
@@ -31,6 +32,7 @@ class Engine {
   const Model& model() const { return model_; }
 
  private:
+  void append(const int32_t* ids, int64_t count, float* logits, bool all, float* outputs);
   void run_chunk(const int32_t* ids, int64_t count, float* outputs, int64_t stride);
   void attention_block(int64_t layer, int64_t count);
   void mlp_block(int64_t layer, int64_t count);

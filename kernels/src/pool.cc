@@ -5,6 +5,7 @@
 #include <fstream>
 #include <set>
 #include <string>
+#include <utility>
 
 namespace edgeqat {
 namespace {
@@ -46,10 +47,20 @@ void Pool::start(Function function, const void* context) {
     { std::lock_guard<std::mutex> lock(mutex_); }  // a worker between its check and its sleep
     wake_.notify_all();
   }
-  function(context, 0);
+  work(0);
   for (int spins = 0; busy_.load(std::memory_order_acquire) > 0; ++spins) {
     relax();
     if (spins % kSpins == kSpinsToYield) sched_yield();
+  }
+  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+}
+
+void Pool::work(int thread) noexcept {
+  try {
+    function_(context_, thread);
+  } catch (...) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
   }
 }
 
@@ -64,7 +75,7 @@ void Pool::serve(int thread) {
     }
     ++seen;
     if (stopping_) return;
-    function_(context_, thread);
+    work(thread);
     busy_.fetch_sub(1, std::memory_order_release);
   }
 }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -25,8 +26,8 @@ class Pool {
 
   int threads() const { return int(workers_.size()) + 1; }
 
-  // Calls work(thread) once for every thread in [0, threads()) and waits for all of them. `work`
-  // must not throw.
+  // Calls work(thread) once for every thread in [0, threads()) and waits for all of them. What one
+  // of them throws is thrown here afterwards, of several the first.
   template <class Work>
   void run(const Work& work) {
     start([](const void* context, int thread) { (*static_cast<const Work*>(context))(thread); },
@@ -52,6 +53,7 @@ class Pool {
 
   void start(Function function, const void* context);
   void serve(int thread);
+  void work(int thread) noexcept;
 
   std::vector<std::thread> workers_;
   Function function_ = nullptr;
@@ -62,6 +64,7 @@ class Pool {
   std::atomic<int> asleep_{0};
   std::mutex mutex_;
   std::condition_variable wake_;
+  std::exception_ptr failure_;  // of this round; written under mutex_
 };
 
 // Physical cores this process may use.

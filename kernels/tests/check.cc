@@ -1,4 +1,5 @@
-// edgeqat-check [FOLDER]: the rows of the registry against the scalar one; engines on a folder.
+// edgeqat-check [FOLDER]: the rows of the registry against the scalar one, and the pool of threads;
+// engines on a folder.
 
 #include "expect.h"
 #include "registry.h"
@@ -9,7 +10,7 @@ int main(int count, char** arguments) {
   for (const edgeqat::Isa* isa : edgeqat::registry())
     if (isa->available()) names += std::string(" ") + isa->name;
   if (count > 1) edgeqat::check_engine(expect, arguments[1]);
-  else edgeqat::check_rows(expect);
+  else edgeqat::check_rows(expect), edgeqat::check_pool(expect);
   std::printf("%d checks, %d failed; available:%s\n", expect.checks, expect.failures,
               names.c_str());
   return expect.failures ? 1 : 0;

@@ -1,0 +1,78 @@
+"""The engine where memory ends: one line of error, and an engine that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from marks import needs_kernels
+
+pytestmark = [needs_kernels, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+
+POSITIONS = 1 << 17
+BEGIN = """
+import resource, sys
+import numpy as np
+from edgeqat import native
+from edgeqat.errors import FormatError
+from edgeqat.runtime.engine import Engine
+
+def kilobytes(field):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(field + ":"))
+
+def limit(more):
+    most = kilobytes("VmSize") * 1024 + more if more else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+def refused(work):
+    try:
+        work()
+    except FormatError as error:
+        return str(error)
+
+folder = sys.argv[1]
+"""
+PROMPT = """
+with Engine(folder, threads=2) as engine, Engine(folder, threads=2) as other:
+    ids = np.arange(12000, dtype=np.int32) % engine.vocabulary
+    logits = np.empty(engine.vocabulary, np.float32)
+    engine.prefill(ids[:240])
+    limit(1 << 20)
+    said = refused(lambda: native.forward(engine._handle, ids[240:], logits, False))
+    limit(None)
+    print(said, engine.position)
+    print(np.array_equal(engine.prefill(ids[240:500]), other.prefill(ids[:500])))
+"""
+
+@pytest.fixture(scope="module")
+def long_folder(packed_folder, tmp_path_factory):
+    """The packed model with a longest sequence of many tokens."""
+    place = shutil.copytree(packed_folder, tmp_path_factory.mktemp("packed") / "long")
+    config = json.loads((place / "config.json").read_text())
+    config["max_position_embeddings"] = POSITIONS
+    (place / "config.json").write_text(json.dumps(config))
+    return place
+
+
+def output_of(script, folder):
+    """Lines that a Python process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + script, str(folder)],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return done.stdout.splitlines()
+
+
+def test_memory_that_ends_inside_a_thread_is_one_line_and_the_engine_goes_on(long_folder):
+    line, same = output_of(PROMPT, long_folder)
+    assert line == "memory: not enough of it; choose a smaller context 240"
+    assert same == "True"
