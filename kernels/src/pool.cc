@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "error.h"
+
 namespace edgeqat {
 namespace {
 
@@ -24,11 +26,20 @@ void relax() {
 }  // namespace
 
 Pool::Pool(int threads) {
-  for (int thread = 1; thread < threads; ++thread)
-    workers_.emplace_back([this, thread] { serve(thread); });
+  try {
+    for (int thread = 1; thread < threads; ++thread)
+      workers_.emplace_back([this, thread] { serve(thread); });
+  } catch (const std::exception&) {  // no memory, or the limit of the system
+    const int started = this->threads();
+    stop();
+    throw Error("threads: " + std::to_string(threads) + " could not be started (" +
+                std::to_string(started) + " were); give fewer");
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
   stopping_ = true;
   {
     std::lock_guard<std::mutex> lock(mutex_);

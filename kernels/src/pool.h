@@ -54,6 +54,7 @@ class Pool {
   void start(Function function, const void* context);
   void serve(int thread);
   void work(int thread) noexcept;
+  void stop();
 
   std::vector<std::thread> workers_;
   Function function_ = nullptr;

@@ -48,6 +48,13 @@ with Engine(folder, threads=2) as engine, Engine(folder, threads=2) as other:
     print(said, engine.position)
     print(np.array_equal(engine.prefill(ids[240:500]), other.prefill(ids[:500])))
 """
+THREADS = """
+limit(100 << 20)
+print(refused(lambda: Engine(folder, threads=1000, context=64)))
+limit(None)
+print(Engine(folder, threads=2, context=64).threads)
+"""
+
 
 @pytest.fixture(scope="module")
 def long_folder(packed_folder, tmp_path_factory):
@@ -76,3 +83,9 @@ def test_memory_that_ends_inside_a_thread_is_one_line_and_the_engine_goes_on(lon
     line, same = output_of(PROMPT, long_folder)
     assert line == "memory: not enough of it; choose a smaller context 240"
     assert same == "True"
+
+
+def test_threads_that_cannot_be_started_are_an_error(long_folder):
+    line, threads = output_of(THREADS, long_folder)
+    assert line.startswith("threads: 1000 could not be started (") and "give fewer" in line
+    assert threads == "2"
