@@ -184,9 +184,11 @@ int bits_of_part(const std::string& scheme, const std::string& part) {
     if (scheme[i] < '0' || scheme[i] > '9' || bits > 32) break;
     bits = 10 * bits + (scheme[i] - '0');
   }
-  static const std::set<int> known = {1, 2, 3, 4, 6, 8, 16};
+  static const std::set<int> known = {1, 2, 3, 4, 6, 8, 16};  // WIDTHS of edgeqat/scheme.py
   if (!known.count(bits))
     throw Error("scheme: '" + scheme + "' is unknown; it looks like w4a8kv4");
+  if (bits == 1 && part != "w")
+    throw Error("scheme: '" + scheme + "' asks for 1-bit " + part + "; only weights have 1 bit");
   return bits;
 }
 

@@ -26,10 +26,10 @@ constexpr const char* kNumbers[] = {"0", "1", "-1", "3", "7", "31", "33", "64", 
                                     "0.5", "null", "true", "\"8\"", "[]", "{}"};
 constexpr const char* kWords[] = {"U8", "F16", "F32", "BF16", "I64", "linear", "embedding",
                                   "dynamic", "static", "llama", "qwen2", "qwen3", "mistral",
-                                  "gpt2", "w4a8kv4", "w2a4kv2", "w99a8kv4", "w4", "silu", "gelu",
-                                  "llama3", "yarn", "model.embed_tokens", "lm_head", "\\u0041",
-                                  "\\ud83d\\ude00", "\\uD800", "\\q", "default", "edgeqat",
-                                  "sliding_attention", ""};
+                                  "gpt2", "w4a8kv4", "w2a4kv2", "w4a8kv1", "w99a8kv4", "w4",
+                                  "silu", "gelu", "llama3", "yarn", "model.embed_tokens", "lm_head",
+                                  "\\u0041", "\\ud83d\\ude00", "\\uD800", "\\q", "default",
+                                  "edgeqat", "sliding_attention", ""};
 constexpr const char* kRules[] = {"importance", "reversed", "random", "layers", "zipcache"};
 
 template <std::size_t N>

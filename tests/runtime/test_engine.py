@@ -311,6 +311,17 @@ def test_a_damaged_folder_is_one_line_and_never_a_crash(adaptive, tmp_path):
     assert refused
 
 
+@pytest.mark.parametrize("scheme", ["w4a8kv1", "w4a1kv4"])
+def test_only_weights_have_one_bit(scheme, tmp_path):
+    pack(tmp_path, tiny.llama(), "w4a8kv4")
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"w4a8kv4"', f'"{scheme}"'))
+    with pytest.raises(FormatError, match=f"scheme: '{scheme}' asks for 1-bit"):
+        Engine(tmp_path)
+    with pytest.raises(FormatError, match=f"scheme: '{scheme}' asks for 1-bit"):
+        Engine.random("llama-8m", scheme)
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path, model_folder):
     with pytest.raises(FormatError, match=r"folder: .* cannot be read"):
         Engine(tmp_path)
