@@ -9,16 +9,20 @@
 
 namespace edgeqat {
 
+// Huge pages save page walks; small ones cost no more memory than is touched.
+enum class Pages { huge, small };
+
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t size) : size_(size) {
+  explicit Buffer(int64_t size, Pages pages = Pages::huge) : size_(size) {
     if (size == 0) return;
     constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS;
     void* memory = mmap(nullptr, bytes(), PROT_READ | PROT_WRITE, kFlags, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
-    if (bytes() >= kLarge) madvise(memory, bytes(), MADV_HUGEPAGE);  // fewer page walks
+    const int advice = pages == Pages::huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
+    if (bytes() >= kLarge) madvise(memory, bytes(), advice);
     data_ = static_cast<T*>(memory);
   }
   Buffer(Buffer&& other) noexcept { swap(other); }

@@ -40,7 +40,8 @@ Engine::Engine(Model model, int threads, int64_t context)
   shapes.push_back({c.kv_bits, c.head_dim, round_up(context_, kInputPad)});
   int64_t bytes = 0;
   for (const StreamShape& shape : shapes) bytes += shape.bytes();
-  cache_ = Buffer<uint8_t>(bytes * c.kv_heads * c.layers);
+  // every stream begins with the first tokens: huge pages would hold all of a context for them
+  cache_ = Buffer<uint8_t>(bytes * c.kv_heads * c.layers, Pages::small);
   uint8_t* memory = cache_.data();
   streams_.resize(c.layers);
   for (auto& layer : streams_)

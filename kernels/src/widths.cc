@@ -46,8 +46,8 @@ Widths::Widths(const Config& config, int64_t context)
       kv_bits_(config.kv_bits) {
   if (!adaptive_) return;
   shares_ = shares_of(config.adaptive, config.layers);
-  high_ = Buffer<uint8_t>(layers_ * context);
-  kept_ = Buffer<int32_t>(layers_ * (context + 1));
+  high_ = Buffer<uint8_t>(layers_ * context, Pages::small);  // layers begin with the first tokens
+  kept_ = Buffer<int32_t>(layers_ * (context + 1), Pages::small);
 }
 
 bool Widths::two_streams() const { return kv_bits_ < kHighBits && (adaptive_ || sinks_ > 0); }

@@ -1,4 +1,6 @@
-"""The engine where memory ends: one line of error, and an engine that goes on."""
+"""Memory of the engine: what a short text takes, and where it ends one line of error and an engine
+that goes on.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +56,12 @@ print(refused(lambda: Engine(folder, threads=1000, context=64)))
 limit(None)
 print(Engine(folder, threads=2, context=64).threads)
 """
+SHORT = """
+before = kilobytes("VmRSS")
+with Engine(folder, threads=1) as engine:
+    engine.prefill(range(8))
+    print(kilobytes("VmRSS") - before)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +97,14 @@ def test_threads_that_cannot_be_started_are_an_error(long_folder):
     line, threads = output_of(THREADS, long_folder)
     assert line.startswith("threads: 1000 could not be started (") and "give fewer" in line
     assert threads == "2"
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_a_short_text_takes_little_of_a_long_context(share, long_folder, tmp_path):
+    place = shutil.copytree(long_folder, tmp_path / "long")
+    config = json.loads((place / "config.json").read_text())
+    if share is not None:
+        config["quantization_config"]["quant"]["adaptive"] = {"rule": "random", "share": share}
+    (place / "config.json").write_text(json.dumps(config))
+    (line,) = output_of(SHORT, place)
+    assert int(line) < 4096
