@@ -58,6 +58,7 @@ class Info(ctypes.Structure):
         ("isa", c_char_p),
         ("layers", c_int64),
         ("hidden", c_int64),
+        ("embedding_bytes", c_int64),
     )
 
 

@@ -108,6 +108,11 @@ def weight_bytes(job: Job, steps: Steps) -> int:
     return int(KINDS[job.engine].bytes * job.shape.weights)
 
 
+def file_bytes(job: Job, steps: Steps) -> int:
+    """Bytes of all matrices of an open model: what its file holds."""
+    return weight_bytes(job, steps) + steps.embedding_bytes
+
+
 def open_steps(job: Job) -> Steps:
     """The model of a job, ready to run."""
     kind = KINDS[job.engine]
@@ -142,6 +147,7 @@ class _Native(Steps):
             assert job.named is not None
             self._engine = Engine.random(job.named, job.scheme, **options)
         self.isa, self.vocabulary = self._engine.isa, self._engine.vocabulary
+        self.embedding_bytes = self._engine.embedding_bytes
 
     @property
     def weight_bytes(self) -> int:

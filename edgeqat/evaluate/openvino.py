@@ -39,6 +39,7 @@ class OpenVINO(Steps):
         }
         self._request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
         self.vocabulary = shape.vocabulary
+        self.embedding_bytes = shape.vocabulary * (shape.hidden + 2)  # u8, a scale a row
 
     def seek(self, depth: int) -> None:
         """Make the sequence `depth` tokens long; its state cannot be cut, so it starts again."""

@@ -14,6 +14,7 @@ class Steps(ABC):
 
     isa: str
     vocabulary: int
+    embedding_bytes: int = 0  # of an embedding that is not the head's matrix
 
     @property
     @abstractmethod

@@ -21,6 +21,7 @@ class TorchSteps(Steps):
         torch.set_num_threads(threads)
         self._model: Any = random_model(shape, dtype=torch.bfloat16).eval()
         self.vocabulary = shape.vocabulary
+        self.embedding_bytes = 0 if shape.tied else 2 * shape.vocabulary * shape.hidden
         self._cache: Any = None
 
     def seek(self, depth: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeqat.errors import EdgeQATError, UsageError
-from edgeqat.evaluate.engines import Job, open_steps, weight_bytes
+from edgeqat.evaluate.engines import Job, file_bytes, open_steps, weight_bytes
 from edgeqat.evaluate.latency import Test
 from edgeqat.evaluate.steps import Steps
 from edgeqat.runtime.shape import Shape
@@ -41,7 +41,8 @@ class Worker:
             )
         self.facts: dict[str, Any] = {}
         opened = self._ask({"job": asdict(job)})
-        self.facts, self.weight_bytes = {"isa": opened["isa"]}, opened["weight_bytes"]
+        self.facts = {name: opened[name] for name in ("isa", "file_bytes")}
+        self.weight_bytes = opened["weight_bytes"]
         self._peak = 0
 
     def run(self, test: Test) -> float:
@@ -100,7 +101,11 @@ def serve() -> None:
                 job = question["job"]
                 opened = Job(**{**job, "shape": Shape(**job["shape"])})
                 steps = open_steps(opened)
-                answer = {"isa": steps.isa, "weight_bytes": weight_bytes(opened, steps)}
+                answer = {
+                    "isa": steps.isa,
+                    "weight_bytes": weight_bytes(opened, steps),
+                    "file_bytes": file_bytes(opened, steps),
+                }
             else:
                 seconds = _timed(steps, Test(**question["test"]))
                 answer = {"seconds": seconds, "peak": steps.peak_rss()}

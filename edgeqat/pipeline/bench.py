@@ -147,9 +147,8 @@ def _contenders(
                 stack.callback(worker.close)
             if kind.family == "native" and subject.folder is not None:
                 file = str(subject.folder / checkpoint.WEIGHTS)
-            contender.facts["file_bytes"] = (
-                Path(file).stat().st_size if file else contender.weight_bytes
-            )
+            if file:
+                contender.facts["file_bytes"] = Path(file).stat().st_size
             opened.append(contender)
         if not opened:
             raise UsageError("engine: none of them opens this model; see the lines above")

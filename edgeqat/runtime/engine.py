@@ -52,7 +52,7 @@ class Engine:
         info = native.info(self._handle)
         self.vocabulary, self.context = info.vocabulary, info.context
         self.threads, self.isa = info.threads, info.isa.decode()
-        self.matrix_bytes = info.matrix_bytes
+        self.matrix_bytes, self.embedding_bytes = info.matrix_bytes, info.embedding_bytes
 
     @property
     def position(self) -> int:

@@ -31,6 +31,7 @@ typedef struct edgeqat_info {
   int32_t threads;
   const char *isa;       /* static */
   int64_t layers, hidden;
+  int64_t embedding_bytes;  /* on top of matrix_bytes; 0 where it is the head's matrix */
 } edgeqat_info;
 
 EDGEQAT_API const char *edgeqat_error(void);

@@ -125,7 +125,8 @@ void edgeqat_close(edgeqat_engine* engine) { delete engine; }
 int edgeqat_get_info(const edgeqat_engine* engine, edgeqat_info* info) {
   const Engine& e = engine->engine;
   *info = {e.model().config.vocabulary, e.context(), e.position(), e.model().matrix_bytes(),
-           e.threads(), e.isa().name, e.model().config.layers, e.model().config.hidden};
+           e.threads(), e.isa().name, e.model().config.layers, e.model().config.hidden,
+           e.model().embedding_bytes()};
   return EDGEQAT_OK;
 }
 

@@ -118,6 +118,10 @@ class Binder {
   bool half_;
 };
 
+int64_t bytes(const Matrix& m) {
+  return m.tile_rows() * (m.tile_row_bytes + (m.scales ? m.groups * kRows * 2 : 0));
+}
+
 void bind(Model& model, bool half) {
   Binder binder(model, half);
   const Config& c = model.config;
@@ -169,14 +173,15 @@ Model Model::open(const std::string& folder, bool half) {
 }
 
 int64_t Model::matrix_bytes() const {
-  const auto bytes = [](const Matrix& m) {
-    return m.tile_rows() * (m.tile_row_bytes + (m.scales ? m.groups * kRows * 2 : 0));
-  };
   int64_t total = bytes(head.matrix);
   for (const Block& b : blocks)
     for (const Linear* layer : {&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down})
       total += bytes(layer->matrix);
   return total;
+}
+
+int64_t Model::embedding_bytes() const {
+  return embedding.tiles == head.matrix.tiles ? 0 : bytes(embedding);
 }
 
 void embed(const Matrix& embedding, int64_t id, float* out) {

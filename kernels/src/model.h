@@ -40,6 +40,7 @@ struct Model {
   std::vector<Buffer<uint8_t>> memory;    // what fp16 and random ones point into
 
   int64_t matrix_bytes() const;           // read by one decoding step
+  int64_t embedding_bytes() const;        // 0 where it is the head's matrix
 
   // Maps a packed folder. `half`: expand every matrix to fp16 instead, with float activations and
   // an fp16 cache: the baseline that packed weights are compared with.

@@ -16,20 +16,21 @@ constexpr int64_t kGroup = 128, kRotation = 32, kSinks = 4;  // the recipe's def
 struct Shape {
   const char* name;
   int64_t vocabulary, hidden, layers, heads, kv_heads, ffn;
+  bool tied;
 };
 
-constexpr Shape kShapes[] = {
-    {"tinyllama-1.1b", 32000, 2048, 22, 32, 4, 5632},
-    {"llama-8m", 8192, 256, 8, 4, 2, 688},
-    {"llama-58m", 16000, 512, 16, 8, 8, 1024},
-    {"smollm-135m", 49152, 576, 30, 9, 3, 1536},
+constexpr Shape kShapes[] = {  // edgeqat/runtime/shape.py has the same
+    {"tinyllama-1.1b", 32000, 2048, 22, 32, 4, 5632, false},
+    {"llama-8m", 8192, 256, 8, 4, 2, 688, true},
+    {"llama-58m", 16000, 512, 16, 8, 8, 1024, false},
+    {"smollm-135m", 49152, 576, 30, 9, 3, 1536, true},
 };
 
 class Maker {
  public:
   Maker(Model& model, bool half) : model_(model), half_(half) {}
 
-  // A layer of a block at the scheme's width, or (bits 8) the head.
+  // A layer of a block at the scheme's width, or (bits 8) the head or the embedding.
   Linear linear(int64_t rows, int64_t columns, int bits, bool head = false) {
     const int64_t tile_rows = (rows + kRows - 1) / kRows;
     Linear made;
@@ -107,7 +108,7 @@ Model Model::random(const std::string& name, const std::string& scheme, bool hal
   c.vocabulary = shape->vocabulary;
   c.positions = 4096;
   c.epsilon = 1e-5f;
-  c.tied = true;
+  c.tied = shape->tied;
   c.scheme = half ? "w16a16kv16" : scheme;
   const int bits = bits_of_part(c.scheme, "w");
   c.activation_bits = bits_of_part(c.scheme, "a");
@@ -134,7 +135,8 @@ Model Model::random(const std::string& name, const std::string& scheme, bool hal
   }
   model.norm = maker.ones(c.hidden);
   model.head = maker.linear(c.vocabulary, c.hidden, kHeadBits, true);
-  model.embedding = model.head.matrix;
+  model.embedding =
+      c.tied ? model.head.matrix : maker.linear(c.vocabulary, c.hidden, kHeadBits, true).matrix;
   return model;
 }
 

@@ -51,6 +51,8 @@ def test_named_shapes_are_those_of_the_library(name):
         shape = SHAPES[name]
         assert engine.vocabulary == shape.vocabulary
         assert 1.0 < engine.matrix_bytes / shape.weights < 1.03  # a byte each, and scales
+        own = 0 if shape.tied else shape.vocabulary * (shape.hidden + 2)
+        assert engine.embedding_bytes == own
 
 
 def test_sizes_of_a_config_are_read():
@@ -83,6 +85,8 @@ def test_openvino_steps_go_back_and_forth(kv):
     logits = steps._request.get_output_tensor(0).data
     assert logits.shape == (1, 1, SMALL.vocabulary)
     assert np.isfinite(logits).all() and logits.std() > 0
+    codes = steps._maker.weights[0]  # of the embedding
+    assert steps.embedding_bytes == codes.nbytes + 2 * SMALL.vocabulary
 
 
 @pytest.mark.parametrize("kv", ["f16", "q4_0"])
@@ -114,6 +118,16 @@ def test_torch_steps_go_back_and_forth():
     steps.seek(0)
     steps.prefill(5)
     assert steps._cache.get_seq_length() == 5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_file_of_torch_holds_every_matrix_once(tied):
+    sizes = replace(SMALL, tied=tied)
+    steps = TorchSteps(sizes, threads=1)
+    job = Job("torch-bf16", sizes, 1, 128, "w4a8kv4")
+    held = sum(values.nbytes for values in steps._model.parameters() if values.ndim == 2)
+    assert engines.file_bytes(job, steps) == held
+    assert engines.weight_bytes(job, steps) == 2 * sizes.weights
 
 
 def test_llama_bench_is_told_the_same_test(tmp_path, monkeypatch):

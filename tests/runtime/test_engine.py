@@ -336,6 +336,14 @@ def test_the_written_folder_of_a_run_generates(packed_folder):
         assert engine.matrix_bytes < (packed_folder / "model.safetensors").stat().st_size
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_of_its_own_is_counted(tied, tmp_path):
+    pack(tmp_path, tiny.llama(tie_word_embeddings=tied), "w4a8kv4")
+    with Engine(tmp_path) as engine:
+        rows, columns = engine.vocabulary, tiny.shape()["hidden_size"]
+        assert engine.embedding_bytes == (0 if tied else rows * (columns + 2))
+
+
 @pytest.mark.skipif(not NOVELS.is_dir(), reason="EDGEQAT_MODELS has no llama-8m-novels")
 @pytest.mark.parametrize(
     ("scheme", "alike", "same"), [("w4a8kv4", 0.9999, 0.99), ("w3a4kv3", 0.997, 0.9)]
