@@ -272,7 +272,10 @@ class Sampler:
 
     def __call__(self, logits: np.ndarray) -> int:
         """A token id from logits (V,) float32."""
-        return self._library.edgeqat_sample(self._handle, _at(logits), len(logits))
+        token = self._library.edgeqat_sample(self._handle, _at(logits), len(logits))
+        if token < 0:
+            check(self._library.edgeqat_last_status())
+        return int(token)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

@@ -28,7 +28,11 @@ class WidthMeter:
     """Counts widths while its `with` block runs forward passes of one model."""
 
     def __init__(self, model: nn.Module, scheme: Scheme) -> None:
-        owners = [(name, module.attention_quantizer) for name, module in attentions(model)]
+        owners = [
+            (name, module.attention_quantizer)
+            for name, module in attentions(model)
+            if hasattr(module, "attention_quantizer")
+        ]
         self.scheme = scheme
         self._layers = list(enumerate(quantizer for _, quantizer in owners))
         self._float_inputs = [

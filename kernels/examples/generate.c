@@ -37,6 +37,10 @@ int main(int argc, char **argv) {
       break;
     }
     ids[0] = edgeqat_sample(greedy, logits, info.vocabulary);
+    if (ids[0] < 0) {
+      status = failed();
+      break;
+    }
     if (edgeqat_is_stop(engine, ids[0])) break;
     printf(made ? " %d" : "%d", ids[0]);
     count = 1;

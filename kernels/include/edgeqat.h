@@ -67,6 +67,7 @@ EDGEQAT_API int edgeqat_reset(edgeqat_engine *engine);
 typedef struct edgeqat_sampler edgeqat_sampler;
 EDGEQAT_API edgeqat_sampler *edgeqat_sampler_new(float temperature, int64_t top_k, float top_p,
                                                  uint64_t seed);
+/* A token id, or -1 with edgeqat_error() set (out of memory). */
 EDGEQAT_API int32_t edgeqat_sample(edgeqat_sampler *sampler, const float *logits, int64_t count);
 EDGEQAT_API void edgeqat_sampler_free(edgeqat_sampler *sampler);
 

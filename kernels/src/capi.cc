@@ -163,7 +163,9 @@ edgeqat_sampler* edgeqat_sampler_new(float temperature, int64_t top_k, float top
 }
 
 int32_t edgeqat_sample(edgeqat_sampler* sampler, const float* logits, int64_t count) {
-  return sampler->sampler.next(logits, count);
+  int32_t id = -1;
+  guarded([&] { id = sampler->sampler.next(logits, count); });
+  return id;
 }
 
 void edgeqat_sampler_free(edgeqat_sampler* sampler) { delete sampler; }

@@ -139,6 +139,7 @@ void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info
   check(edgeqat_forward(engine, o.ids.data(), int64_t(o.ids.size()), logits.data(), 0));
   for (int64_t i = 0; i < o.tokens; ++i) {
     const int32_t id = edgeqat_sample(sampler, logits.data(), info.vocabulary);
+    if (id < 0) stop(1, edgeqat_error());
     if (edgeqat_is_stop(engine, id)) break;
     std::printf(i ? ",%d" : "%d", id);
     std::fflush(stdout);
