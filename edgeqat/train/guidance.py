@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from edgeqat.errors import RecipeError
 from edgeqat.hf import attention
 from edgeqat.losses import distribution, entropy
+from edgeqat.nn.attention import real_tokens
 from edgeqat.nn.taps import Tap, capture
 from edgeqat.recipe import GuideSection
 
@@ -94,7 +95,7 @@ class Guidance:
         queries, keys, targets = [], [], []
         for layer in layers:
             own = student[layer]
-            keep = _real_tokens(own.mask)
+            keep = _real_tokens(own)
             queries.append(entropy.variance(own.query, keep))
             keys.append(entropy.variance(own.key, keep))
             if self.entropy.form == "gap":
@@ -115,7 +116,7 @@ class Guidance:
             own, other = student[layer], teacher[layer]
             tokens, device = own.query.shape[2], own.query.device
             rows = distribution.sample_rows(tokens, self.distribution.rows, step, device)
-            keep = _real_tokens(own.mask)
+            keep = _real_tokens(own)
             distance = distribution.row_distance(
                 distribution.row_logits(own.query, own.key, rows, own.mask, own.scale),
                 distribution.row_logits(other.query, other.key, rows, other.mask, other.scale),
@@ -130,6 +131,6 @@ def _chosen(taps: Taps, layers: list[int] | None) -> list[int]:
     return sorted(taps) if layers is None else sorted(set(layers))
 
 
-def _real_tokens(mask: Tensor | None) -> Tensor | None:
-    """Which tokens (B, T) are no padding: those that see themselves."""
-    return None if mask is None else mask[:, 0].diagonal(dim1=-2, dim2=-1)
+def _real_tokens(own: Tap) -> Tensor | None:
+    """Which tokens (B, T) are no padding; None: all of them."""
+    return None if own.mask is None else real_tokens(own.key.shape[2], own.query, own.mask)
