@@ -262,14 +262,14 @@ class Native(Backend):
         self, prompts: Sequence[Ids], limit: int, stops: list[str], sampling: Sampling
     ) -> list[list[int]]:
         found: list[list[int]] = []
+        ends = Stops(self.tokenizer, stops)
         for prompt in prompts:
             self.engine.reset()
             self._asked += 1
             tokens: list[int] = []
             for token in self.engine.generate(prompt, limit, *sampling, self._asked):
                 tokens.append(token)
-                text = self.tokenizer.decode(tokens) if stops else ""
-                if any(stop in text for stop in stops):
+                if ends.spelled(tokens):
                     break
             found.append(tokens)
         return found

@@ -112,8 +112,9 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def tensors(packed: PackedFolder, requantize: bool = False) -> Iterator[Tensor]:
-    """Every tensor of the file. `requantize` rounds anew the weights of rotated layers, and
-    those whose scales fp16 does not hold."""
+    """Every tensor of the file. `requantize` rounds anew the weights of rotated layers, and those
+    whose scales fp16 does not hold.
+    """
     names = sorted({name.rpartition(".")[0] for name in packed.tensors if "quantizer" not in name})
     for name in names:
         target = _name(name)

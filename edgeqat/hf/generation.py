@@ -25,17 +25,24 @@ class Stops(StoppingCriteria):
     string; `lengths` are those of the sequences that did.
     """
 
-    def __init__(self, tokenizer: Any, stops: list[str], start: int, batch: int) -> None:
+    def __init__(self, tokenizer: Any, stops: list[str], start: int = 0, batch: int = 1) -> None:
         self.tokenizer, self.stops, self.start = tokenizer, stops, start
         # a token is at least a byte, and a blank may hide at the first one
         self.reach = max([len(stop.encode()) for stop in stops], default=0) + 1
         self.lengths: list[int | None] = [None] * batch
 
+    def spelled(self, tokens: list[int]) -> bool:
+        """Whether the last of these new tokens ends a stop string."""
+        if not self.stops:
+            return False
+        text = self.tokenizer.decode(tokens[-self.reach :])
+        return any(stop in text for stop in self.stops)
+
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         count = input_ids.shape[1]
-        for row, tail in enumerate(input_ids[:, max(self.start, count - self.reach) :].tolist()):
-            text = "" if self.lengths[row] is not None else self.tokenizer.decode(tail)
-            if any(stop in text for stop in self.stops):
+        new = input_ids[:, max(self.start, count - self.reach) :].tolist()
+        for row, tokens in enumerate(new):
+            if self.lengths[row] is None and self.spelled(tokens):
                 self.lengths[row] = count
         ended = [length is not None for length in self.lengths]
         return torch.tensor(ended, device=input_ids.device)

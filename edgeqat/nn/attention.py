@@ -248,7 +248,8 @@ def _refuse_spare_keys(real: Tensor, tokens: int, causal: bool) -> None:
     """A static cache's keys behind the newest are seen by no query; without a mask (`causal`) the
     first ones are those of several queries.
     """
-    if tokens > 1 if causal else not bool(real[:, -tokens:].any()):
+    spare = tokens > 1 if causal else not bool(real[:, -tokens:].any())
+    if spare:
         raise UsageError(
             "cache: a static cache hands over keys that are not written yet, and this model tells "
             "tokens by their place; use generate() without cache_implementation"
