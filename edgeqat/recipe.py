@@ -26,6 +26,7 @@ from edgeqat.sections import (
     CoresetSection,
     CorrectSection,
     ImageSection,
+    LowRankSection,
     Section,
     WeightSection,
     adaptive_value,
@@ -149,14 +150,6 @@ class DataSection(Section):
     images: ImageSection = ImageSection()
 
 
-class LowRankSection(Section):
-    rank: int = Field(32, ge=1, description="rank r of the adapters")
-    alpha: int = Field(32, ge=1, description="the adapter counts alpha / rank")
-    base: Literal["float32", "bf16", "int8"] = Field(
-        "bf16", description="how the frozen weights are kept"
-    )
-
-
 class TrainSection(Section):
     method: Literal["full", "lowrank"] = Field(
         "full", description="train the weights, or low-rank adapters inside the rounding (LR-QAT)"
@@ -190,6 +183,8 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _moments_can_follow(self) -> TrainSection:
+        if self.bf16_states and self.optimizer == "sgd":
+            raise ValueError("train.bf16_states: it is AdamW's; leave it out or use adamw")
         if self.bf16_states and self.beta2 >= LARGEST_BF16_BETA:
             reason = f"bf16_states cannot follow so slow; stay below {LARGEST_BF16_BETA}"
             raise ValueError(f"train.beta2: {self.beta2:g}: {reason}")
@@ -253,6 +248,15 @@ class Recipe(Section):
     def _coreset(cls, value: Any) -> Any:
         return coreset_value(value)
 
+    @model_validator(mode="after")
+    def _adapters_have_a_place(self) -> Recipe:
+        if self.train.method == "lowrank":
+            if self.quant.weight.scale == "minmax":
+                raise ValueError("train.method: 'lowrank' needs quant.weight.scale 'learned'")
+            if self.quant.bits().weight_bits == FLOAT_BITS:
+                raise ValueError("train.method: 'lowrank' needs a scheme with quantized weights")
+        return self
+
     @property
     def makes_float(self) -> bool:
         """Whether it is for `edgeqat train`."""
@@ -279,10 +283,17 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
     for path, value in overrides.items():
         _put(_expanded(values), path, value)
     recipe = validate(values)
-    idle = sorted(path for path in given if path.startswith("coreset."))
-    if idle and "coreset.share" not in overrides and not recipe.coreset.chooses:
-        raise RecipeError(f"{idle[0]}: no coreset is chosen; add for example --coreset 0.01")
+    if "coreset.share" not in overrides and not recipe.coreset.chooses:
+        _refuse_idle("coreset.", given, "no coreset is chosen; add for example --coreset 0.01")
+    if recipe.train.method != "lowrank":
+        _refuse_idle("train.lowrank.", given, "add --set train.method=lowrank")
     return recipe
+
+
+def _refuse_idle(section: str, given: set[str], reason: str) -> None:
+    for path in sorted(given):
+        if path.startswith(section):
+            raise RecipeError(f"{path}: {reason}")
 
 
 def validate(values: dict[str, Any]) -> Recipe:

@@ -228,6 +228,14 @@ class ArchitectureSection(Section):
         return self
 
 
+class LowRankSection(Section):
+    rank: int = Field(32, ge=1, description="rank r of the adapters")
+    alpha: int = Field(32, ge=1, description="the adapter counts alpha / rank")
+    base: Literal["float32", "bf16", "int8"] = Field(
+        "bf16", description="how the frozen weights are kept"
+    )
+
+
 def adaptive_value(value: Any) -> Any:
     """A share, or `off`, as the section it stands for."""
     if isinstance(value, bool):

@@ -72,6 +72,12 @@ def test_float_weights_leave_the_head_in_float():
         ("train: {learning_rate: .nan}", ["train.learning_rate"]),
         ("train: {accumulation: 0}", ["train.accumulation"]),
         ("train: {beta2: 0.999, bf16_states: true}", ["train.beta2: 0.999", "bf16_states", "0.99"]),
+        ("train: {optimizer: sgd, bf16_states: true}", ["train.bf16_states", "AdamW"]),
+        (
+            "{train: {method: lowrank}, quant: {weight: {scale: minmax}}}",
+            ["'lowrank'", "'learned'"],
+        ),
+        ("{train: {method: lowrank}, quant: {scheme: a8kv4}}", ["'lowrank'", "quantized weights"]),
         ("data: {context: 1}", ["data.context", "1"]),
         ("distill: {weight: 1.5}", ["distill.weight", "1.5"]),
         ("distill: {temperature: 0}", ["distill.temperature"]),

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -198,15 +199,23 @@ def _held_out_beside(file: Path, data: DataSection) -> str | None:
 
 
 def _below(root: Path | None, name: str) -> str:
-    if root is not None and (root / name).exists():
+    if root is not None and is_below(root, name):
         return str(root / name)
-    if root is not None and name.endswith(SUFFIXES):
+    if root is not None:
+        reason = "is elsewhere" if (root / name).exists() else "does not exist"
         raise DataError(
-            f"data: '{root / name}' does not exist; set data.root (--data) or data.train"
+            f"data: '{root / name}' {reason}; set data.root (--data) to the folder it is in, or "
+            "data.train and data.valid to texts below that"
         )
     if root is None and name.endswith(SUFFIXES) and not Path(name).exists():
         raise DataError(f"data: '{name}' does not exist; give --data FOLDER, or set EDGEQAT_DATA")
     return name
+
+
+def is_below(root: Path, name: str) -> bool:
+    """Whether a text that a recipe names is in the folder `root`."""
+    path = Path(os.path.abspath(root / name))  # links may lead elsewhere
+    return path.exists() and path.is_relative_to(os.path.abspath(root))
 
 
 def _text_files(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -16,8 +16,7 @@ from edgeqat.nn.decision import HEAD
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
-from edgeqat.quant.minmax import MinMaxWeightQuantizer
-from edgeqat.recipe import LowRankSection
+from edgeqat.sections import LowRankSection
 
 
 def add_adapters(model: nn.Module, section: LowRankSection) -> nn.Module:
@@ -30,11 +29,6 @@ def add_adapters(model: nn.Module, section: LowRankSection) -> nn.Module:
         quantizer = getattr(layer, "weight_quantizer", None)
         if not isinstance(layer, QuantLinear) or not isinstance(quantizer, WeightQuantizer):
             continue
-        if isinstance(quantizer, MinMaxWeightQuantizer):
-            raise RecipeError(
-                "train.method: 'lowrank' starts from learned scales and quant.weight.scale is "
-                "'minmax'; set it to learned"
-            )
         if name.rpartition(".")[2] == HEAD:
             continue
         layer.weight_quantizer, base = LowRankQuantizer.wrap(

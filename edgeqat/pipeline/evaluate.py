@@ -12,7 +12,7 @@ import torch
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
-from edgeqat.data.text import held_out_blocks, source_name
+from edgeqat.data.text import held_out_blocks, is_below, source_name
 from edgeqat.errors import FormatError, ModelError, UsageError, nearest
 from edgeqat.evaluate.accuracy import accuracy, same_top
 from edgeqat.evaluate.agreement import MODES, agreement
@@ -152,7 +152,14 @@ def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
     if data is not None and not images and Path(data).expanduser().is_file():
         file = str(Path(data).expanduser().absolute())
         values |= {"data.root": file, "data.valid": file}
-    return recipes.load(path, {key: value for key, value in values.items() if value is not None})
+    found = recipes.load(path, {key: value for key, value in values.items() if value is not None})
+    if data is None or images or "data.valid" in values:
+        return found
+    names = [name for name in (found.data.train, found.data.valid) if name is not None]
+    if all(is_below(Path(data).expanduser(), name) for name in names):
+        return found
+    own = found.data.model_copy(update={"train": None, "valid": None})  # another text than its own
+    return found.model_copy(update={"data": own})
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class ImageInputs(Task):
 def load_inputs(recipe: Recipe) -> ImageInputs:
     """Load and cross-check everything a run of a classifier needs; seeds every generator first."""
     set_seed(recipe.seed)
-    _check_recipe(recipe)
+    check_recipe(recipe)
     model, kind = image_source.load(recipe.model.name, recipe.model.weights)
     size = recipe.data.images.size
     placed = any("position_embedding" in name for name, _ in model.named_parameters())
@@ -199,7 +199,7 @@ def place_of(data: DataSection, known: str | None) -> str:
     return str(root / own) if own and (root / own).is_dir() else str(root)
 
 
-def _check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Refuse what only language models have."""
     scheme = recipe.quant.bits()
     if scheme.kv_bits < FLOAT_BITS:

@@ -15,7 +15,7 @@ from edgeqat import recipe as recipes
 from edgeqat.checkpoint import CONFIG, METRICS, WEIGHTS, write_tensors
 from edgeqat.errors import DataError
 from edgeqat.hf import image_source
-from edgeqat.pipeline.image_inputs import ImageInputs, load_both
+from edgeqat.pipeline.image_inputs import ImageInputs, check_recipe, load_both
 from edgeqat.pipeline.quantize import peak_rss_bytes, spoken
 from edgeqat.pipeline.run import check_start, identity, open_run
 from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
@@ -34,6 +34,7 @@ def pretrain_images(
     """Train a float classifier and write it to `output`, or continue where the same run stopped;
     returns what its metrics.json holds.
     """
+    check_recipe(recipe)
     check_start(output, overwrite)
     set_seed(recipe.seed)
     kind = image_source.named(recipe.model.name).sized(recipe.data.images.size)

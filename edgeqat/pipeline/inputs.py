@@ -15,7 +15,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from edgeqat.data.text import DEMO, ROOT_VARIABLE, Blocks, BlockStream, load_blocks, source_name
+from edgeqat.data.text import (
+    ROOT_VARIABLE,
+    SUFFIXES,
+    Blocks,
+    BlockStream,
+    is_below,
+    load_blocks,
+    source_name,
+)
 from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
 from edgeqat.export import llama
@@ -107,11 +115,20 @@ class Inputs(Task):
 
 
 def with_data_root(recipe: Recipe) -> Recipe:
-    """The recipe with its data root from EDGEQAT_DATA when none is given (the demo has its own)."""
-    data = recipe.data
-    if data.root is None and data.train != DEMO:
-        data = data.model_copy(update={"root": os.environ.get(ROOT_VARIABLE) or None})
+    """The recipe with its data root from EDGEQAT_DATA when none is given, and the text it names is
+    not of another place (the demo, a dataset of the hub, an absolute path).
+    """
+    data, root = recipe.data, os.environ.get(ROOT_VARIABLE)
+    images = image_inputs.is_image_model(recipe.model.name)
+    if data.root is None and root and (images or not _is_elsewhere(data.train, Path(root))):
+        data = data.model_copy(update={"root": root})
     return recipe.model_copy(update={"data": data})
+
+
+def _is_elsewhere(name: str | None, root: Path) -> bool:
+    if name is None or (name.endswith(SUFFIXES) and not Path(name).is_absolute()):
+        return False
+    return not is_below(root.expanduser(), name)
 
 
 def load_task(recipe: Recipe) -> Task:

@@ -24,7 +24,7 @@ from edgeqat.nn import convert
 from edgeqat.nn.convert import attentions
 from edgeqat.nn.decision import Decision, decisions, layers
 from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
-from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.quantize import prepared, trainable
 from edgeqat.pipeline.sampling import with_steps
 from edgeqat.pipeline.task import Task
 from edgeqat.recipe import Recipe
@@ -49,7 +49,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     task = load_task(recipe)
     recipe = with_steps(recipe, task)
     found = decisions(task.model, recipe.quant)
-    model = prepared(task, recipe, recipe.quant)
+    model = trainable(prepared(task, recipe, recipe.quant), recipe)
     seconds = recipe.train.steps * _step_seconds(model, task, recipe)
     convert.convert(model)
     with tempfile.TemporaryDirectory(prefix="edgeqat-") as name:

@@ -45,11 +45,7 @@ def pretrain(
     what its metrics.json holds.
     """
     recipe, shape = with_data_root(recipe), recipe.architecture
-    if recipe.coreset.is_on or recipe.model.weights is not None:
-        field = "coreset" if recipe.coreset.is_on else "model.weights"
-        raise RecipeError(
-            f"{field}: a float model is trained from scratch on all data; leave it out"
-        )
+    _check(recipe)
     if shape is None and recipe.quant.bits().is_float and is_image_model(recipe.model.name):
         return pretrain_images(recipe, output, overwrite, listener)
     if shape is None:
@@ -77,6 +73,8 @@ def pretrain(
         told = trainer.told()
         if sharding.is_sharded(model):
             model = sharding.gathered(model, build(shape, tokenizer))
+        dtype = getattr(torch, shape.dtype)
+        _round(model, dtype)
         metrics: dict[str, Any] = {
             "model": recipe.description,
             "data": source_name(data),
@@ -88,13 +86,43 @@ def pretrain(
         }
         if processes.is_first():
             with run.finished(metrics) as folder:
-                nn.Module.to(model, "cpu", getattr(torch, shape.dtype))
+                nn.Module.to(model, "cpu", dtype)
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 text = json.dumps(metrics, indent=2) + "\n"
                 (folder / METRICS).write_text(text, encoding="utf-8")
                 (folder / RESOLVED).write_text(recipes.dump(recipe), encoding="utf-8")
     return metrics
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse what training from scratch would not heed."""
+    guide, shape = recipe.guide, recipe.architecture
+    unheeded = {
+        "coreset": recipe.coreset.is_on,
+        "model.weights": recipe.model.weights is not None,
+        "train.method": recipe.train.method != "full",
+        "distill.teacher": recipe.distill.teacher is not None,
+        "guide": guide.entropy.weight > 0 or guide.distribution.weight > 0,
+        "correct.weight": recipe.correct.weight > 0,
+    }
+    for field, given in unheeded.items():
+        if given:
+            raise RecipeError(
+                f"{field}: a float model is trained from scratch on all data; leave it out"
+            )
+    if shape is not None and recipe.data.context > shape.positions:
+        raise RecipeError(
+            f"data.context: {recipe.data.context} exceeds the {shape.positions} positions of "
+            "architecture.positions; lower it or raise those"
+        )
+
+
+def _round(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round the parameters, in place, to what the folder will hold, which is what is measured."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
 
 
 def train_tokenizer(data: DataSection, size: int) -> PreTrainedTokenizerFast:

@@ -101,6 +101,7 @@ def prepared(task: Task, recipe: Recipe, quant: QuantSection) -> Any:
 def trainable(model: Any, recipe: Recipe) -> Any:
     """The prepared model with what the recipe's method trains: everything, or adapters in place."""
     if recipe.train.method == "lowrank":
+        set_seed(recipe.seed)  # adapters: the float row before them may have been there already
         add_adapters(model, recipe.train.lowrank)
     return model
 

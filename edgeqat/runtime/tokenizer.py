@@ -25,6 +25,8 @@ class Tokenizer:
             raise FormatError(
                 f"{FILE}: '{folder}' has no readable one ({reason}); copy the folder again"
             ) from None
+        self._reader.no_truncation()  # a file may hold what its last use asked for
+        self._reader.no_padding()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with what the tokenizer puts around it."""

@@ -18,8 +18,8 @@ class Diagnosis(TrainerCallback):
     """Compares the terms `kl` and `correction` with those of the first record; warns once."""
 
     def __init__(self) -> None:
-        self.first: dict[str, float] = {}  # terms; a checkpoint keeps them
-        self._told = False
+        self.first: dict[str, float] = {}  # terms; a checkpoint keeps them, and whether it warned
+        self.told = False
 
     def on_log(
         self,
@@ -29,14 +29,14 @@ class Diagnosis(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        if self._told or not logs or not {"kl", "correction"} <= set(logs):
+        if self.told or not logs or not {"kl", "correction"} <= set(logs):
             return
         if not self.first:
             self.first = {name: logs[name] for name in ("kl", "correction")}
             return
         fallen = logs["kl"] < FALLEN * self.first["kl"]
         if fallen and logs["correction"] > HIGH * self.first["correction"]:
-            self._told = True
+            self.told = True
             logger.warning(
                 "correction: at epoch %.1f it is still %.0f%% of what it was while kl is down to "
                 "%.0f%%; intermediate layers fail to quantize: raise correct.weight or their bits",

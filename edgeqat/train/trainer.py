@@ -251,6 +251,7 @@ class QATTrainer(Trainer):
                 "selection_seconds": self.recorder.selection_seconds,
                 "coreset": self.reselection.state() if self.reselection else None,
                 "first": self.diagnosis.first,
+                "told": self.diagnosis.told,
                 "count": self._count,
                 "sums": self._shared_sums(),
             }
@@ -263,7 +264,7 @@ class QATTrainer(Trainer):
         self.recorder.continue_from(progress["seconds"], progress["selection_seconds"])
         if self.reselection is not None:
             self.reselection.restore(progress["coreset"])
-        self.diagnosis.first = progress["first"]
+        self.diagnosis.first, self.diagnosis.told = progress["first"], progress["told"]
         self._count = progress["count"]
         self._sums = {name: torch.tensor(total) for name, total in progress["sums"].items()}
 

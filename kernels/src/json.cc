@@ -210,9 +210,11 @@ double Json::number() const {
 int64_t Json::integer(int64_t least, int64_t most) const {
   int64_t value = 0;
   const char* end = text_.data() + text_.size();
-  const bool whole = kind_ == Kind::number &&
-                     std::from_chars(text_.data(), end, value).ptr == end && value >= least &&
-                     value <= most;
+  bool whole = kind_ == Kind::number;
+  if (whole) {
+    const auto read = std::from_chars(text_.data(), end, value);
+    whole = read.ec == std::errc() && read.ptr == end && value >= least && value <= most;
+  }
   if (!whole) fail("a whole number from " + std::to_string(least) + " to " + std::to_string(most));
   return value;
 }

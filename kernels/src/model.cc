@@ -30,6 +30,7 @@ class Binder {
     made.input = {columns, made.matrix.group_size, made.matrix.groups, 0, kHalfBits};
     if (spec && !half_) made.input.bits = spec->input_bits;
     if (spec) made.input.rotation = spec->rotation;
+    check_input(made, name);
     if (spec && spec->bias != bias) throw Error(name + ": its bias is not the model's");
     if (bias) made.bias = floats(name + ".bias", {rows});
     return made;
@@ -39,13 +40,15 @@ class Binder {
   Linear head() {
     const Config& config = model_.config;
     const auto found = config.packed.find("lm_head");
-    if (found == config.packed.end() ? !config.tied : found->second.tied_to.empty())
+    const bool own = !config.tied || model_.file->has("lm_head.weight");
+    if (found == config.packed.end() ? own : found->second.tied_to.empty())
       return linear("lm_head", config.vocabulary, config.hidden, false);
     Linear made;
     made.matrix = model_.embedding;
     made.input = {config.hidden, made.matrix.group_size, made.matrix.groups, 0, kHalfBits};
     if (found == config.packed.end()) {
       config.check_float("lm_head");
+      check_input(made, "lm_head");
       return made;
     }
     const LayerSpec& spec = found->second;
@@ -53,10 +56,18 @@ class Binder {
         spec.columns != config.hidden || !config.packed.count(spec.tied_to))
       throw Error("lm_head: tied_to '" + spec.tied_to + "' does not fit; copy the folder again");
     if (!half_) made.input.bits = spec.input_bits;
+    check_input(made, "lm_head");
     return made;
   }
 
  private:
+  // A packed matrix multiplies codes: it cannot take an input that stays in float.
+  void check_input(const Linear& linear, const std::string& name) {
+    if (linear.matrix.bits != kHalfBits && linear.input.bits == kHalfBits)
+      throw Unsupported("scheme: float activations with packed weights ('" + name +
+                        "') run in torch only");
+  }
+
   Matrix matrix(const std::string& name, int64_t rows, int64_t columns, const LayerSpec** used) {
     const auto found = model_.config.packed.find(name);
     if (found == model_.config.packed.end()) return from_float(name, rows, columns);

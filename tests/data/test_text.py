@@ -205,6 +205,9 @@ def test_missing_data_is_named(tmp_path, text):
     refused("data.root: .*missing' does not exist", root=str(tmp_path / "missing"))
     refused("missing.txt' does not exist", root=str(tmp_path), train="missing.txt")
     refused("missing.txt' does not exist", train="missing.txt")
+    (tmp_path / "own").mkdir()
+    refused("text.txt' is elsewhere", root=str(tmp_path / "own"), train=str(tmp_path / "text.txt"))
+    refused("some/set' does not exist", root=str(tmp_path), train="some/set")
     refused("missing.txt", root=str(tmp_path), train="text.txt", valid="missing.txt")
 
 

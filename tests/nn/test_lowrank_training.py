@@ -15,7 +15,8 @@ from edgeqat.nn import convert
 from edgeqat.nn.lowrank import adapters, add_adapters
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
-from edgeqat.recipe import DistillSection, LowRankSection, TrainSection
+from edgeqat.recipe import DistillSection, TrainSection
+from edgeqat.sections import LowRankSection
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer, with_rates
 

@@ -16,12 +16,12 @@ from edgeqat.pipeline.quantize import quantize
 def packed(model_folder, text_file, tmp_path):
     """A function that quantizes without training; returns the folder and its metrics."""
 
-    def packed(**quant):
+    def packed(data=None, **quant):
         recipe = recipes.validate(
             {
                 "model": {"name": str(model_folder)},
                 "quant": quant,
-                "data": {"root": str(text_file), "context": 32, "valid_blocks": 4},
+                "data": {**(data or {"root": str(text_file)}), "context": 32, "valid_blocks": 4},
                 "train": {"steps": 0, "compare_float": False},
             }
         )
@@ -38,6 +38,18 @@ def test_a_file_is_evaluated_whole(packed, tmp_path):
     train, valid = load_blocks(own.data, tiny.tokenizer())
     assert found["evaluation"]["blocks"] == len(train) + len(valid)
     assert found["data"] == str(tmp_path / "test.txt")
+
+
+def test_a_folder_is_evaluated_instead_of_what_the_recipe_names(packed, tmp_path, text_file):
+    own = {"train": str(text_file), "valid": str(text_file)}
+    folder, _ = packed(own, scheme="w4a8kv4")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "valid.txt").write_text(tiny.text(600, seed=7), encoding="utf-8")
+    (tmp_path / "texts" / "train.txt").write_text(tiny.text(600, seed=8), encoding="utf-8")
+    whole = evaluate(folder, data=str(tmp_path / "texts" / "valid.txt"), mode="one-pass")
+    found = evaluate(folder, data=str(tmp_path / "texts"), mode="one-pass")
+    assert found["perplexity"] == whole["perplexity"]
+    assert found["perplexity"] != evaluate(folder, mode="one-pass")["perplexity"]
 
 
 def test_a_window_of_kivi_counts(packed):

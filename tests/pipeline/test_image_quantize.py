@@ -70,6 +70,13 @@ def test_a_float_model_is_a_weights_file_and_a_folder(floating, images, tmp_path
     edgeqat.load(tmp_path / "out")
 
 
+def test_what_only_language_models_have_is_refused_of_a_float_one(images, tmp_path, capsys):
+    given = ["--data", images, "--output", str(tmp_path / "out")]
+    more = ["--set", "train.gradient_checkpointing=true"]
+    assert run(["train", "--recipe", "mobilenetv2-cifar100-float", *given, *more]) == 2
+    assert "train.gradient_checkpointing: True is for language models" in capsys.readouterr().err
+
+
 def test_metrics_are_those_of_the_contract(packed):
     metrics = json.loads((packed / "metrics.json").read_text())
     assert metrics["scheme"] == "w2a16kv16" and metrics["model"] == MODEL

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from edgeqat import recipe as recipes
+from edgeqat.data.text import held_out_blocks
 from edgeqat.errors import DataError, RecipeError
+from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.hf import source
 from edgeqat.pipeline.pretrain import pretrain
 from edgeqat.pipeline.quantize import quantize
@@ -94,3 +96,29 @@ def test_missing_text_leaves_nothing(recipe, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         pretrain(chosen, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "field"),
+    [
+        ("train", {"method": "lowrank"}, "train.method"),
+        ("distill", {"teacher": "other"}, "distill.teacher"),
+        ("guide", {"entropy": {"weight": 1.0}}, "guide"),
+        ("correct", {"weight": 1.0}, "correct.weight"),
+        ("data", {"context": 65}, "data.context: 65 exceeds the 64 positions"),
+    ],
+)
+def test_what_it_would_not_heed_is_refused(recipe, tmp_path, section, values, field):
+    given = recipe().model_dump()
+    given[section] |= values
+    with pytest.raises(RecipeError, match=field):
+        pretrain(Recipe.model_validate(given), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_number_is_that_of_the_written_weights(recipe, tmp_path):
+    chosen = recipe(dtype="bfloat16")
+    metrics = pretrain(chosen, tmp_path / "out")
+    model = source.load_model(str(tmp_path / "out")).float()
+    valid = held_out_blocks(chosen.data, source.load_tokenizer(str(tmp_path / "out")))
+    assert perplexity(model, valid) == metrics["float"]["perplexity"]

@@ -17,11 +17,13 @@ from edgeqat.data.text import load_blocks
 from edgeqat.errors import DataError, FormatError, ModelError, RecipeError
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.hf import source
+from edgeqat.nn.lowrank import adapters
 from edgeqat.pipeline import baseline
 from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.plan import plan
 from edgeqat.pipeline.quantize import average_bits, prepared, quantize
 from edgeqat.recipe import Recipe
+from edgeqat.train.optim import make_optimizer
 
 
 @pytest.fixture
@@ -128,6 +130,16 @@ def test_text_named_by_the_environment_is_recorded(recipe, tmp_path, text_file, 
     monkeypatch.delenv("EDGEQAT_DATA")
     again = recipes.load(tmp_path / "out" / "recipe.resolved.yaml")
     assert again.data.root == str(text_file)
+
+
+def test_text_that_is_named_in_full_is_not_sought_in_the_environment_s_folder(
+    recipe, tmp_path, text_file, monkeypatch
+):
+    monkeypatch.setenv("EDGEQAT_DATA", str(tmp_path))
+    named = {"root": None, "train": str(text_file)}
+    assert quantize(recipe(data=named), tmp_path / "out")["data"] == str(text_file)
+    with pytest.raises(DataError, match=r"is elsewhere; set data\.root \(--data\)"):
+        quantize(recipe(data={**named, "root": str(tmp_path)}), tmp_path / "two")
 
 
 def test_another_model_teaches(recipe, tmp_path):
@@ -273,6 +285,25 @@ def test_the_plan_predicts_the_file_it_would_write(recipe, tmp_path):
     assert sizes["model.layers.0.mlp.up_proj"] == 96 * 64 // 2 + 96 * 2
     assert sizes["lm_head"] == 0
     assert found.seconds > 0
+
+
+def test_the_plan_of_low_rank_training_trains_adapters(recipe, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(
+        "edgeqat.pipeline.plan.make_optimizer",
+        lambda model, train: trained.append(list(adapters(model))) or make_optimizer(model, train),
+    )
+    plan(recipe(train={"method": "lowrank"}), tmp_path / "out")
+    assert trained[0]
+
+
+def test_adapters_start_alike_whatever_came_before(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    chosen = recipe(train={"method": "lowrank", "compare_float": True})  # trained, then found
+    for name in ("one", "two"):
+        quantize(chosen, tmp_path / name)
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("one", "two")]
+    assert weights[0] == weights[1]
 
 
 def test_the_plan_leaves_the_cache_and_temporary_folders_alone(recipe, tmp_path, monkeypatch):

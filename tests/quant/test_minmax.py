@@ -7,15 +7,15 @@ import tiny
 import torch
 
 import edgeqat
+from edgeqat import recipe as recipes
 from edgeqat.errors import RecipeError
 from edgeqat.hf import folder
 from edgeqat.nn import convert
-from edgeqat.nn.lowrank import add_adapters
 from edgeqat.quant import functional
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer, MinMaxQuantizer
 from edgeqat.quant.lsq import WeightQuantizer
 from edgeqat.quant.minmax import MinMaxWeightQuantizer
-from edgeqat.recipe import LowRankSection, QuantSection
+from edgeqat.recipe import QuantSection
 
 SECTION = {
     "scheme": "w4a4kv4",
@@ -100,5 +100,6 @@ def test_the_ptq_row_stays_the_one_of_every_scheme():
 
 
 def test_low_rank_training_is_refused():
-    with pytest.raises(RecipeError, match=r"train.method: 'lowrank'.*set it to learned"):
-        add_adapters(edgeqat.prepare(tiny.llama(), quant=section()), LowRankSection())
+    values = {"quant": section().model_dump(), "train": {"method": "lowrank"}}
+    with pytest.raises(RecipeError, match=r"train.method: 'lowrank' needs .*scale 'learned'"):
+        recipes.validate(values)

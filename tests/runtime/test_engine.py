@@ -190,9 +190,10 @@ def test_more_tokens_than_the_context_are_refused(tmp_path):
         Engine(tmp_path, context=129)
 
 
-def test_layers_that_were_left_out_stay_float(tmp_path):
+@pytest.mark.parametrize("tied", [True, False])
+def test_layers_that_were_left_out_stay_float(tied, tmp_path):
     skip = ["lm_head", "model.layers.0.mlp.*"]
-    model = pack(tmp_path, tiny.llama(tie_word_embeddings=False), "w4a8kv4", skip=skip)
+    model = pack(tmp_path, tiny.llama(tie_word_embeddings=tied), "w4a8kv4", skip=skip)
     ids = tiny.ids(1, 24)[0].tolist()
     with Engine(tmp_path) as engine:
         assert cosine(engine.prefill(ids, every=True), torch_logits(model, ids)) >= 0.9999
@@ -309,6 +310,23 @@ def test_a_damaged_folder_is_one_line_and_never_a_crash(adaptive, tmp_path):
         native.forward(handle, np.array([5, 6, 7], np.int32), logits, False)
         native.close(handle)
     assert refused
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"kind": "embedding", "input_bits": 16}, "scheme: float activations with packed weights"),
+        ({"bits": 2**64}, r"bits: a whole number from 1 to 8 was expected"),
+    ],
+)
+def test_what_no_layer_is_packed_as_is_refused(fields, words, tmp_path):
+    pack(tmp_path, tiny.llama(), "w4a8kv4")
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["quantization_config"]["layers"]["model.layers.1.mlp.up_proj"] |= fields
+    file.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises((FormatError, native.UnsupportedModel), match=words):
+        native.open_engine(str(tmp_path), 1, 0, False)
 
 
 @pytest.mark.parametrize("scheme", ["w4a8kv1", "w4a1kv4"])

@@ -36,6 +36,17 @@ def test_ids_and_text_are_those_of_transformers(text):
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
+def test_what_the_last_use_asked_for_is_not_heeded(tmp_path):
+    theirs = AutoTokenizer.from_pretrained(demo.folder())
+    theirs(TEXTS[0], truncation=True, max_length=2)
+    theirs.pad_token = theirs.eos_token
+    theirs(TEXTS[0], padding="max_length", max_length=60)
+    theirs.backend_tokenizer.enable_truncation(2)
+    theirs.save_pretrained(tmp_path)
+    ids = Tokenizer(demo.folder()).encode(TEXTS[1])
+    assert Tokenizer(tmp_path).encode(TEXTS[1]) == ids and 2 < len(ids) < 60
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(FormatError, match=r"tokenizer\.json: .* has no readable one"):

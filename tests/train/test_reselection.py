@@ -136,13 +136,13 @@ def test_an_interrupted_coreset_run_ends_where_the_undisturbed_one_ends(tmp_path
         return compute(*args, **options)
 
     parts.compute_loss = noisy
-    parts.diagnosis.first = {"kl": 2.0, "correction": 5.0}
+    parts.diagnosis.first, parts.diagnosis.told = {"kl": 2.0, "correction": 5.0}, True
     with pytest.raises(Interrupted):
         parts.run()
     torch.rand(3)
     rest = trainer(tmp_path / "parts", selector="evs", every=2)
     rest.run()
-    assert rest.diagnosis.first == parts.diagnosis.first
+    assert (rest.diagnosis.first, rest.diagnosis.told) == (parts.diagnosis.first, True)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, rest.model.state_dict()[name]), name
 
