@@ -34,7 +34,6 @@ import yaml
 
 LIST = Path(__file__).with_name("experiments.yaml")
 RECIPE = "llama-8m-novels"
-BLOCKS = 128  # held-out blocks of a comparison
 EDGEQAT = (sys.executable, "-m", "edgeqat.cli")
 HEAD = (
     "| run | seeds | perplexity | sd | over float | log-gap | start | bits a / kv | smaller gap "
@@ -148,8 +147,7 @@ def compare(run: Run, options: argparse.Namespace) -> bool:
     if result.is_file() or options.model.endswith(".safetensors"):
         return True
     words = ["eval", str(options.out / run.name), "--against", options.model, "--output", result]
-    exactly = ["--mode", "one-pass", "--float32", "--blocks", str(BLOCKS)]
-    exactly += ["--threads", str(options.threads)]
+    exactly = ["--mode", "one-pass", "--float32", "--threads", str(options.threads)]
     return call([*EDGEQAT, *words, *exactly], run, options)
 
 

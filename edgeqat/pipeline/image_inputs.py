@@ -25,6 +25,7 @@ from edgeqat.recipe import DataSection, QuantSection, Recipe
 from edgeqat.scheme import FLOAT_BITS
 from edgeqat.train import processes
 from edgeqat.train.correction import Correction
+from edgeqat.train.guidance import Guidance
 from edgeqat.train.image_objective import ImageObjective
 from edgeqat.train.samples import ImageSamples
 
@@ -214,8 +215,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(
             f"train.{field}: {getattr(recipe.train, field)} is for language models; leave it out"
         )
-    guide = recipe.guide
-    if guide.entropy.weight > 0 or guide.distribution.weight > 0:
+    if Guidance(recipe.guide).is_on:
         raise RecipeError("guide: image models have no causal attention; set its weights to 0")
     if recipe.distill.teacher is not None:
         raise RecipeError(

@@ -29,6 +29,7 @@ from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
 from edgeqat.recipe import RESOLVED, ArchitectureSection, DataSection, Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
+from edgeqat.train.guidance import Guidance
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer
@@ -97,13 +98,13 @@ def pretrain(
 
 def _check(recipe: Recipe) -> None:
     """Refuse what training from scratch would not heed."""
-    guide, shape = recipe.guide, recipe.architecture
+    shape = recipe.architecture
     unheeded = {
         "coreset": recipe.coreset.is_on,
         "model.weights": recipe.model.weights is not None,
         "train.method": recipe.train.method != "full",
         "distill.teacher": recipe.distill.teacher is not None,
-        "guide": guide.entropy.weight > 0 or guide.distribution.weight > 0,
+        "guide": Guidance(recipe.guide).is_on,
         "correct.weight": recipe.correct.weight > 0,
     }
     for field, given in unheeded.items():
