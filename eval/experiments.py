@@ -90,7 +90,7 @@ def main() -> int:
     failed = []
     for number, run in enumerate(runs, 1):
         state = "done" if (options.out / run.name / "metrics.json").is_file() else "to do"
-        if state == "done" and run.settings != settings_of(run, options.out):
+        if state == "done" and has_others(run, options.out):
             state = f"done with other settings; remove {options.out / run.name}"
             failed.append(run.name)
         print(f"[{number}/{len(runs)}] {run.name}: {state}", flush=True)
@@ -134,11 +134,9 @@ def execute(run: Run, options: argparse.Namespace) -> bool:
     """Run one. Whether it ended well."""
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{run.name}.eval.json").unlink(missing_ok=True)  # of a run before
-    done = call(command(run, options.model, options.out), run, options)
-    if done:
-        text = json.dumps(run.settings, indent=1) + "\n"
-        (options.out / f"{run.name}.json").write_text(text, encoding="utf-8")
-    return done
+    text = json.dumps(run.settings, indent=1) + "\n"  # first: a queue that is killed leaves the run
+    (options.out / f"{run.name}.json").write_text(text, encoding="utf-8")
+    return call(command(run, options.model, options.out), run, options)
 
 
 def compare(run: Run, options: argparse.Namespace) -> bool:
@@ -161,15 +159,20 @@ def call(command: Sequence[str | Path], run: Run, options: argparse.Namespace) -
     return done.returncode == 0
 
 
-def settings_of(run: Run, out: Path) -> dict[str, Any] | None:
-    """The settings that a finished run was made with."""
+def has_others(run: Run, out: Path) -> bool:
+    """Whether a finished run was made with other settings, or nobody knows with which."""
     file = out / f"{run.name}.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != run.settings
 
 
 def table(runs: list[Run], out: Path) -> str:
-    """Markdown rows of the finished runs."""
+    """Markdown rows of the finished runs; those with other settings than the list's are named on
+    stderr instead.
+    """
     files = {run.name: out / run.name / "metrics.json" for run in runs}
+    other = [run for run in runs if files[run.name].is_file() and has_others(run, out)]
+    for run in other:
+        print(f"left out, made with other settings: {files.pop(run.name).parent}", file=sys.stderr)
     found = {
         name: json.loads(file.read_text(encoding="utf-8"))
         for name, file in files.items()

@@ -31,6 +31,7 @@ ROOT_VARIABLE = "EDGEQAT_DATA"  # where data are, unless a root is named
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 DEMO = "demo"
 HELD_OUT = 0.05
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _PIECE = 1 << 20  # characters tokenized at once
 _HELD_OUT_WORDS = {"valid", "validation", "val", "test", "dev", "heldout"}
 
@@ -174,7 +175,10 @@ def _sources(data: DataSection) -> tuple[str, str | None]:
     if root is not None and root.is_file():
         return str(root), _held_out_beside(root, data)
     if data.train and data.train != DEMO:
-        return _below(root, data.train), _below(root, data.valid) if data.valid else None
+        train = _below(root, data.train)
+        if data.valid is None and Path(train).is_dir():
+            return train, _held_out_in(train)
+        return train, _below(root, data.valid) if data.valid else None
     if root is None:
         raise DataError(
             "data.train: no text is named; give --data FILE_OR_FOLDER, or set EDGEQAT_DATA"
@@ -184,7 +188,12 @@ def _sources(data: DataSection) -> tuple[str, str | None]:
             f"data.valid: '{data.valid}' needs a data.train, since '{root}' is a folder; name that "
             "too, or put the word valid into the names of held-out files"
         )
-    return str(root), f"{root}#valid" if _text_files(root)[1] else None
+    return str(root), _held_out_in(str(root))
+
+
+def _held_out_in(folder: str) -> str | None:
+    """The held-out files of a folder, if there are any."""
+    return f"{folder}#valid" if _text_files(Path(folder))[1] else None
 
 
 def _held_out_beside(file: Path, data: DataSection) -> str | None:
@@ -246,7 +255,7 @@ def _file_documents(path: Path, text_field: str) -> Iterator[str]:
             for line in file:
                 number += 1
                 if line.strip():
-                    yield _text_of(line, text_field)
+                    yield _text_of(json.loads(line.decode("utf-8")), text_field)
     except UnicodeDecodeError as error:
         where = f"line {number}" if number else f"byte {error.start}"
         raise DataError(f"data: '{path}' is not UTF-8 ({where}); convert it to UTF-8") from None
@@ -259,11 +268,11 @@ def _file_documents(path: Path, text_field: str) -> Iterator[str]:
         raise DataError(f"data: '{path}' cannot be read ({error}); check the file") from None
 
 
-def _text_of(line: bytes, text_field: str) -> str:
-    text = json.loads(line.decode("utf-8"))[text_field]
+def _text_of(row: Any, text_field: str) -> str:
+    text = row[text_field]
     if not isinstance(text, str):
         raise TypeError
-    return text
+    return _SURROGATES.sub("\ufffd", text)  # halves of characters are no text
 
 
 def _dataset_documents(source: str, text_field: str) -> Iterator[str]:
@@ -275,10 +284,11 @@ def _dataset_documents(source: str, text_field: str) -> Iterator[str]:
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
         for row in rows:
-            yield row[text_field]
-    except KeyError:
+            yield _text_of(row, text_field)
+    except (KeyError, TypeError):
         raise DataError(
-            f"data.text_field: dataset '{source}' has no field '{text_field}'; set it"
+            f"data.text_field: a row of dataset '{source}' has no text in '{text_field}'; set it "
+            "to the field that holds the text"
         ) from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

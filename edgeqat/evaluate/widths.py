@@ -54,6 +54,11 @@ class WidthMeter:
             handle.remove()
         self._handles = []
 
+    @property
+    def counted(self) -> bool:
+        """Whether anything was counted; classifiers have nothing that is."""
+        return bool(self._counts)
+
     @contextmanager
     def paused(self, pause: bool = True) -> Iterator[None]:
         """Count nothing in the block, if `pause`."""

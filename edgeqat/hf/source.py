@@ -104,9 +104,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a model."""
     place = locate(name)
     try:
-        return AutoTokenizer.from_pretrained(place)
+        tokenizer = AutoTokenizer.from_pretrained(place)
     except Exception as error:
         raise ModelError(_explain(name, place, error, "tokenizer")) from error
+    if not set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder):
+        raise ModelError(  # transformers makes an empty one of some families without files
+            f"tokenizer: '{name}' holds none but special tokens; copy its tokenizer files too"
+        )
+    return tokenizer
 
 
 def fingerprint(name: str, weights: str | None = None) -> str:

@@ -11,11 +11,12 @@ import hashlib
 import json
 from pathlib import Path
 
+import edgeqat
 from edgeqat import cache
 from edgeqat.data.text import BlockStream
 from edgeqat.hf import source
 from edgeqat.nn.half import float_copy
-from edgeqat.pipeline.run import Run
+from edgeqat.pipeline.run import DRAWS, Run
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.recipe import GuideSection, Recipe
 from edgeqat.train import processes, sharding
@@ -59,6 +60,7 @@ def _cache_file(task: Task, recipe: Recipe) -> Path | None:
     digest.update((task.train.fingerprint() + task.valid.fingerprint()).encode())
     train = recipe.train.model_dump(exclude={"save_steps"})
     told = [recipe.seed, train, recipe.data.images.model_dump(), processes.count()]
+    told += [edgeqat.__version__, DRAWS]
     digest.update(json.dumps(told, sort_keys=True).encode())
     return cache.folder(_ROW) / f"{digest.hexdigest()}.json"
 
@@ -66,4 +68,7 @@ def _cache_file(task: Task, recipe: Recipe) -> Path | None:
 def _read(file: Path | None) -> Score | None:
     if file is None or not file.is_file():
         return None
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # damaged: trained once more
+        return None

@@ -21,9 +21,9 @@ from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, image_source, source
 from edgeqat.output import check_file, write_json
-from edgeqat.pipeline.image_inputs import held_out, place_of
+from edgeqat.pipeline.image_inputs import check_same_classes, held_out, place_of
 from edgeqat.pipeline.inputs import check_same_vocabulary, with_data_root
-from edgeqat.pipeline.quantize import average_bits
+from edgeqat.pipeline.quantize import average_bits, with_kivi
 from edgeqat.recipe import RESOLVED, Recipe
 
 
@@ -100,11 +100,9 @@ def _evaluate_text(
         found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
     if opened is not None:
         opened.close()
-    if recipe.quant.adaptive.share is None:
-        found["average_bits"] = average_bits(recipe)
-    elif found["average_bits"] is None:  # the engine does not tell: as measured after training
-        found["average_bits"] = _metrics(folder).get("average_bits")
-    return found
+    bits = found["average_bits"]  # the engine does not tell: as measured after training
+    bits = bits or _metrics(folder).get("average_bits") or average_bits(recipe)
+    return {**found, "average_bits": with_kivi(bits, recipe)}
 
 
 def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[str, Any]:
@@ -112,13 +110,15 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     `against` is a folder, or a safetensors file of the recipe's architecture.
     """
     model = packed_folder.load(folder)
-    kind = image_source.from_config(checkpoint.read_config(folder))
-    images = held_out(recipe.data, kind)
+    config = checkpoint.read_config(folder)
+    kind = image_source.from_config(config)
+    images, place = held_out(recipe.data, kind), place_of(recipe.data, kind.data)
+    check_same_classes(config[image_source.IMAGE]["labels"], images.names, place)
     normalizer = kind.normalizer()
     found: dict[str, Any] = {
         "model": str(folder),
         "scheme": recipe.quant.scheme,
-        "data": place_of(recipe.data, kind.data),
+        "data": place,
         **accuracy(model, images, normalizer),
         "against": None,
         "evaluation": {"images": len(images), "size": kind.size, "classes": kind.classes},

@@ -46,6 +46,11 @@ class ImageInputs(Task):
     valid: Images
     teacher: None = None
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes; unlabelled training images may not know them."""
+        return max(self.train.names, self.valid.names, key=len)
+
     def describe(self) -> str:
         side = self.kind.size
         return (
@@ -104,10 +109,10 @@ class ImageInputs(Task):
         return class_logits(model.eval(), self.kind.normalizer()(self.valid.pixels[:_FEW]))
 
     def write(self, folder: Path, model: Any, quant: QuantSection) -> None:
-        image_folder.write(folder, model, quant, self.kind, self.valid.names)
+        image_folder.write(folder, model, quant, self.kind, self.names)
 
     def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
-        image_folder.seal(folder, model, quant, self.kind, self.valid.names, files)
+        image_folder.seal(folder, model, quant, self.kind, self.names, files)
 
 
 def load_inputs(recipe: Recipe) -> ImageInputs:
@@ -158,7 +163,9 @@ def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
 def _both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
     place, wanted = place_of(data, kind.data), data.images
     train = load_images(place, "train", kind.size, wanted.label, wanted.train_images)
-    return _checked(train, kind, place), held_out(data, kind)
+    valid = held_out(data, kind)
+    check_same_classes(train.names, valid.names, place)
+    return _checked(train, kind, place), valid
 
 
 def held_out(data: DataSection, kind: ImageModel) -> Images:
@@ -177,6 +184,19 @@ def _checked(images: Images, kind: ImageModel, place: str) -> Images:
             f"0..{kind.classes - 1}; name the data it was trained on"
         )
     return images
+
+
+def check_same_classes(known: list[str], names: list[str], place: str) -> None:
+    """Refuse held-out images that number the classes of training in another way, as folders do of
+    which one is missing.
+    """
+    numbers = {name: number for number, name in enumerate(known)}
+    for number, name in enumerate(names):
+        if numbers.get(name, number) != number:
+            raise DataError(
+                f"data: '{name}' is class {number} of the test images in '{place}' and class "
+                f"{numbers[name]} in training; put images of the same classes into both"
+            )
 
 
 def place_of(data: DataSection, known: str | None) -> str:

@@ -75,7 +75,7 @@ def pretrain_images(
                 tensors = {name: t.detach().cpu() for name, t in model.state_dict().items()}
                 write_tensors(folder / WEIGHTS, tensors)
                 texts = {
-                    CONFIG: json.dumps(kind.to_config(inputs.valid.names), indent=2) + "\n",
+                    CONFIG: json.dumps(kind.to_config(inputs.names), indent=2) + "\n",
                     METRICS: json.dumps(metrics, indent=2) + "\n",
                     RESOLVED: recipes.dump(recipe),
                 }

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,11 @@ class Inputs(Task):
     def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
         """Blocks of token ids, as many as a training step over all processes has."""
         size = recipe.train.batch_size * processes.count()
+        wanted = recipe.quant.activation.calibration_batches * size
         if isinstance(self.train, Blocks):
-            wanted = recipe.quant.activation.calibration_batches * size
             ids = self.train.evenly(min(wanted, len(self.train))).ids
         else:
-            ids = self.valid.ids
+            ids = torch.stack([block["input_ids"] for block in islice(self.train, wanted)])
         return (batch.to(self.model.device) for batch in ids.split(size))
 
     def batch(self, size: int) -> dict[str, Tensor]:

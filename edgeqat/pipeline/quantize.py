@@ -120,12 +120,13 @@ def train(
         run.checkpoints("qat"), reselection,
     )  # fmt: skip
     trainer.run()
+    told = trainer.told()  # before anything else takes time
     if reselection is not None:
         task.samples(recipe).settle(model)
     selected = trainer.recorder.selection_seconds + cache_seconds
     metrics: dict[str, Any] = {
         "train": {
-            **trainer.told(),
+            **told,
             "selection_seconds": round(selected, 1),
             "peak_rss_bytes": peak_rss_bytes(),
         }
@@ -152,7 +153,9 @@ def peak_rss_bytes() -> int:
 
 
 def average_bits(recipe: Recipe) -> dict[str, float]:
-    """Average widths of activations and of cached keys and values over one block, sinks counted."""
+    """Average widths of activations and of cached keys and values over one block that the scheme
+    says, sinks counted: of what is not measured (evaluate/widths).
+    """
     scheme, context = recipe.quant.bits(), recipe.data.context
     kv = float(scheme.kv_bits)
     if recipe.quant.kv.kivi is not None:
@@ -162,6 +165,15 @@ def average_bits(recipe: Recipe) -> dict[str, float]:
         kv += (HIGH_BITS - kv) * sinks / context
     activations = scheme.activation_bits
     return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
+
+
+def with_kivi(measured: dict[str, float], recipe: Recipe) -> dict[str, float]:
+    """Measured average widths; those of KIVI's cache, which holds its newest tokens in float only
+    for a while, are as average_bits() says.
+    """
+    if recipe.quant.kv.kivi is None:
+        return measured
+    return {**measured, "kv": average_bits(recipe)["kv"]}
 
 
 def _write_output(
@@ -186,8 +198,9 @@ def _write_output(
         portraits.take("qat", packed)
         with WidthMeter(packed, recipe.quant.bits()) as meter:
             metrics["qat"] = task.evaluate(packed)
+        if meter.counted:
+            metrics["average_bits"] = with_kivi(meter.average_bits(), recipe)
         if recipe.quant.adaptive.share is not None:
-            metrics["average_bits"] = meter.average_bits()
             metrics["adaptive"] = {**recipe.quant.adaptive.model_dump(), **meter.shares()}
         metrics["recovered"] = task.recovered(metrics["float"], metrics["ptq"], metrics["qat"])
         texts = {

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import edgeqat
+from edgeqat import checkpoint
 from edgeqat.checkpoint import RECORDS, atomic_folder, check_output
 from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, OutputError, StorageError, UsageError
+from edgeqat.hf import source
 from edgeqat.output import write_json
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes
@@ -36,7 +38,7 @@ from edgeqat.train.checkpoints import Checkpoints
 logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
-_DRAWS = 2  # rises when a seed draws other numbers: a run that began before cannot go on
+DRAWS = 2  # rises when a seed draws other numbers: a run that began before cannot go on
 _RESULTS = "results.json"
 _LOCK = ".lock"
 _FINISHED = "finished"
@@ -116,14 +118,18 @@ def identity(
 ) -> dict[str, Any]:
     """What makes two runs the same: of a stream only its names and the held-out text count."""
     prints = [part.fingerprint() for part in data if not isinstance(part, BlockStream)]
+    chosen, teacher = recipe.coreset.file, recipe.distill.teacher
+    chosen = None if chosen is None else Path(chosen).expanduser()
     return {
         "verb": verb,
         "edgeqat": edgeqat.__version__,
-        "draws": _DRAWS,
+        "draws": DRAWS,
         "processes": processes.count(),
         "model": model,
         "data": hashlib.sha256("".join(prints).encode()).hexdigest(),
         "recipe": recipe.model_dump(mode="json"),
+        "coreset": checkpoint.sha256(chosen) if chosen and chosen.is_file() else None,
+        "teacher": None if teacher is None else source.fingerprint(teacher),
     }
 
 
@@ -256,7 +262,7 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any], path: str = "") -
             continue
         if isinstance(there, dict) and isinstance(here, dict):
             return _difference(there, here, "" if name == "recipe" else f"{path}{name}.")
-        if name in ("model", "data") and not path:
+        if name in ("model", "data", "coreset", "teacher") and not path:
             return f"another {name}"
         return f"{path}{name}: {there} there, {here} here"
     return "another run"

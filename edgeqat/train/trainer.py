@@ -159,8 +159,8 @@ class QATTrainer(Trainer):
         """Tokens or samples of a step, on average over a pass, and which of the two."""
         train = self.recipe.train
         samples: float = train.batch_size * train.accumulation * self.args.world_size
-        if self.reselection is not None or isinstance(data, Images):
-            total = len(self.reselection.sampler if self.reselection else cast(Images, data))
+        if not isinstance(data, BlockStream):
+            total = len(self.reselection.sampler if self.reselection else data)
             samples = total / -(-total // int(samples))  # the last batch is smaller
         if isinstance(data, Images):
             return samples, "samples"

@@ -191,6 +191,36 @@ def test_a_stream_too_short_for_one_block_is_refused_instead_of_read_forever():
         next(iter(stream))
 
 
+@pytest.mark.parametrize("inside", [{"root": None}, {}])
+def test_held_out_files_of_a_folder_named_to_train_on(tmp_path, inside, caplog):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, seed in (("train.txt", 0), ("valid.txt", 9)):
+        (folder / name).write_text(tiny.text(300, seed=seed), encoding="utf-8")
+    where = {"root": None, "train": str(folder)} if inside else {"train": "corpus"}
+    with caplog.at_level("INFO"):
+        train, valid = load(**{"root": str(tmp_path), **where})
+    for blocks, name in ((train, "train.txt"), (valid, "valid.txt")):
+        ids = tiny.tokenizer()((folder / name).read_text(encoding="utf-8"))["input_ids"]
+        assert blocks.ids.flatten().tolist() == ids[: len(ids) // 16 * 16]
+    assert "held out by name: valid.txt" in caplog.text
+
+
+def test_halves_of_characters_are_replaced(tmp_path):
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "broken \\ud83d emoji, whole \\ud83d\\ude00"}\n', encoding="utf-8")
+    (found,) = documents(str(path))
+    assert found == "broken \ufffd emoji, whole \U0001f600"
+    tiny.tokenizer()(found)
+
+
+def test_rows_without_text_are_named(monkeypatch):
+    rows = [{"text": "one"}, {"text": None}]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
+    with pytest.raises(DataError, match=r"data\.text_field: a row of dataset 'some/rows'"):
+        list(documents("some/rows"))
+
+
 def test_streaming_needs_a_held_out_text(text, tmp_path):
     refused("streaming", root=str(text), streaming=True)
     refused("train_blocks", root=str(text), valid=str(text), streaming=True, train_blocks=5)

@@ -107,9 +107,11 @@ def test_weights_of_another_shape_are_refused(copy):
     refused("cannot be loaded", source.load_model, str(copy))
 
 
-def test_a_missing_tokenizer_is_refused(copy):
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gpt2", "gemma2"])
+def test_a_missing_tokenizer_is_refused(copy, family):
     for path in copy.glob("tokenizer*"):
         path.unlink()
+    (copy / "config.json").write_text(json.dumps({"model_type": family}), encoding="utf-8")
     refused("tokenizer", source.load_tokenizer, str(copy))
 
 

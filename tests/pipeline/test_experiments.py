@@ -58,20 +58,27 @@ def test_the_command_is_a_quantize_that_reads_the_settings(script, runs, tmp_pat
     assert command[command.index("--seed") + 1] == "1"
 
 
-def write(folder, name, value, kl=0.1):
+def told(folder, runs, name):
+    """The settings of a run, as the queue leaves them beside it."""
+    (run,) = [run for run in runs if run.name == name]
+    (folder / f"{name}.json").write_text(json.dumps(run.settings), encoding="utf-8")
+
+
+def write(folder, runs, name, value, kl=0.1):
     (folder / name).mkdir(parents=True)
     rows = {"float": 100.0, "qat": value, "qat_start": 2 * value}
     metrics = {row: {"perplexity": perplexity} for row, perplexity in rows.items()}
     metrics["average_bits"] = {"activations": 4.0, "kv": 3.5}
     (folder / name / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    told(folder, runs, name)
     compared = json.dumps({"kl": {"mean": kl, "p99": 9.0}})
     (folder / f"{name}.eval.json").write_text(compared, encoding="utf-8")
 
 
 def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp_path):
     for seed, kd, both in ((0, 121.0, 110.0), (1, 144.0, 120.0)):
-        write(tmp_path, f"b-deployed-w3a4kv3-kd-s{seed}", kd)
-        write(tmp_path, f"b-deployed-w3a4kv3-both-s{seed}", both, kl=0.08)
+        write(tmp_path, runs, f"b-deployed-w3a4kv3-kd-s{seed}", kd)
+        write(tmp_path, runs, f"b-deployed-w3a4kv3-both-s{seed}", both, kl=0.08)
     lines = script.table(runs, tmp_path).splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [row[0] for row in rows] == ["b-deployed-w3a4kv3-kd", "b-deployed-w3a4kv3-both"]
@@ -83,16 +90,36 @@ def test_the_table_pairs_seeds_and_leaves_out_what_is_not_done(script, runs, tmp
     assert rows[1][9:] == ["0.0800", "+20% (sd 0)"]
 
 
+def test_the_table_names_runs_of_other_settings(script, runs, tmp_path, capsys):
+    for row in ("kd", "both"):
+        write(tmp_path, runs, f"b-deployed-w3a4kv3-{row}-s0", 121.0)
+    (tmp_path / "b-deployed-w3a4kv3-both-s0.json").write_text('{"train.steps": 7}')
+    lines = script.table(runs, tmp_path).splitlines()[2:]
+    assert [line.split()[1] for line in lines] == ["b-deployed-w3a4kv3-kd"]
+    assert "other settings" in (said := capsys.readouterr().err) and "w3a4kv3-both-s0" in said
+
+
+def test_a_queue_that_is_killed_knows_the_run_it_left(script, runs, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "call", killed)
+    with pytest.raises(KeyboardInterrupt):
+        script.execute(runs[0], argparse.Namespace(model="MODEL", out=tmp_path, threads=1))
+    assert not script.has_others(runs[0], tmp_path)
+    assert script.has_others(runs[1], tmp_path)
+
+
 def test_runs_not_compared_yet_have_no_kl(script, runs, tmp_path):
     for name in ("kd-s0", "kd-s1", "both-s0", "both-s1"):
-        write(tmp_path, f"b-deployed-w3a4kv3-{name}", 121.0)
+        write(tmp_path, runs, f"b-deployed-w3a4kv3-{name}", 121.0)
         (tmp_path / f"b-deployed-w3a4kv3-{name}.eval.json").unlink()
     lines = script.table(runs, tmp_path).splitlines()[2:]
     assert [line.split("|")[-3:-1] for line in lines] == [[" nan ", " - "]] * 2
 
 
 def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
-    write(tmp_path, "d-kv-w16a16kv4-plain-s0", 101.0)
+    write(tmp_path, runs, "d-kv-w16a16kv4-plain-s0", 101.0)
     arguments = ["experiments", "MODEL", "--only", "d-kv-w16a16kv4-*", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     ran = []
@@ -101,7 +128,6 @@ def test_finished_runs_are_skipped(script, runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "call", lambda words, run, _: compared.append(words) or True)
     (plain,) = [run for run in runs if run.name == "d-kv-w16a16kv4-plain-s0"]
     settings = tmp_path / f"{plain.name}.json"
-    settings.write_text(json.dumps(plain.settings))
     assert script.main() == 0
     assert ran == ["d-kv-w16a16kv4-rotated-s0"]
     (words,) = compared  # only what was not yet
@@ -161,6 +187,7 @@ def test_the_table_of_images_counts_points(script, image_runs, tmp_path):
         top = {"float": 67.8, "ptq": 2.0, "qat": value}
         metrics = {name: {"top1": number} for name, number in top.items()} | {"train": train}
         (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        told(tmp_path, image_runs, folder.name)
     lines = script.table(image_runs, tmp_path).splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert rows[0][:7] == ["main-w2a32-quarc", "1", "40.00", "-", "67.80", "2.00", "+8.50"]

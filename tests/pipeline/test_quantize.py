@@ -19,6 +19,7 @@ from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.hf import source
 from edgeqat.nn.lowrank import adapters
 from edgeqat.pipeline import baseline
+from edgeqat.pipeline.evaluate import evaluate
 from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.plan import plan
 from edgeqat.pipeline.quantize import average_bits, prepared, quantize
@@ -230,6 +231,24 @@ def test_streaming_trains_like_memory_would(recipe, tmp_path, text_file):
     metrics = quantize(recipe(data=data), tmp_path / "out")
     assert metrics["train"]["steps"] == 2
     assert metrics["float_same_steps"] is None
+
+
+def test_a_stream_is_calibrated_on_what_it_trains_on(recipe, tmp_path, text_file):
+    valid = tmp_path / "valid.txt"
+    valid.write_text(tiny.text(seed=1), encoding="utf-8")
+    data = {"train": str(text_file), "valid": str(valid), "streaming": True, "root": None}
+    chosen = recipe(data=data, quant={"activation": {"calibration_batches": 3}})
+    (*found,) = load_inputs(chosen).calibration(chosen)
+    whole = recipe(data={**data, "streaming": False})
+    assert torch.equal(torch.cat(found), load_inputs(whole).train.ids[:6])
+
+
+def test_average_bits_count_layers_left_in_float(recipe, tmp_path):
+    chosen = recipe(quant={"scheme": "w4a4kv4", "skip": ["*.down_proj"]})
+    metrics = quantize(chosen, tmp_path / "out")
+    assert metrics["average_bits"]["activations"] == pytest.approx(4 + 12 / 7, abs=1e-4)
+    found = evaluate(tmp_path / "out", mode="one-pass")
+    assert found["average_bits"] == metrics["average_bits"]
 
 
 def test_average_bits_count_the_sinks(recipe):

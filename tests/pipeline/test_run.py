@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
+import tiny
+import torch
 
+import edgeqat
+from edgeqat import cache
+from edgeqat.coreset import index_file
 from edgeqat.errors import DataError, Interrupted, OutputError, StorageError, TrainingError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.pipeline import inputs
@@ -270,3 +276,40 @@ def test_a_stream_s_run_continues(recipe, tmp_path, text_file):
     with pytest.raises(Interrupted):
         quantize(chosen, tmp_path / "out", listener=at("qat", 4, stop))
     assert lasting(quantize(chosen, tmp_path / "out")) == lasting(expected)
+
+
+def test_another_coreset_or_teacher_under_the_same_name_is_another_run(
+    recipe, tmp_path, model_folder
+):
+    teacher = shutil.copytree(model_folder, tmp_path / "teacher")
+    chosen = recipe(coreset={"file": str(tmp_path / "idx.json")}, distill={"teacher": str(teacher)})
+    samples = inputs.load_inputs(recipe()).samples(recipe())
+    told = {"samples": len(samples), "data": samples.fingerprint()}
+    index_file.write(tmp_path / "idx.json", torch.arange(8), told)
+    with pytest.raises(SystemExit):
+        quantize(chosen, tmp_path / "out", listener=at("qat", 4, kill))
+    index_file.write(tmp_path / "idx.json", torch.arange(10), told)
+    with pytest.raises(OutputError, match=r"something else \(another coreset\)"):
+        quantize(chosen, tmp_path / "out")
+    index_file.write(tmp_path / "idx.json", torch.arange(8), told)
+    tiny.llama(seed=3).save_pretrained(teacher)
+    with pytest.raises(OutputError, match=r"something else \(another teacher\)"):
+        quantize(chosen, tmp_path / "out")
+
+
+def test_a_float_row_of_other_code_or_a_damaged_one_is_trained_anew(recipe, tmp_path, monkeypatch):
+    chosen = recipe(train={"compare_float": True})
+    stages = []
+
+    def row(output):
+        stages.clear()
+        listener = lambda record: stages.append(record["stage"])  # noqa: E731
+        return quantize(chosen, tmp_path / output, listener=listener)["float_same_steps"]
+
+    first = row("one")
+    (kept,) = cache.folder("float_same_steps").glob("*.json")
+    kept.write_text("{")
+    assert row("two") == first and "float" in stages
+    assert row("three") == first and "float" not in stages
+    monkeypatch.setattr(edgeqat, "__version__", "0.0.1")
+    assert row("four") == first and "float" in stages

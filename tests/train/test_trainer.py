@@ -158,6 +158,12 @@ def test_records_go_to_metrics_jsonl_and_to_the_listener(tmp_path):
     assert middle["loss"] == pytest.approx(0.5 * (middle["ce"] + middle["kl"]), rel=1e-4)
 
 
+def test_the_last_batch_of_a_pass_counts_what_it_has():
+    model, chosen = tiny.llama(), recipe(batch_size=8)
+    trainer = QATTrainer(model, chosen, blocks(20), Objective(chosen.distill, None))
+    assert trainer.recorder.per_step == pytest.approx(20 / 3 * 16)
+
+
 def test_a_listener_that_wants_to_is_told_every_step():
     class Listener(list):
         moved = list.append
