@@ -160,5 +160,6 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["layers"] is not None:
         errors = " ".join(f"{100 * layer['error']:.3g}" for layer in found["layers"])
         lines.append(f"output error of its layers in % of their power: {errors}")
-    lines.append(average_words(found["average_bits"]))
+    if found["average_bits"] is not None:
+        lines.append(average_words(found["average_bits"]))
     return lines

@@ -17,6 +17,7 @@ Legend: B batch, T tokens of a block, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -33,6 +34,8 @@ from edgeqat.nn.convert import attentions
 from edgeqat.quant.exact import exact_products
 from edgeqat.runtime.engine import Engine
 from edgeqat.scheme import Scheme
+
+logger = logging.getLogger(__name__)
 
 MODES = ("both", "one-pass", "decode")
 _LOGITS_AT_ONCE = 1 << 26
@@ -60,11 +63,14 @@ def agreement(
         raise UsageError("mode: the scheme's rule zipcache cannot decode; evaluate one-pass")
     decodes = decodes and can_decode(model)
     total = _Totals()
+    alike = floating is not None and _shape(floating) == _shape(model)
+    if floating is not None and not alike:
+        logger.info("layers: the float model has others; their errors are left out")
     batch = max(1, _LOGITS_AT_ONCE // (blocks.ids.shape[1] * model.config.vocab_size))
     with exact_products(exact), WidthMeter(model.eval(), scheme) as meter:
         for ids in blocks.ids.split(batch):
             ids = ids.to(model.device)
-            names = [] if floating is None or not one_pass else decoder_layers(floating)
+            names = decoder_layers(model) if alike and one_pass else []
             whole, outputs = _whole(model, ids, engine, names) if one_pass else (None, [])
             with meter.paused(one_pass):
                 steps = _stepwise(model, ids, engine) if decodes else None
@@ -115,6 +121,11 @@ def _stepwise(model: Any, ids: Tensor, engine: Engine | None) -> Tensor:
         engine.reset()
         found.append(torch.stack([torch.from_numpy(engine.decode(token)) for token in row]))
     return torch.stack(found)
+
+
+def _shape(model: Any) -> tuple[list[str], int]:
+    """Names and width of the decoder layers."""
+    return decoder_layers(model), model.config.hidden_size
 
 
 def can_decode(model: Any) -> bool:

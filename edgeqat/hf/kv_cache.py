@@ -14,6 +14,7 @@ Legend: B batch, K key/value heads, T new tokens, S stored tokens, D head_dim.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy, deepcopy
 from types import MethodType
 from typing import Any
 
@@ -47,6 +48,15 @@ class PackedLayer(CacheLayerMixin):
     def stored(self) -> int:
         """Tokens per sequence that attention will get besides the new ones."""
         return self.store.length
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PackedLayer:
+        """Its own tokens for the same model, unless that is copied too."""
+        for shared in (self.quantizer, *self.store.quantizers):
+            memo.setdefault(id(shared), shared)
+        copied = copy(self)
+        copied.store = deepcopy(self.store, memo)
+        copied.quantizer = memo[id(self.quantizer)]
+        return copied
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -217,6 +227,8 @@ def _prepare_cache(
     result = getattr(type(model), _PREPARE)(model, generation_config, model_kwargs, *rest, **named)
     made = model_kwargs.get("past_key_values")
     plain = type(made) is DynamicCache and not made.offloading
-    if given is None and plain and not generation_config.is_assistant and is_packable(model):
-        model_kwargs["past_key_values"] = KVCache(model)
+    if given is None and plain and is_packable(model):
+        packed = KVCache(model)
+        if not generation_config.is_assistant or all(own.is_croppable for own in packed.layers):
+            model_kwargs["past_key_values"] = packed
     return result

@@ -17,7 +17,7 @@ from edgeqat.errors import ModelError
 from edgeqat.hf import conv1d, kv_cache
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
-from edgeqat.recipe import RESOLVED, ModelSection, QuantSection, Recipe
+from edgeqat.recipe import RESOLVED, DataSection, ModelSection, QuantSection, Recipe
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 CONV1D_FAMILY = "gpt2"
@@ -72,7 +72,9 @@ def save(
             "model; save what it returned, or edgeqat.convert() a network of your own"
         )
     name = model.name_or_path or type(model).__name__
-    recipe = Recipe(model=ModelSection(name=name), quant=quant)
+    context = min(DataSection().context, model.config.max_position_embeddings)
+    data = DataSection(context=context)  # what `edgeqat eval` cuts a text into
+    recipe = Recipe(model=ModelSection(name=name), quant=quant, data=data)
     with checkpoint.atomic_folder(target, overwrite) as place:
         convert.convert(model)
         packed_folder.write(place, model, quant, tokenizer)

@@ -8,9 +8,11 @@ then transformers fills them. The weights file is checked against its recorded h
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.quantizers.auto import (
@@ -27,6 +29,8 @@ from edgeqat.hf import attention, conv1d, kv_cache
 from edgeqat.nn import convert
 from edgeqat.nn.packed import PackedSpec
 from edgeqat.recipe import QuantSection
+
+logger = logging.getLogger(__name__)
 
 
 class EdgeQATConfig(QuantizationConfigMixin):
@@ -63,6 +67,12 @@ class EdgeQATQuantizer(HfQuantizer):
         kv_cache.make_default(model)
         _check_tensors(model, kwargs.get("checkpoint_files") or [])
         return model
+
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """They compute in float32: scales, thresholds and norms are those of training."""
+        if dtype not in (None, torch.float32):
+            logger.warning("dtype: a packed model computes in float32, not in %s", dtype)
+        return torch.float32
 
     @property
     def is_trainable(self) -> bool:

@@ -35,6 +35,8 @@ from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 class Waiting(Protocol):
     """A packed cache that has handed over new keys and values and waits for their widths."""
 
+    seen: int  # tokens that it was given before
+
     @property
     def stored(self) -> int:
         """Tokens that it holds and gives to attention."""
@@ -115,14 +117,20 @@ class AttentionQuantizer(nn.Module):
         waiting, self.waiting = self.waiting, None
         count = key.shape[2] + (waiting.stored if waiting else 0)
         tokens, scale = query.shape[2], scale or query.shape[-1] ** -0.5
+        if mask is not None and mask.shape[-1] != count:
+            raise UsageError(
+                "cache: it was made for another model, or for one that this is a copy of; make one "
+                "with edgeqat.KVCache(model)"
+            )
         real = real_tokens(count, query, mask)
         if self.needs_order and tokens < count:
             _refuse_spare_keys(real, tokens, mask is None)
-        position = token_positions(real, positions)
+        whole = waiting is not None and waiting.seen == waiting.stored
+        position = token_positions(real, None if whole else positions)
         query, key = self._turned(query), self._turned(key)
         value = rotate(value, self.value_rotation)
         query = self.query(query)
-        written = key.shape[2] if self.key is not None else tokens
+        written = key.shape[2] if self.key is not None and self.key.enabled else tokens
         high = self.high_tokens(position[:, -written:])
         if self.salient_share is not None:
             high = high | self._salient(query, key, position, scale)
@@ -229,19 +237,17 @@ def real_tokens(count: int, query: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def token_positions(real: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Positions (B or 1, S) of the keys, 0 at the first real token of their sequence; `real` (B or
-    1, S) marks what is no padding.
+    """Positions (B or 1, S) of the keys among the real tokens of their sequence, -1 of padding,
+    wherever it is; `real` (B or 1, S) marks what is none.
 
-    A sliding window drops that token in the end: there `positions` (B, T), those of the queries,
-    tell. Where they count every key that there is, nothing was dropped yet.
+    Of tokens that a sliding window has dropped, `positions` (B, T) of the queries tell how many.
     """
-    count = real.shape[1]
-    position = torch.arange(count, device=real.device)[None]
-    from_mask = position - real.int().argmax(dim=-1, keepdim=True)
-    if positions is None:
-        return from_mask
-    last = positions[:, -1:]
-    return torch.where(last == count - 1, from_mask, position + last - (count - 1))
+    position = real.cumsum(dim=1) - 1
+    if positions is not None and positions.shape[1] < real.shape[1]:
+        tokens = positions.shape[1]
+        ahead = (positions - position[:, -tokens:]) * real[:, -tokens:]
+        position = position + ahead.amax(dim=1, keepdim=True)
+    return position.masked_fill(~real, -1)
 
 
 def _refuse_spare_keys(real: Tensor, tokens: int, causal: bool) -> None:

@@ -117,6 +117,7 @@ def differ(model: nn.Module, one: QuantSection, other: QuantSection) -> bool:
 
 def convert(model: nn.Module) -> nn.Module:
     """Swap fake-quantized layers for packed ones, in place: the learned integers and scales."""
+    token_importance.check_thresholds(model)
     embeddings: dict[int, tuple[str, PackedEmbedding]] = {}
     for name, layer in list(layers(model)):
         if not isinstance(layer, (QuantEmbedding, QuantLinear, QuantConv2d)):

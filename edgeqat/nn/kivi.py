@@ -31,7 +31,7 @@ def attend(
     scale: float,
 ) -> Tensor:
     """Causal attention (B, N, T, D) of q (B, N, T, D) over float k, v (B, K, S, D) as KIVI stores
-    them; `position` (B or 1, S) counts from the first real token, `mask` (B, 1, T, S) hides more
+    them; `position` (B or 1, S) counts real tokens, -1 is padding, `mask` (B, 1, T, S) hides more
     (sliding windows). Straight-through gradients.
     """
     share = query.shape[1] // key.shape[1]
@@ -53,11 +53,12 @@ def attend(
 
 def quantized_keys(key: Tensor, position: Tensor, bits: int) -> Tensor:
     """Keys (B, N, S, D), every channel in groups of tokens that begin at multiples of 32."""
-    batch, heads, count, size = key.shape
-    first = -position[:, 0].expand(batch) % GROUP  # tokens before the first full group
-    front = (GROUP - first) % GROUP
-    place = torch.arange(count, device=key.device) + front[:, None]
-    length = -(-int(place.max() + 1) // GROUP) * GROUP
+    batch, heads, _, size = key.shape
+    position = position.expand(batch, -1)
+    first = position.where(position >= 0, position.amax(1, keepdim=True)).amin(1, keepdim=True)
+    place = position - first // GROUP * GROUP
+    length = -(-int(place.max() + 1) // GROUP) * GROUP + GROUP
+    place = place.where(position >= 0, length - 1)  # padding: in a group of its own
     index = place[:, None, :, None].expand(-1, heads, -1, size)
     # a group that is not full is never read: what pads it does not matter
     padded = key.new_zeros(batch, heads, length, size).scatter(2, index, key)

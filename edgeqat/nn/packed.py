@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import DynamicQuantizer
@@ -96,9 +97,10 @@ class PackedWeight(nn.Module):
         if self.source is not None:
             return self.source.dequantized()
         if self._float is None or self._float.device != self.weight.device:
-            grouped = functional.to_groups(self.codes().float(), self.spec.group_size)
-            values = functional.dequantize(grouped, self.scale().unsqueeze(-1), self.grid)
-            self._float = functional.from_groups(values, self.spec.shape[1]).contiguous()
+            with torch.inference_mode(False), torch.no_grad():  # for any mode that comes after
+                grouped = functional.to_groups(self.codes().float(), self.spec.group_size)
+                values = functional.dequantize(grouped, self.scale().unsqueeze(-1), self.grid)
+                self._float = functional.from_groups(values, self.spec.shape[1]).contiguous()
         return self._float
 
     def store(self, codes: Tensor, scale: Tensor) -> None:
@@ -109,6 +111,14 @@ class PackedWeight(nn.Module):
         self.weight = nn.Parameter(tiles, requires_grad=False)
         self.weight_scale = nn.Parameter(scale, requires_grad=False)
         self._float = self._levels = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        if fn(torch.empty(0, dtype=torch.float16)).dtype == torch.bfloat16:
+            raise ModelError(
+                "dtype: bfloat16 would round the scales of a packed model, which computes in "
+                "float32; leave the dtype out"
+            )
+        return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         rows, columns = self.spec.shape

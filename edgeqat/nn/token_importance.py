@@ -68,14 +68,14 @@ class TokenImportance(nn.Module):
         real: Tensor,
     ) -> None:
         """Decide on the T newest tokens from q (B, N, T, D) and k (B, K, S, D); `position` (B or 1,
-        S) counts from the first real token, `real` (B, T) marks the new ones that are no padding.
+        S) counts real tokens, -1 is padding, `real` (B, T) marks the new ones that are no padding.
         """
         newest = position[:, -query.shape[2] :]
         if self.threshold is None:
             for widths in self.followers:
                 widths.high = scattered(newest, widths.layer, widths.share)
             return
-        first = (-position[:, 0]).clamp(min=0)
+        first = (position == 0).int().argmax(dim=1)
         measure = attention_to_first(query, key, mask, first, scale) * (newest + 1)
         if self.gathering:
             self._measures.append(measure[real])
@@ -199,6 +199,18 @@ def move_thresholds(
         values = mean(torch.cat([value for _, value in moving]))
         for (module, _), value in zip(moving, values, strict=True):
             module.move(value.reshape(1), rate)
+
+
+def check_thresholds(model: nn.Module) -> None:
+    """Refuse thresholds that nothing has set: at such ones every token is as wide."""
+    for module in model.modules():
+        if not isinstance(module, TokenImportance) or module.threshold is None:
+            continue
+        if 0 < module.share < 1 and not module.threshold.isfinite().all():
+            raise ModelError(
+                "quant.adaptive: the model's thresholds were never set; run "
+                "edgeqat.calibrate(model, batches) or train it first"
+            )
 
 
 def _is_sliding(model: Any, layer: int) -> bool:

@@ -131,6 +131,8 @@ class TokenStore:
     def _grown(self, wanted: bool, like: list[Tensor], count: int) -> list[Tensor]:
         """The stream with room for `count` tokens a sequence."""
         stream = self.streams.setdefault(wanted, [part[:, :, :0] for part in like])
+        if stream[0].is_inference() and not torch.is_inference_mode_enabled():
+            stream[:] = [tensor.clone() for tensor in stream]  # others cannot be written to
         if stream[0].shape[2] < count:
             room = -(-count // _GROWTH) * _GROWTH
             for part, tensor in enumerate(stream):

@@ -19,7 +19,7 @@ from torch import Tensor
 @torch.no_grad()
 def salient(query: Tensor, key: Tensor, position: Tensor, share: float, scale: float) -> Tensor:
     """The `share` of tokens (B, T) bool of each sequence that receive most attention, from q (B, N,
-    T, D) and k (B, K, T, D); `position` (B or 1, T) counts from the first real token.
+    T, D) and k (B, K, T, D); `position` (B or 1, T) counts real tokens, -1 is padding.
     """
     received = saliency(query, key, position, scale)
     real = (position >= 0).expand_as(received)

@@ -100,9 +100,13 @@ def _evaluate_text(
         found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
     if opened is not None:
         opened.close()
-    bits = found["average_bits"]  # the engine does not tell: as measured after training
-    bits = bits or _metrics(folder).get("average_bits") or average_bits(recipe)
-    return {**found, "average_bits": with_kivi(bits, recipe)}
+    if found["average_bits"] is None:  # the engine does not tell: as measured after training
+        found["average_bits"] = _metrics(folder).get("average_bits")
+    if found["average_bits"] is None and recipe.quant.adaptive.share is None:
+        found["average_bits"] = average_bits(recipe)
+    if recipe.quant.kv.kivi is not None:
+        found["average_bits"] = with_kivi(found["average_bits"], recipe)
+    return found
 
 
 def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[str, Any]:

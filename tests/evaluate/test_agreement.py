@@ -140,6 +140,17 @@ def test_held_out_blocks_are_those_of_training(text_file, tmp_path):
         assert torch.equal(held_out_blocks(data, tiny.tokenizer()).ids, expected)
 
 
+def test_a_float_model_of_another_shape_is_compared_without_its_layers():
+    model = packed("w4a8kv4")
+    own = found(model, "w4a8kv4", floating=tiny.llama(num_hidden_layers=3), mode="one-pass")
+    assert [layer["name"] for layer in own["layers"]] == [f"model.layers.{n}" for n in range(3)]
+    wide = {"num_hidden_layers": 3, "hidden_size": 96}
+    for other in ({"num_hidden_layers": 4}, {"num_hidden_layers": 2}, wide):
+        result = found(model, "w4a8kv4", floating=tiny.llama(**other), mode="one-pass")
+        assert result["layers"] is None
+        assert result["kl"]["mean"] > 0
+
+
 def test_the_command_writes_the_file_of_the_contract(
     packed_folder, model_folder, text_file, tmp_path, capsys
 ):

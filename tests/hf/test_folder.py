@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import edgeqat
 from edgeqat import checkpoint
-from edgeqat.errors import EdgeQATError
+from edgeqat.errors import EdgeQATError, ModelError
 from edgeqat.hf import folder
 from edgeqat.nn import convert
 from edgeqat.recipe import QuantSection
@@ -226,3 +226,16 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
         pack(tiny.llama(), tmp_path / name, section(scheme="w4a8kv4"))
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+
+
+def test_a_folder_keeps_its_numbers_in_half_precision(tmp_path, caplog):
+    quant = section(scheme="w4a4kv4", adaptive={"share": 0.5})
+    expected = pack(tiny.llama(), tmp_path / "own", quant)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "own", dtype=torch.bfloat16)
+    assert "computes in float32, not in torch.bfloat16" in caplog.text
+    with torch.no_grad():
+        assert torch.equal(model(tiny.ids()).logits, expected)
+    with pytest.raises(ModelError, match="dtype: bfloat16 would round the scales"):
+        model.to(torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(model.to("cpu")(tiny.ids()).logits, expected)

@@ -59,8 +59,9 @@ def one_pass(model, ids, **inputs):
 
 
 @torch.no_grad()
-def stepwise(model, parts, cache):
-    found = [model(part, past_key_values=cache, use_cache=True).logits for part in parts]
+def stepwise(model, parts, cache, **inputs):
+    given = {"past_key_values": cache, "use_cache": True, **inputs}
+    found = [model(part, **given).logits for part in parts]
     return torch.cat(found, dim=1)
 
 
@@ -124,6 +125,28 @@ def test_left_padding_changes_no_real_token(adaptive):
     close(found[1, 5:], one_pass(model, ids[1:, :7])[0], 0.03)
 
 
+@pytest.mark.parametrize("family", ["llama", "sliding", "hybrid"])
+@pytest.mark.parametrize("pieces", [(26,), (12, 14), (12, *[1] * 14)])
+def test_padding_between_two_turns_changes_no_real_token(family, pieces):
+    rule = {} if family == "sliding" else {"adaptive": {"share": 0.5, "rule": "random"}}
+    model, ids = packed("w4kv2", MODELS[family](), **rule), tiny.ids(2, 26)
+    mask = torch.ones_like(ids)
+    mask[1, 2:12] = 0  # a short first turn, padded behind
+    cache, found, newest = KVCache(model), [], []
+    for part, seen in zip(ids.split(pieces, dim=1), torch.tensor(pieces).cumsum(0), strict=True):
+        position = (mask[:, :seen].cumsum(-1) - 1).clamp(min=0)[:, -part.shape[1] :]
+        inputs = {"attention_mask": mask[:, :seen], "position_ids": position}
+        found.append(stepwise(model, [part], cache, **inputs))
+        newest.append([a.attention_quantizer.newest.high for _, a in convert.attentions(model)])
+    for row, real in enumerate(mask.bool()):
+        expected = one_pass(model, ids[row : row + 1, real])[0]
+        if family == "llama":  # a window of transformers counts the pads inside it
+            close(torch.cat(found, dim=1)[row, real], expected)
+        for (_, attention), *high in zip(convert.attentions(model), *newest, strict=True):
+            alone = attention.attention_quantizer.newest.high[0]
+            assert torch.equal(torch.cat(high, dim=1)[row, real], alone)
+
+
 def generate(model, ids, **options):
     return model.generate(ids, attention_mask=torch.ones_like(ids), **{**GREEDY, **options})
 
@@ -172,6 +195,37 @@ def test_a_copy_of_a_model_has_caches_of_its_own():
     output = generate(other, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
     own = {id(a.attention_quantizer) for _, a in convert.attentions(other)}
     assert {id(layer.quantizer) for layer in output.past_key_values.layers} == own
+
+
+@pytest.mark.parametrize("family", ["llama", "hybrid"])
+def test_a_copy_of_a_cache_continues_for_the_same_model(family):
+    model, ids = packed("w4kv4", MODELS[family]()), tiny.ids(1, 14)
+    cache = KVCache(model)
+    stepwise(model, [ids[:, :10]], cache)
+    expected = one_pass(model, ids)[:, 10:]
+    for pieces in ([ids[:, 10:]], ids[:, 10:].split(1, dim=1)):
+        close(stepwise(model, pieces, copy.deepcopy(cache)), expected)
+    both = copy.deepcopy({"model": model, "cache": cache})
+    close(stepwise(both["model"], [ids[:, 10:]], both["cache"]), expected)
+    said = message(lambda: stepwise(both["model"], [ids[:, 10:]], cache))
+    assert said.startswith("cache: it was made for another model")
+
+
+def test_a_prefix_of_inference_mode_is_continued():
+    model, ids = packed("w4kv4"), tiny.ids(1, 14)
+    cache = KVCache(model)
+    with torch.inference_mode():
+        model(ids[:, :10], past_key_values=cache)
+    close(stepwise(model, [ids[:, 10:]], cache), one_pass(model, ids)[:, 10:])
+    weight = model.model.layers[0].mlp.up_proj.dequantized()
+    assert not weight.is_inference()
+
+
+def test_a_packed_assistant_drafts_the_greedy_tokens():
+    model, ids = packed("w4kv4"), tiny.ids(1, 6)
+    assistant = packed("w4a4kv4", tiny.llama(), adaptive={"share": 0.5})
+    expected = generate(model, ids, max_new_tokens=12)
+    assert torch.equal(generate(model, ids, max_new_tokens=12, assistant_model=assistant), expected)
 
 
 def test_a_conversation_continues():
@@ -334,8 +388,10 @@ def test_an_adaptive_model_needs_a_cache_that_knows_widths():
     close(found, one_pass(floating, tiny.ids(1, 6)), 0.03)
 
 
-def test_a_float_view_of_the_model_has_a_float_cache():
-    model = edgeqat.prepare(tiny.llama(), "w4a8kv2").eval()
+@pytest.mark.parametrize("adaptive", [None, 0.5])
+def test_a_float_view_of_the_model_has_a_float_cache(adaptive):
+    quant = QuantSection.model_validate({"scheme": "w4a8kv2", "adaptive": {"share": adaptive}})
+    model = edgeqat.prepare(tiny.llama(), quant=quant).eval()
     with convert.quantizers_disabled(model):
         output = generate(model, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
     assert type(output.past_key_values) is DynamicCache

@@ -270,6 +270,12 @@ def test_converting_changes_no_logit(scheme, mode):
         assert torch.equal(convert.convert(model)(tiny.ids()).logits, expected)
 
 
+def test_thresholds_that_nothing_set_are_refused():
+    quant = QuantSection.model_validate({"scheme": "w4a4kv4", "adaptive": {"share": 0.5}})
+    with pytest.raises(ModelError, match=r"thresholds were never set; run edgeqat\.calibrate"):
+        convert.convert(edgeqat.prepare(tiny.llama(), quant=quant))
+
+
 def test_the_integer_path_agrees():
     model = convert.convert(calibrated())
     with torch.no_grad():

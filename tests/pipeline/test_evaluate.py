@@ -6,10 +6,13 @@ import pytest
 import tiny
 from marks import needs_kernels
 
+import edgeqat
 from edgeqat import recipe as recipes
+from edgeqat.cli import run
 from edgeqat.data.text import load_blocks
 from edgeqat.pipeline.evaluate import evaluate
 from edgeqat.pipeline.quantize import quantize
+from edgeqat.recipe import QuantSection
 
 
 @pytest.fixture
@@ -63,3 +66,17 @@ def test_the_engine_has_the_widths_of_the_folder(packed):
     found = evaluate(folder, backend="native", mode="one-pass")["average_bits"]
     assert found == metrics["average_bits"]
     assert found["activations"] > 4
+
+
+@needs_kernels
+def test_a_saved_adaptive_folder_has_widths_only_where_they_are_measured(
+    tmp_path, text_file, capsys
+):
+    quant = QuantSection.model_validate({"scheme": "w4a4kv4", "adaptive": {"share": 0.5}})
+    model = edgeqat.prepare(tiny.llama(), quant=quant)
+    edgeqat.calibrate(model, [tiny.ids(seed=3)])
+    edgeqat.save(model, tmp_path / "own", tiny.tokenizer())
+    given = ["eval", str(tmp_path / "own"), "--data", str(text_file), "--blocks", "2"]
+    for backend, words in (("fake-quant", True), ("native", False)):
+        assert run([*given, "--backend", backend]) == 0
+        assert ("average bits" in capsys.readouterr().out.lower()) is words
