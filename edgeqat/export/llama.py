@@ -78,6 +78,9 @@ def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
     if config_value(config, "sliding_window") and config_value(config, "use_sliding_window", True):
         return "llama.cpp has no sliding window in this architecture"
     bits, head = scheme.kv_bits, sizes(config)["key_length"]
+    for width in (config[_HIDDEN], head * config["num_attention_heads"]):
+        if width % blocks.BLOCK:
+            return f"layers of {width} inputs are no multiple of llama.cpp's {blocks.BLOCK}"
     if kind == "qwen2" and head * config["num_attention_heads"] != config[_HIDDEN]:
         return "llama.cpp's qwen2 wants hidden_size = heads * head_dim"
     if bits < FLOAT_BITS and head % blocks.BLOCK:

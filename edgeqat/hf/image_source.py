@@ -8,6 +8,7 @@ the classes are called.
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ VIT = re.compile(r"vit-tiny-(?P<data>cifar100|cifar10|imagenet)")
 _VIT: dict[str, Any] = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3,
         "intermediate_size": 768}  # fmt: skip
 _SIZE, _LARGE_SIZE = 32, 224
+_UNKNOWN = "which is not known here; choose a model of RGB images scaled by 1/255"
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,19 @@ def _preprocessing(
     size: Any = values.get("crop_size") or values.get("size") or config.get("image_size")
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
+    plain = {"do_flip_channel_order": False, "do_rescale": True, "rescale_offset": False}
+    for field, known in plain.items():
+        if values.get(field) not in (None, known):
+            raise ModelError(f"model: {field} of '{file}' is {values[field]}, {_UNKNOWN}")
+    if not math.isclose(values.get("rescale_factor") or 1 / 255, 1 / 255, rel_tol=1e-3):
+        raise ModelError(f"model: rescale_factor of '{file}' is no 1/255, {_UNKNOWN}")
+    if values.get("do_normalize") is False:
+        return int(size or _LARGE_SIZE), (0.0,) * 3, (1.0,) * 3
     mean = tuple(values.get("image_mean") or images.IMAGENET_MEAN)
-    return (
-        int(size or _LARGE_SIZE),
-        mean,
-        tuple(values.get("image_std") or images.IMAGENET_DEVIATION),
-    )
+    deviation = tuple(values.get("image_std") or images.IMAGENET_DEVIATION)
+    if values.get("include_top"):  # EfficientNet's divides twice
+        deviation = tuple(value**2 for value in deviation)
+    return int(size or _LARGE_SIZE), mean, deviation
 
 
 def _config(name: str) -> dict[str, Any]:

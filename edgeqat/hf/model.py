@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -38,12 +39,16 @@ def _is_language_model(model: nn.Module) -> bool:
 
 def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = None) -> nn.Module:
     """Make a float model trainable at a scheme, in place: fake-quantized weights, activations, q, k
-    and v.
+    and v. Training needs float32: 16-bit weights become that.
 
     `quant` gives every detail (recipe section `quant`) and wins over `scheme`. Tied embeddings stay
     tied.
     """
     quant = quant or QuantSection(scheme=scheme)
+    if any(own.dtype in (torch.bfloat16, torch.float16) for own in model.parameters()):
+        model.float()
+        if hasattr(model, "config"):
+            model.config.dtype = torch.float32
     if _is_language_model(model):
         check_family(model.config)
         conv1d.to_linear(model)

@@ -70,13 +70,19 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
     found = decisions(model, quant)
+    if found and not found[0][0]:
+        raise ModelError(
+            f"model: a {type(model).__name__} alone cannot be swapped in place; put it into an "
+            "nn.Sequential"
+        )
+    _keep_to_layers(model)
     for pattern in quant.skip:
         if not any(fnmatch(name, pattern) for name, _ in model.named_modules()):
             raise RecipeError(
                 f"quant.skip: '{pattern}' matches no layer of this model; look at the names that "
                 "--dry-run prints"
             )
-    for name, layer, decision in found:
+    for name, layer, decision in sorted(found, key=lambda e: not isinstance(e[1], nn.Embedding)):
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
                 embedding = QuantEmbedding.wrap(layer, _weight_quantizer(layer, decision, quant))
@@ -105,6 +111,15 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
         )
     adapt(model, quant)
     return model
+
+
+def _keep_to_layers(model: nn.Module) -> None:
+    """Switch off torch's fast paths for transformers, which read weights past their layers."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def differ(model: nn.Module, one: QuantSection, other: QuantSection) -> bool:
@@ -279,24 +294,32 @@ def quantizers_disabled(
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Initialise static activation quantizers, key offsets and importance thresholds on batches of
-    token ids (B, T); a no-op without any.
+    token ids (B, T), in eval mode; a no-op without any. Layers that do not run stay unset.
     """
     static = [module for module in model.modules() if _is_static(module)]
     adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
     if not static and not adaptive:
         return
-    for module in static:
-        module.observe()
+    modes = [(module, module.training) for module in model.modules()]
     batches = list(batches) if adaptive else batches
-    for batch in batches:
-        model(batch)
-    for module in static:
-        module.finish()
-    for _ in range(_THRESHOLD_PASSES if adaptive else 0):
-        with observing(model):
-            for batch in batches:
-                model(batch)
-        move_thresholds(model, rate=1.0)
+    try:
+        model.eval()
+        for module in static:
+            module.observe()
+        for batch in batches:
+            model(batch)
+        for module in static:
+            module.finish()
+        for _ in range(_THRESHOLD_PASSES if adaptive else 0):
+            with observing(model):
+                for batch in batches:
+                    model(batch)
+            move_thresholds(model, rate=1.0)
+    finally:
+        for module in static:
+            module.finish()  # once more is nothing; without it one that was cut off observes on
+        for module, training in modes:
+            module.training = training
 
 
 def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:

@@ -9,13 +9,16 @@ with a reason.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from edgeqat.nn.half import HalfLinear
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size
 from edgeqat.recipe import QuantSection
@@ -24,7 +27,8 @@ from edgeqat.scheme import FLOAT_BITS
 HEAD = "lm_head"
 HEAD_INPUT_BITS = 8
 _EDGE_BITS = 8
-_PATCHES = "patch_embeddings."
+_PATCHES = "patch_embedding"
+_FORWARDS = (nn.Linear.forward, nn.Conv2d.forward, nn.Embedding.forward, HalfLinear.forward)
 
 NOT_SUPPORTED = "is not supported"  # the end of a reason that nobody chose
 
@@ -52,6 +56,9 @@ def rule(name: str, layer: Any, quant: QuantSection, edge: bool = False) -> Deci
             return Decision(reason=f"skip: '{pattern}'")
     if _PATCHES in name:
         return Decision(reason="transformers casts pixels to the type of its weight")
+    unlike = _unlike(layer)
+    if unlike:
+        return Decision(reason=f"{unlike} {NOT_SUPPORTED}")
     kept = "embedding_bits is float" if head == FLOAT_BITS else ""
     if isinstance(layer, nn.Embedding):
         return Decision(head, "per_channel", reason=kept)
@@ -95,8 +102,13 @@ def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
 
 def decisions(model: nn.Module, quant: QuantSection) -> list[tuple[str, Any, Decision]]:
     """Every layer of a model with its name and decision."""
-    ends = edges(model)
-    return [(name, layer, rule(name, layer, quant, name in ends)) for name, layer in layers(model)]
+    ends, shared, found = edges(model), _shared(model), []
+    for name, layer in layers(model):
+        decision = rule(name, layer, quant, name in ends)
+        if id(layer) in shared and not decision.reason:
+            decision = Decision(reason=f"a layer or weight in two places {NOT_SUPPORTED}")
+        found.append((name, layer, decision))
+    return found
 
 
 def edges(model: nn.Module) -> set[str]:
@@ -119,6 +131,30 @@ def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if isinstance(module, kinds):
             yield name, module
+
+
+def _unlike(layer: Any) -> str:
+    """What of a layer would be lost with a quantized one in its place; "" for nothing."""
+    if isinstance(layer, PackedWeight):
+        return ""
+    if isinstance(layer, NonDynamicallyQuantizableLinear):
+        return "a weight that attention reads past its layer"
+    if "weight" not in layer._parameters:
+        return "a weight computed from others"
+    kind = type(layer)
+    return "" if kind.forward in _FORWARDS else f"a forward pass of {kind.__name__}'s own"
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Ids of the layers that have two names, or a weight with another one (but a head's with its
+    embedding).
+    """
+    kinds = (nn.Linear, nn.Conv2d)
+    every = [m for _, m in model.named_modules(remove_duplicate=False) if isinstance(m, kinds)]
+    names = Counter(map(id, every))
+    weights = {id(layer): id(layer._parameters.get("weight", layer)) for layer in every}
+    owners = Counter(weights.values())
+    return {layer for layer in names if names[layer] > 1 or owners[weights[layer]] > 1}
 
 
 def _named(padding: Any) -> bool:

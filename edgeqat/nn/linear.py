@@ -39,8 +39,9 @@ class SharedInput:
         self._output: Tensor | None = None
 
     def __call__(self, input: Tensor, quantizer: nn.Module, rotation: int) -> Tensor:
-        version = 0 if input.is_inference() else input._version
-        state = (version, torch.is_grad_enabled(), quantizer.enabled)
+        if input.is_inference():  # nothing tells whether it has changed
+            return quantizer(rotate(input, rotation))
+        state = (input._version, torch.is_grad_enabled(), quantizer.enabled)
         known = self._source is not None and self._source() is input and self._state == state
         if known and self._output is not None:
             return self._output
@@ -118,13 +119,13 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        rows = grad.flatten(0, -2)
+        rows = grad.reshape(-1, grad.shape[-1])
         grad_input = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             quantized = ctx.quantizer(weight).to(grad.dtype)
             grad_input = (rows @ quantized).view(input.shape).to(ctx.kinds[0])
         if ctx.needs_input_grad[1]:
-            grad_weight = (rows.t() @ input.flatten(0, -2)).to(ctx.kinds[1])
+            grad_weight = (rows.t() @ input.reshape(-1, input.shape[-1])).to(ctx.kinds[1])
         if ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0)
         return grad_input, grad_weight, grad_bias, None, None

@@ -120,6 +120,10 @@ class PackedWeight(nn.Module):
             )
         return super()._apply(fn, recurse)
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._float = self._levels = None
+
     def extra_repr(self) -> str:
         rows, columns = self.spec.shape
         return f"{rows} x {columns}, bits={self.spec.bits}, group_size={self.spec.group_size}"

@@ -113,12 +113,15 @@ class StaticQuantizer(nn.Module):
 
     def sample(self) -> Tensor:
         """What was observed, some of it."""
-        assert self._sample, "finish() before any batch was observed"
+        assert self._sample
         return torch.cat(self._sample)[:_SAMPLE_LIMIT]
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Set scale and beta from what was observed."""
+        """Set scale and beta from what was observed; without anything they stay unset."""
+        if not self._sample:
+            self._sample = None
+            return
         scale, beta = functional.mse_range(self.sample(), self.grid)
         self.scale.copy_(scale)
         self.beta.copy_(beta)
@@ -139,6 +142,8 @@ class StaticQuantizer(nn.Module):
     def _collect(self, values: Tensor) -> None:
         assert self._sample is not None
         flat = values.detach().flatten().float()
+        if not flat.numel():
+            return
         pick = torch.randint(flat.numel(), (_SAMPLE_PER_BATCH,), device=flat.device)
         self._sample.append(flat[pick])
 

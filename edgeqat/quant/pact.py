@@ -28,7 +28,10 @@ class PactQuantizer(StaticQuantizer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Set alpha from what was observed."""
+        """Set alpha from what was observed; without anything it stays unset."""
+        if not self._sample:
+            self._sample = None
+            return
         sample = self.sample()
         scale = functional.mse_scale(sample[None], self.grid)
         self.alpha.copy_(scale.reshape(1) * self.grid.top)

@@ -181,7 +181,7 @@ def lsq(
 
 def lsq_plus(values: Tensor, scale: Tensor, beta: Tensor, grid: Grid) -> Tensor:
     """LSQ+ fake-quantize of an activation tensor (B, ...) with one scale and one offset beta."""
-    features = values.numel() // values.shape[0]  # of one sample: batches of any size train alike
+    features = values[:1].numel() or 1  # of one sample: batches of any size train alike
     gradient_scale = (features * max(grid.qmax, 1)) ** -0.5
     return _LSQPlus.apply(values.float(), scale, beta, grid, gradient_scale).to(values.dtype)
 

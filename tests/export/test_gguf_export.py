@@ -144,6 +144,13 @@ def test_what_llama_cpp_cannot_hold_is_refused(tmp_path, capsys, scheme, quant, 
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
+def test_widths_of_no_whole_blocks_are_refused(tmp_path, capsys):
+    model = tiny.llama(hidden_size=48, num_attention_heads=3, num_key_value_heads=3)
+    folder = pack(tmp_path / "packed", model, "w4a8")
+    assert export(folder, tmp_path / "out.gguf") == 2
+    assert "layers of 48 inputs are no multiple of llama.cpp's 32" in capsys.readouterr().err
+
+
 def test_rotated_weights_are_rounded_anew_where_that_is_asked_for(tmp_path, capsys):
     folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8kv4", activation={"rotate": ["*"]})
     assert export(folder, tmp_path / "out.gguf", "--requantize") == 0

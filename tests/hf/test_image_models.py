@@ -1,5 +1,7 @@
 """Image models of transformers and a user's own modules: prepared, packed, loaded back."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,35 @@ def test_a_folder_of_transformers_is_packed_and_loads_back(folder, tmp_path, sch
         image_folder.write(tmp_path, prepared, quant, kind, list("abcde"))
         assert torch.equal(class_logits(edgeqat.load(tmp_path), images), expected)
     with pytest.raises(ModelError, match="is quantized already"):
+        image_source.load(str(tmp_path))
+
+
+HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "deviation"),
+    [
+        ({**HALF, "do_normalize": True, "rescale_factor": 1 / 255}, 0.5, 0.5),
+        ({**HALF, "do_normalize": False}, 0.0, 1.0),
+        ({**HALF, "include_top": True}, 0.5, 0.25),
+    ],
+)
+def test_pixels_are_normalised_as_transformers_does(tmp_path, values, mean, deviation):
+    made("vit").save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    kind = image_source.load(str(tmp_path))[1]
+    assert (kind.mean, kind.deviation) == ((mean,) * 3, (deviation,) * 3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"do_flip_channel_order": True}, {"rescale_factor": 1 / 127.5}, {"do_rescale": False}],
+)
+def test_pixels_made_otherwise_are_refused(tmp_path, values):
+    made("vit").save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=f"{next(iter(values))} of .* which is not known here"):
         image_source.load(str(tmp_path))
 
 
