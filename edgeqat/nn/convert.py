@@ -318,8 +318,8 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     finally:
         for module in static:
             module.finish()  # once more is nothing; without it one that was cut off observes on
-        for module, training in modes:
-            module.training = training
+        for own, training in modes:
+            own.training = training
 
 
 def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:

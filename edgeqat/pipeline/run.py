@@ -118,8 +118,7 @@ def identity(
 ) -> dict[str, Any]:
     """What makes two runs the same: of a stream only its names and the held-out text count."""
     prints = [part.fingerprint() for part in data if not isinstance(part, BlockStream)]
-    chosen, teacher = recipe.coreset.file, recipe.distill.teacher
-    chosen = None if chosen is None else Path(chosen).expanduser()
+    teacher, file = recipe.distill.teacher, Path(recipe.coreset.file or "").expanduser()
     return {
         "verb": verb,
         "edgeqat": edgeqat.__version__,
@@ -128,7 +127,7 @@ def identity(
         "model": model,
         "data": hashlib.sha256("".join(prints).encode()).hexdigest(),
         "recipe": recipe.model_dump(mode="json"),
-        "coreset": checkpoint.sha256(chosen) if chosen and chosen.is_file() else None,
+        "coreset": checkpoint.sha256(file) if file.is_file() else None,
         "teacher": None if teacher is None else source.fingerprint(teacher),
     }
 
