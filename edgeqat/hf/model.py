@@ -45,7 +45,8 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
     tied.
     """
     quant = quant or QuantSection(scheme=scheme)
-    if any(own.dtype in (torch.bfloat16, torch.float16) for own in model.parameters()):
+    short = any(own.dtype in (torch.bfloat16, torch.float16) for own in model.parameters())
+    if short and not convert.is_quantized(model):
         model.float()
         if hasattr(model, "config"):
             model.config.dtype = torch.float32
