@@ -23,7 +23,7 @@ from edgeqat.hf import image_folder, image_source, source
 from edgeqat.output import check_file, write_json
 from edgeqat.pipeline.image_inputs import check_same_classes, held_out, place_of
 from edgeqat.pipeline.inputs import check_same_vocabulary, with_data_root
-from edgeqat.pipeline.quantize import average_bits, with_kivi
+from edgeqat.pipeline.quantize import average_bits
 from edgeqat.recipe import RESOLVED, Recipe
 
 
@@ -100,12 +100,9 @@ def _evaluate_text(
         found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
     if opened is not None:
         opened.close()
-    if found["average_bits"] is None:  # the engine does not tell: as measured after training
-        found["average_bits"] = _metrics(folder).get("average_bits")
-    if found["average_bits"] is None and recipe.quant.adaptive.share is None:
-        found["average_bits"] = average_bits(recipe)
-    if recipe.quant.kv.kivi is not None:
-        found["average_bits"] = with_kivi(found["average_bits"], recipe)
+    measured = found["average_bits"] or _metrics(folder).get("average_bits")  # of an engine
+    if measured is not None or recipe.quant.adaptive.share is None:
+        found["average_bits"] = average_bits(recipe, measured)
     return found
 
 

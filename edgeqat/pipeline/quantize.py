@@ -152,28 +152,21 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def average_bits(recipe: Recipe) -> dict[str, float]:
-    """Average widths of activations and of cached keys and values over one block that the scheme
-    says, sinks counted: of what is not measured (evaluate/widths).
+def average_bits(recipe: Recipe, measured: dict[str, float] | None = None) -> dict[str, float]:
+    """Average widths of activations and of cached keys and values: as `measured`
+    (evaluate/widths), else as the scheme says over one block, sinks counted. KIVI's cache, which
+    holds its newest tokens in float only for a while, is never measured.
     """
     scheme, context = recipe.quant.bits(), recipe.data.context
     kv = float(scheme.kv_bits)
     if recipe.quant.kv.kivi is not None:
         kv = kivi.average_bits(scheme.kv_bits, recipe.quant.kv.kivi, context)
+        measured = measured and {**measured, "kv": round(kv, 4)}
     elif kv < HIGH_BITS:
         sinks = min(recipe.quant.kv.sink_tokens, context)
         kv += (HIGH_BITS - kv) * sinks / context
-    activations = scheme.activation_bits
-    return {"activations": float(min(activations, FLOAT_BITS)), "kv": round(kv, 4)}
-
-
-def with_kivi(measured: dict[str, float], recipe: Recipe) -> dict[str, float]:
-    """Measured average widths; those of KIVI's cache, which holds its newest tokens in float only
-    for a while, are as average_bits() says.
-    """
-    if recipe.quant.kv.kivi is None:
-        return measured
-    return {**measured, "kv": average_bits(recipe)["kv"]}
+    activations = float(min(scheme.activation_bits, FLOAT_BITS))
+    return measured or {"activations": activations, "kv": round(kv, 4)}
 
 
 def _write_output(
@@ -199,7 +192,7 @@ def _write_output(
         with WidthMeter(packed, recipe.quant.bits()) as meter:
             metrics["qat"] = task.evaluate(packed)
         if meter.counted:
-            metrics["average_bits"] = with_kivi(meter.average_bits(), recipe)
+            metrics["average_bits"] = average_bits(recipe, meter.average_bits())
         if recipe.quant.adaptive.share is not None:
             metrics["adaptive"] = {**recipe.quant.adaptive.model_dump(), **meter.shares()}
         metrics["recovered"] = task.recovered(metrics["float"], metrics["ptq"], metrics["qat"])

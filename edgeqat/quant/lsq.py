@@ -111,22 +111,18 @@ class StaticQuantizer(nn.Module):
         """Start collecting values: the next forwards pass their input through untouched."""
         self._sample = []
 
-    def sample(self) -> Tensor:
-        """What was observed, some of it."""
-        assert self._sample
-        return torch.cat(self._sample)[:_SAMPLE_LIMIT]
-
     @torch.no_grad()
     def finish(self) -> None:
-        """Set scale and beta from what was observed; without anything they stay unset."""
-        if not self._sample:
-            self._sample = None
-            return
-        scale, beta = functional.mse_range(self.sample(), self.grid)
+        """Set the range from what was observed; without anything it stays unset."""
+        if self._sample:
+            self._fit(torch.cat(self._sample)[:_SAMPLE_LIMIT])
+            self.initialized.fill_(True)
+        self._sample = None
+
+    def _fit(self, sample: Tensor) -> None:
+        scale, beta = functional.mse_range(sample, self.grid)
         self.scale.copy_(scale)
         self.beta.copy_(beta)
-        self.initialized.fill_(True)
-        self._sample = None
 
     def forward(self, values: Tensor) -> Tensor:
         """Fake-quantized values of any shape."""

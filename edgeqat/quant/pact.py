@@ -26,17 +26,9 @@ class PactQuantizer(StaticQuantizer):
         del self.scale, self.beta
         self.alpha = nn.Parameter(torch.ones(1))
 
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Set alpha from what was observed; without anything it stays unset."""
-        if not self._sample:
-            self._sample = None
-            return
-        sample = self.sample()
+    def _fit(self, sample: Tensor) -> None:
         scale = functional.mse_scale(sample[None], self.grid)
         self.alpha.copy_(scale.reshape(1) * self.grid.top)
-        self.initialized.fill_(True)
-        self._sample = None
 
     def _quantize(self, values: Tensor) -> Tensor:
         alpha = self.alpha.clamp(min=functional.FP16_MIN_SCALE)
