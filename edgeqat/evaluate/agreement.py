@@ -21,6 +21,7 @@ import logging
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -187,7 +188,8 @@ class _Totals:
         divergence = None
         if self.divergences:
             values = torch.cat(self.divergences).double()
-            divergence = {"mean": values.mean().item(), "p99": values.quantile(0.99).item()}
+            p99 = float(np.quantile(values.numpy(), 0.99))  # torch's takes 2^24 values
+            divergence = {"mean": values.mean().item(), "p99": p99}
         shares = {name: means.get(name) for name in ("same_top", "ties", "same_top_float")}
         layers = [{"name": name, "error": e / power} for name, (e, power) in self.layers.items()]
         return {"perplexity": perplexity, "kl": divergence, **shares, "layers": layers or None}

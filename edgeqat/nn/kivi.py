@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgeqat.errors import UsageError
+
 GROUP = 32
 
 
@@ -34,6 +36,11 @@ def attend(
     them; `position` (B or 1, S) counts real tokens, -1 is padding, `mask` (B, 1, T, S) hides more
     (sliding windows). Straight-through gradients.
     """
+    if bool(((position > 0).any(1) & ~(position == 0).any(1)).any()):
+        raise UsageError(
+            "kv.kivi: a sliding window has dropped keys that are quantized together; evaluate in "
+            "one pass (--mode one-pass)"
+        )
     share = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(share, dim=1) for part in (key, value))
     old, new = position[:, None, None, :], position[:, None, -query.shape[2] :, None]
@@ -52,13 +59,13 @@ def attend(
 
 
 def quantized_keys(key: Tensor, position: Tensor, bits: int) -> Tensor:
-    """Keys (B, N, S, D), every channel in groups of tokens that begin at multiples of 32."""
+    """Keys (B, N, S, D), every channel in groups of tokens that begin at multiples of 32; they
+    begin at the first token.
+    """
     batch, heads, _, size = key.shape
     position = position.expand(batch, -1)
-    first = position.where(position >= 0, position.amax(1, keepdim=True)).amin(1, keepdim=True)
-    place = position - first // GROUP * GROUP
-    length = -(-int(place.max() + 1) // GROUP) * GROUP + GROUP
-    place = place.where(position >= 0, length - 1)  # padding: in a group of its own
+    length = -(-int(position.max() + 1) // GROUP) * GROUP + GROUP
+    place = position.where(position >= 0, length - 1)  # padding: in a group of its own
     index = place[:, None, :, None].expand(-1, heads, -1, size)
     # a group that is not full is never read: what pads it does not matter
     padded = key.new_zeros(batch, heads, length, size).scatter(2, index, key)

@@ -14,7 +14,7 @@ import edgeqat
 from edgeqat.cli import run
 from edgeqat.data.text import Blocks, held_out_blocks, load_blocks
 from edgeqat.errors import UsageError
-from edgeqat.evaluate.agreement import agreement, decoded
+from edgeqat.evaluate.agreement import _Totals, agreement, decoded
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn import convert
@@ -208,3 +208,36 @@ def test_all_blocks_are_those_of_metrics_json(packed_folder, tmp_path):
     metrics = json.loads((packed_folder / "metrics.json").read_text(encoding="utf-8"))
     found = json.loads(output.read_text(encoding="utf-8"))["perplexity"]["one_pass"]
     assert found == pytest.approx(metrics["qat"]["perplexity"], rel=1e-6)
+
+
+def test_tokens_on_which_both_agree_are_counted_by_hand():
+    """Of two predictions one is another when decoding, and one pass has nearly a tie there."""
+    ids = torch.zeros(1, 3, dtype=torch.int64)
+    whole = torch.tensor([[[2.0, 0, 0], [1.0, 0.9995, 0], [0, 0, 0]]])
+    steps = torch.tensor([[[2.0, 0, 0], [0, 1.0, 0], [0, 0, 0]]])
+    total = _Totals()
+    total.add(ids, whole, steps, None)
+    found = total.result()
+    assert found["same_top"] == 0.5
+    assert found["ties"] == 0.5
+
+
+def test_more_tokens_than_torch_takes_quantiles_of():
+    total = _Totals()
+    total.count = 2**24 + 1
+    total.divergences = [torch.linspace(0, 1, 2**24 + 1)]
+    assert total.result()["kl"]["p99"] == pytest.approx(0.99, abs=1e-4)
+
+
+@torch.no_grad()
+def test_shares_by_position_and_widths_of_a_float_cache_by_hand():
+    made = edgeqat.prepare(tiny.llama(), quant=QuantSection(scheme="w4a4", adaptive=0.5)).eval()
+    meter = WidthMeter(made, Scheme.parse("w4a4"))
+    with meter:
+        for _, attention in convert.attentions(made):
+            own = attention.attention_quantizer
+            own.importance = None  # what it would decide is set here
+            own.widths.high = torch.arange(8)[None] < 2
+        made(tiny.ids(1, 8), use_cache=False)
+    assert meter.shares()["by_position"] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert meter.average_bits()["kv"] == 16

@@ -75,3 +75,10 @@ def test_rows_are_sampled_without_the_first_and_from_the_seed():
     assert some.min() >= 1
     assert torch.equal(some, sample_rows(200, 16, 3))
     assert not torch.equal(some, sample_rows(200, 16, 4))
+
+
+def test_logits_of_bf16_are_summed_in_float32():
+    query, key = torch.randn(1, 4, 9, 16).bfloat16(), torch.randn(1, 2, 9, 16).bfloat16()
+    rows = torch.tensor([3, 8])
+    found = row_logits(query, key, rows, None, 0.3)
+    assert torch.equal(found, row_logits(query.float(), key.float(), rows, None, 0.3))

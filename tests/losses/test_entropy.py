@@ -55,3 +55,14 @@ def test_the_paper_s_form_is_the_same_for_a_batch_of_copies():
     query, key = torch.rand(2, 1, 4), torch.rand(2, 1, 2)
     whole = paper_entropy(query.expand(2, 3, 4), key.expand(2, 3, 2))
     assert whole.item() == pytest.approx(paper_entropy(query, key).item())
+
+
+def test_the_paper_s_form_pairs_query_heads_with_their_key_head():
+    query, key = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]]), torch.tensor([[[1.0, 5.0]]])
+    total = sum(math.log(1 + q * k) for q, k in [(1, 1), (2, 1), (3, 5), (4, 5)])
+    assert paper_entropy(query, key).item() == pytest.approx(-math.log(total))
+
+
+def test_variances_of_bf16_are_summed_in_float32():
+    values = (torch.randn(2, 3, 50, 16) + 5).bfloat16()
+    assert torch.equal(variance(values), variance(values.float()))

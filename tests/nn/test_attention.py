@@ -130,3 +130,21 @@ def test_rotation_and_offset_make_the_scores_better():
 def test_a_float_cache_is_not_rotated():
     assert quantizer("w4a8", rotated=True).rotation == 0
     assert quantizer("w4a8kv4", rotated=True).rotation == 8
+
+
+def test_the_minmax_baseline_clips_neither_keys_nor_values():
+    quant = QuantSection.model_validate({"scheme": "kv4", "kv": {"minmax": True}})
+    made = AttentionQuantizer(quant, 16, 2)
+    assert made.key.clips == made.value.clips == ()
+    plain = AttentionQuantizer(QuantSection(scheme="kv4"), 16, 2)
+    assert plain.key.clips and plain.value.clips
+
+
+def test_the_basis_is_left_as_it_was_entered():
+    made = AttentionQuantizer(QuantSection(scheme="kv4"), 16, 2)
+    made.key.offset.data.fill_(3.0)
+    query, key = torch.randn(1, 4, 5, 16), torch.randn(1, 2, 5, 16)
+    turned = made.basis(query, key)
+    assert not torch.allclose(turned[1], key, atol=0.1)
+    for found, expected in zip(made.float_basis(*turned), (query, key), strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 
 import edgeqat
-from edgeqat.errors import RecipeError
+from edgeqat.errors import RecipeError, UsageError
 from edgeqat.nn import kivi
 from edgeqat.recipe import QuantSection, validate
 
@@ -89,3 +89,43 @@ def test_the_window_counts_in_the_average():
 def test_wrong_settings_are_refused(quant, words):
     with pytest.raises(RecipeError, match=words):
         validate({"quant": quant})
+
+
+def asymmetric(part, bits):
+    low = part.min().half().float()
+    scale = ((part.max() - low) / (2**bits - 1)).half().float()
+    return ((part - low) / scale).round().clamp(0, 2**bits - 1) * scale + low
+
+
+def test_groups_of_32_have_a_minimum_and_a_scale_in_fp16():
+    parts = [torch.linspace(0.1, 1 / 3, 16), torch.linspace(5, 6.1, 16), torch.linspace(-3, -2, 8)]
+    whole = torch.cat(parts)
+    expected = torch.cat([asymmetric(whole[:32], 2), asymmetric(whole[32:], 2)])
+    assert torch.equal(kivi.quantized(whole, 2), expected)
+    assert torch.equal(kivi.quantized(torch.full((32,), 2.0), 2), torch.full((32,), 2.0))
+
+
+def test_a_mask_hides_more():
+    query, key, value = torch.randn(1, 4, 50, 16), *torch.randn(2, 1, 2, 50, 16).unbind()
+    place = torch.arange(50)
+    band = (place[:, None] - place < 5)[None, None]
+    found = kivi.attend(query, key, value, place[None], band, 2, 64, 0.25)  # nothing is old yet
+    near = band & (place[:, None] >= place)
+    key, value = (part.repeat_interleave(2, dim=1) for part in (key, value))
+    weights = (query @ key.mT * 0.25).masked_fill(~near, float("-inf")).softmax(-1)
+    assert torch.allclose(found, weights @ value, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_window_that_drops_keys_cannot_decode():
+    """Groups that lost a part would be quantized otherwise than in one pass."""
+    quant = QuantSection.model_validate({"scheme": "kv2", "kv": {"kivi": 32}})
+    float_model = tiny.model(MistralForCausalLM, MistralConfig, sliding_window=40)
+    model = edgeqat.prepare(float_model, quant=quant).eval()
+    ids, cache = tiny.ids(1, 50), DynamicCache(config=model.config)
+    expected = model(ids, use_cache=False).logits
+    parts = [ids[:, :30], *ids[:, 30:40].split(1, dim=1)]
+    found = [model(part, past_key_values=cache).logits for part in parts]
+    assert torch.allclose(torch.cat(found, dim=1), expected[:, :40], atol=1e-3)
+    with pytest.raises(UsageError, match=r"kv\.kivi: a sliding window has dropped"):
+        model(ids[:, 40:41], past_key_values=cache)

@@ -13,7 +13,7 @@ import edgeqat
 from edgeqat.errors import ModelError
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn import convert, token_importance
-from edgeqat.nn.adaptive import AdaptiveQuantizer
+from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
 from edgeqat.nn.decision import layers
 from edgeqat.nn.token_importance import (
     TokenImportance,
@@ -24,6 +24,7 @@ from edgeqat.nn.token_importance import (
     scattered,
 )
 from edgeqat.quant.dynamic import DynamicQuantizer
+from edgeqat.quant.exact import exact_products
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.sections import AdaptiveSection
@@ -83,9 +84,10 @@ def test_the_first_layer_takes_all_tokens_high_and_the_others_the_share():
         assert high.float().mean().item() == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.parametrize("rule", ["importance", "reversed"])
 @pytest.mark.parametrize("share", [0.1, 0.8])
-def test_the_share_is_the_wanted_one(share):
-    for high in widths(calibrated(share=share), tiny.ids(8, 32, seed=3))[1:]:
+def test_the_share_is_the_wanted_one(share, rule):
+    for high in widths(calibrated(share=share, rule=rule), tiny.ids(8, 32, seed=3))[1:]:
         assert high.float().mean().item() == pytest.approx(share, abs=0.04)
 
 
@@ -286,3 +288,34 @@ def test_the_integer_path_agrees():
         found = model(tiny.ids()).logits
     cosine = torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
     assert cosine >= 0.9999
+
+
+def test_the_measure_does_not_fall_with_the_position():
+    """Uniform attention: the first token receives 1 / (i + 1), which counts i + 1 times."""
+    watched = TokenWidths(1, 0.5)
+    made = TokenImportance(AdaptiveSection(share=0.5), [watched])
+    made.threshold.fill_(0.999)
+    query, key, real = torch.zeros(1, 4, 9, 8), torch.zeros(1, 2, 9, 8), torch.ones(1, 9).bool()
+    made(query, key, None, torch.arange(9)[None], 1.0, real)
+    assert watched.high.all()
+
+
+def test_sinks_are_high_whatever_is_important():
+    model = calibrated()
+    own = model.model.layers[1].self_attn.attention_quantizer
+    own.widths.high = torch.zeros(1, 9, dtype=torch.bool)
+    assert own.high_tokens(torch.arange(9)[None]).tolist() == [[True] * 4 + [False] * 5]
+
+
+def test_the_score_is_float32_under_autocast_and_exact_where_asked():
+    query, key = torch.randn(2, 4, 64, 8), torch.randn(2, 2, 64, 8)
+    first = torch.zeros(2, dtype=torch.int64)
+    plain = attention_to_first(query, key, None, first, 0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention_to_first(query, key, None, first, 0.3), plain)
+    with exact_products():
+        whole = attention_to_first(query, key, None, first, 0.3)
+    logits = (query.double() @ key.double().repeat_interleave(2, dim=1).mT) * 0.3
+    logits = logits.masked_fill(~torch.ones(64, 64).tril().bool(), float("-inf"))
+    expected = logits.softmax(-1)[..., 0].mean(1).float()
+    assert (whole - expected).abs().max() < 1e-8 <= (plain - expected).abs().max()

@@ -75,3 +75,23 @@ def test_sequences_are_scored_as_if_alone():
     together = opened.score(sequences, [5, 5, 5])
     alone = [opened.score([sequence], [5])[0] for sequence in sequences]
     assert together == alone
+
+
+def test_the_score_is_the_mean_over_heads_of_grouped_attention():
+    query, key = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8)
+    logits = query @ key.repeat_interleave(2, dim=1).mT * 0.3
+    weights = logits.masked_fill(~torch.ones(6, 6).tril().bool(), float("-inf")).softmax(-1)
+    expected = weights.mean(1).sum(1) / torch.arange(6, 0, -1)
+    position = torch.arange(6)[None]
+    assert torch.allclose(saliency(query, key, position, 0.3), expected, atol=1e-6)
+    chosen = torch.zeros(2, 6).bool().scatter(1, expected.topk(3).indices, True)
+    assert torch.equal(salient(query, key, position, 0.5, 0.3), chosen)
+
+
+def test_the_share_is_of_real_tokens_and_rounded():
+    query, key = torch.randn(1, 4, 10, 8), torch.randn(1, 2, 10, 8)
+    padded = torch.tensor([[-1] * 4 + list(range(6))])
+    assert salient(query, key, padded, 1, 0.3).tolist() == [[False] * 4 + [True] * 6]
+    assert salient(query, key, padded, 0.5, 0.3).sum() == 3
+    seven = torch.arange(7)[None]
+    assert salient(query[:, :, :7], key[:, :, :7], seven, 0.4, 0.3).sum() == 3  # of 2.8

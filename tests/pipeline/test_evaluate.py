@@ -58,6 +58,9 @@ def test_a_folder_is_evaluated_instead_of_what_the_recipe_names(packed, tmp_path
 def test_a_window_of_kivi_counts(packed):
     folder, metrics = packed(scheme="w16a16kv2", kv={"kivi": 32, "rotate_keys": False})
     assert evaluate(folder, mode="one-pass")["average_bits"] == metrics["average_bits"]
+    context = metrics["evaluation"]["context"]
+    expected = (2 * (context - 32) + 16 * 32) / context  # of 2.x bits that the meter counts
+    assert metrics["average_bits"]["kv"] == pytest.approx(expected, abs=1e-4)
 
 
 @needs_kernels

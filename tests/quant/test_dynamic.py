@@ -165,3 +165,12 @@ def test_cache_passes_gradients(bits):
     assert (values.grad[:, :, :2] == 1).all()
     assert ((values.grad == 0) | (values.grad == 1)).all()
     assert values.grad[:, :, 2:].mean() > 0.5
+
+
+def test_the_offset_is_the_mean_of_all_batches():
+    made, none = CacheQuantizer(4, 8, 2), torch.zeros(1, 5, dtype=torch.bool)
+    made.observe()
+    for value in (1.0, 3.0):
+        made(torch.full((1, 2, 5, 8), value), none)
+    made.finish()
+    assert torch.equal(made.offset, torch.full((2, 8), 2.0))

@@ -206,3 +206,11 @@ def test_long_integer_sums_are_exact():
     found = functional.integer_linear(codes, torch.ones(1, 1), weight, torch.ones(1, 1), None)
     exact = torch.tensor(127 * 127 * 200_000 - 127).float()
     assert found.item() == exact.item()
+
+
+def test_mse_range_of_mostly_zeros_keeps_zero():
+    """A range around the midpoint would miss the value that most have."""
+    sample = torch.cat([torch.zeros(900), torch.rand(100) * 8])
+    scale, beta = functional.mse_range(sample, grid_of(4))
+    found = functional.quantize(torch.zeros(1) - beta, scale, grid_of(4))
+    assert functional.dequantize(found, scale, grid_of(4)) + beta == 0

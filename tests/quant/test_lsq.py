@@ -199,3 +199,11 @@ def test_state_dict_holds_scale_and_initialized():
     other.load_state_dict(made.state_dict())
     assert other.initialized.item()
     assert torch.equal(other.scale, made.scale)
+
+
+def test_a_scale_that_training_took_below_zero_is_the_smallest():
+    made = StaticQuantizer(4)
+    made.initialized.fill_(True)
+    with torch.no_grad():
+        made.scale.fill_(-0.1)
+    assert made(torch.tensor([2.0**-13])).item() == 2.0**-13  # two steps of 2^-14

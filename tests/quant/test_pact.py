@@ -66,3 +66,12 @@ def test_a_model_trains_its_clips_with_decay_and_loads_back(tmp_path):
     with torch.no_grad():
         expected = model(tiny.ids()).logits
         assert torch.equal(edgeqat.load(tmp_path / "packed")(tiny.ids()).logits, expected)
+
+
+def test_a_clip_that_training_took_below_zero_is_the_smallest():
+    made = PactQuantizer(4)
+    made.initialized.fill_(True)
+    with torch.no_grad():
+        made.alpha.fill_(-0.1)
+    found = made(torch.tensor([-1.0, 1.0]))
+    assert found.tolist() == [-(2.0**-14), 2.0**-14]

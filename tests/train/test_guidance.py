@@ -85,11 +85,12 @@ def test_coarser_keys_are_further_away():
     assert distances == sorted(distances)
 
 
-def test_chosen_layers_only():
-    whole = guide(distribution={"weight": 1})
-    first, second = (guide(distribution={"weight": 1, "layers": [n]}) for n in (0, 1))
-    parts = [terms(section)["distribution"].item() for section in (first, second)]
-    assert terms(whole)["distribution"].item() == pytest.approx(sum(parts) / 2, rel=1e-5)
+@pytest.mark.parametrize("name", ["entropy", "distribution"])
+def test_chosen_layers_only(name):
+    whole = guide(**{name: {"weight": 1}})
+    first, second = (guide(**{name: {"weight": 1, "layers": [n]}}) for n in (0, 1))
+    parts = [terms(section)[name].item() for section in (first, second)]
+    assert terms(whole)[name].item() == pytest.approx(sum(parts) / 2, rel=1e-5)
     assert parts[0] != parts[1]
 
 
@@ -123,6 +124,30 @@ def test_padding_is_left_out():
     # the first real token, left out alone, sees itself here and is at no distance
     expected = alone["distribution"].item() * 11 / 12
     assert found["distribution"].item() == pytest.approx(expected, rel=0.1)
+
+
+def test_padding_of_the_teacher_is_left_out():
+    ids = tiny.ids(2, 12)
+    padded = torch.cat([torch.zeros(2, 5, dtype=torch.int64), ids], dim=1)
+    mask = torch.cat([torch.zeros(2, 5), torch.ones(2, 12)], dim=1).long()
+    section = guide(entropy={"weight": 1})
+    alone = terms(section, "w4a8kv4", teacher=1, ids=ids)["entropy"].item()
+    found = terms(section, "w4a8kv4", teacher=1, ids=padded, mask=mask)["entropy"].item()
+    assert alone > 0
+    assert found == pytest.approx(alone, rel=0.02)
+
+
+def test_terms_are_float32_under_autocast():
+    section, ids = guide(), tiny.ids()
+    with taps.capture() as own:
+        edgeqat.prepare(tiny.llama(), "w4a4kv3")(ids)
+    guidance, teacher = Guidance(section), tiny.llama()
+    with guidance.capture(teacher) as others:
+        teacher(ids)
+    expected = guidance.terms(own, others, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = guidance.terms(own, others, 0)
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -233,6 +258,10 @@ def test_a_layer_the_model_has_not_is_refused(name):
 def test_a_teacher_of_another_shape_is_refused():
     with pytest.raises(RecipeError, match="guide: the teacher's num_hidden_layers is 3"):
         Guidance(guide()).check(tiny.llama(), tiny.llama(num_hidden_layers=3))
+    for field in ("head_dim", "num_key_value_heads", "num_attention_heads"):
+        other = tiny.llama(**{field: 2 * getattr(tiny.llama().config, field)})
+        with pytest.raises(RecipeError, match=f"guide: the teacher's {field} is"):
+            Guidance(guide()).check(tiny.llama(), other)
     Guidance(guide(entropy={"weight": 0})).check(tiny.llama(), tiny.llama(num_hidden_layers=3))
 
 

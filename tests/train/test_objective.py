@@ -7,6 +7,7 @@ import tiny
 import torch
 from torch.nn import functional as F
 
+from edgeqat.losses.distill import IGNORE
 from edgeqat.recipe import DistillSection
 from edgeqat.train.objective import Objective
 
@@ -68,3 +69,13 @@ def test_the_divisor_of_a_whole_step_is_passed_on():
     count = torch.tensor(4 * 23)
     halves = [objective(tiny.llama(), {"input_ids": part}, count)["loss"] for part in ids.split(2)]
     assert sum(halves).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_padding_predicts_and_is_predicted_by_nothing():
+    ids, mask = tiny.ids(2, 12), torch.ones(2, 12, dtype=torch.int64)
+    mask[:, :5] = 0
+    objective = Objective(DistillSection(weight=0.0), None)
+    _, labels = objective.prepared({"input_ids": ids, "attention_mask": mask}, 0)
+    assert (labels[:, :5] == IGNORE).all()  # the last of the padding too
+    assert torch.equal(labels[:, 5:11], ids[:, 6:])
+    assert (labels[:, 11] == IGNORE).all()
