@@ -110,9 +110,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a packed folder, checked: ours, of a known version, unchanged."""
     path = folder / CONFIG
     if not folder.is_dir():
-        raise FormatError(
-            f"folder: '{folder}' does not exist; name a folder `edgeqat quantize` wrote"
-        )
+        what = "is a file" if folder.exists() else "does not exist"
+        raise FormatError(f"folder: '{folder}' {what}; name a folder `edgeqat quantize` wrote")
     if not path.is_file():
         raise FormatError(
             f"{CONFIG}: '{folder}' has none; name a folder that `edgeqat quantize` wrote"

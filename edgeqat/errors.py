@@ -63,7 +63,7 @@ def nearest(name: str, known: list[str]) -> str:
     """The hint of an unknown name: `did you mean 'x'?` or the list of known ones."""
     from difflib import get_close_matches
 
-    match = get_close_matches(name, known, n=1)
+    match = get_close_matches(name, known, n=1, cutoff=0.7)
     if match:
         return f"did you mean '{match[0]}'?"
     more = f", ... ({len(known)} in all)" if len(known) > _LISTED else ""

@@ -102,12 +102,14 @@ class QuantSection(Section):
                 f"kv.llama_cpp: llama.cpp caches 4, 8 or 16 bits and the scheme is {self.scheme}; "
                 "write for example --w4a8kv4"
             )
-        kv = self.kv
-        extra = kv.sink_tokens or kv.key_offset or kv.kivi or self.adaptive.share is not None
-        if extra and scheme.kv_bits < FLOAT_BITS:
+        extra = {
+            "kv.sink_tokens=0": self.kv.sink_tokens, "kv.key_offset=false": self.kv.key_offset,
+            "no kv.kivi": self.kv.kivi, "no adaptive.share": self.adaptive.share is not None,
+        }  # fmt: skip
+        if any(extra.values()) and scheme.kv_bits < FLOAT_BITS:
             raise ValueError(
-                "kv.llama_cpp: its cache keeps no token at more bits and no offset; set "
-                "kv.sink_tokens=0 and kv.key_offset=false, without kv.kivi and adaptive"
+                "kv.llama_cpp: its cache holds all tokens alike and subtracts nothing; set "
+                + ", ".join(way for way, given in extra.items() if given)
             )
 
     def bits(self) -> Scheme:

@@ -19,6 +19,7 @@ def test_wrong_use_exits_with_2_and_failed_work_with_1():
 def test_a_near_name_is_suggested_and_a_far_one_lists_all():
     assert errors.nearest("stesp", ["steps", "seed"]) == "did you mean 'steps'?"
     assert errors.nearest("xyz", ["steps", "seed"]) == "known: seed, steps"
+    assert errors.nearest("llama-58m", ["smollm-135m"]) == "known: smollm-135m"  # another model
 
 
 def test_a_long_list_of_names_is_cut():

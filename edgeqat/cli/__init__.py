@@ -56,6 +56,9 @@ def _options(
             "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Of any verb: show where an error came from.")
+    ] = False,
 ) -> None:
     """Quantization-aware training of small language and image models for edge CPUs."""
 

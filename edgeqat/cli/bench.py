@@ -16,7 +16,7 @@ def command(
     folder: Annotated[Path | None, typer.Argument(help="Packed folder.")] = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="Random weights: tinyllama-1.1b, llama-58m or smollm-135m."),
+        typer.Option(help="Random weights: tinyllama-1.1b, llama-58m, smollm-135m or llama-8m."),
     ] = None,
     scheme: Annotated[
         str | None, typer.Option(help="Scheme of --shape; also --w4a8kv4 and so on.")

@@ -18,7 +18,8 @@ _TASKS, _TEXT = "tasks", "held-out text"
 
 def command(
     folder: Annotated[
-        str, typer.Argument(help="Packed folder; with --backend float a float model too.")
+        str,
+        typer.Argument(help="Packed folder; with --tasks --backend float a float model too."),
     ],
     tasks: Annotated[
         str | None,
@@ -59,7 +60,7 @@ def command(
         typer.Option(
             "--data",
             help="Text file, as a whole; folder of text, its held-out part (.txt, .txt.gz, "
-            ".jsonl); folder of images; else EDGEQAT_DATA.",
+            ".jsonl, .jsonl.gz); folder of images; else EDGEQAT_DATA.",
         ),
     ] = None,
     against: Annotated[

@@ -1,4 +1,6 @@
-"""`edgeqat manual`: the pages of docs/cli, one a verb, from the verbs themselves."""
+"""`edgeqat manual`: the pages of docs/cli, one a verb and one of the recipes' fields, from the code
+itself.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-_MADE = "<!-- made by `edgeqat manual docs/cli`; a test holds it to the verb -->"
+from edgeqat.cli.fields import fields
+
+_MADE = "<!-- made by `edgeqat manual docs/cli`; a test holds it to the code -->"
+_FIELDS = "fields"
 
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Folder to write the pages into.")],
 ) -> None:
-    """Write a page for each verb."""
+    """Write a page for each verb and one of the recipes' fields."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
@@ -21,11 +26,24 @@ def command(
 
 
 def pages() -> dict[str, str]:
-    """Markdown of every verb that is listed, by name."""
+    """Markdown of every verb that is listed, and of the recipes' fields, by name."""
     from edgeqat.cli import app
 
     verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return {name: _page(name, verb) for name, verb in verbs.items() if not verb.hidden}
+    found = {name: _page(name, verb) for name, verb in verbs.items() if not verb.hidden}
+    return {**found, _FIELDS: _fields_page()}
+
+
+def _fields_page() -> str:
+    lines = [
+        _MADE, "# Fields of a recipe", "", "In YAML by section, on the command line as "
+        "`--set train.steps=100`. Where no default is named the field may be absent.", "",
+        "| field | takes | default | |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for own in fields():
+        default = f"`{own.default}`" if own.default else ""
+        lines.append(f"| `{own.name}` | {_cell(own.takes)} | {default} | {_cell(own.meaning)} |")
+    return "\n".join([*lines, ""])
 
 
 def _page(name: str, verb: Any) -> str:

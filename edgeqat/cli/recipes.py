@@ -7,12 +7,24 @@ from typing import Annotated
 import typer
 
 from edgeqat import recipe as recipes
+from edgeqat.cli.fields import fields
+from edgeqat.errors import UsageError
 
 
 def command(
     name: Annotated[str | None, typer.Argument(help="Recipe to print with all defaults.")] = None,
+    described: Annotated[
+        bool, typer.Option("--fields", help="Say what every field of a recipe means.")
+    ] = False,
 ) -> None:
     """List the shipped recipes, or print one resolved."""
+    if described:
+        if name is not None:
+            raise UsageError(f"fields: they are those of every recipe; leave out '{name}'")
+        for field in fields():
+            takes = f"{field.takes} [{field.default}]" if field.default else field.takes
+            print(f"{field.name}: {takes}\n    {field.meaning}")
+        return
     if name is not None:
         print(recipes.dump(recipes.load(name)), end="")
         return

@@ -32,7 +32,10 @@ from edgeqat.quant import functional
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # whose layers are nn.Linear
-_WAY = "quantize it with --set quant.activation.rotate=[], or add --requantize to round it anew"
+_WAY = (
+    "quantize it with 8-bit dynamic or float activations of one width and --set "
+    "quant.activation.rotate=[], or add --requantize to round it anew"
+)
 _DROP = "add --drop-kv to leave keys and values in float"
 _NARROW, _WIDE = 4, 8
 _COPIED = (
@@ -70,13 +73,12 @@ def export(
     if hopeless is not None:
         raise UsageError(f"compressed-tensors: {hopeless}; this folder cannot be exported")
     cache = kv_reasons(packed, "plain transformers")
-    if not drop_kv:
-        refuse("compressed-tensors", cache, _DROP)
+    reasons = _reasons(packed)
+    found = {_DROP: [] if drop_kv else cache, _WAY: [] if requantize else reasons}
+    ways = " and ".join(way for way, refused in found.items() if refused)
+    refuse("compressed-tensors", [*found[_DROP], *found[_WAY]], ways)
     for reason in cache:
         _logger.warning("compressed-tensors: %s; they stay float", reason)
-    reasons = _reasons(packed)
-    if not requantize:
-        refuse("compressed-tensors", reasons, _WAY)
     for reason in reasons:
         _logger.warning("compressed-tensors: %s; the folder is not what was trained", reason)
     tensors, groups = _converted(packed)

@@ -58,8 +58,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 def _text(folder: Path, name: str) -> str:
     path = folder / name
-    if not path.is_file():
-        raise FormatError(f"{name}: missing from '{folder}'; copy the folder again")
+    if not path.is_file():  # all that was written is there: it is of edgeqat.save()
+        raise FormatError(f"{name}: '{folder}' has none; name a folder `edgeqat quantize` wrote")
     return path.read_text(encoding="utf-8")
 
 

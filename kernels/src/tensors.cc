@@ -85,7 +85,8 @@ void TensorFile::read_header(const std::string& path) {
       throw Error(name + ": its bytes do not fit its shape " + text_of(tensor.shape));
     const int64_t alignment = tensor.type == "U8" ? 64 : element_bytes(tensor.type);
     if ((start + begin) % alignment)
-      throw Error(name + ": it does not start on " + std::to_string(alignment) + " bytes");
+      throw Error(name + ": it does not start on " + std::to_string(alignment) +
+                  " bytes; copy the folder again");
     tensor.data = map_ + start + begin;
     ranges.emplace_back(begin, end);
     tensors_.emplace(name, std::move(tensor));

@@ -226,7 +226,7 @@ def test_a_newer_recipe_is_refused(quantize, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["inspect", "generate"])
-@pytest.mark.parametrize("damage", ["nothing", "empty", "float", "cut", "config", "newer"])
+@pytest.mark.parametrize("damage", ["nothing", "file", "empty", "float", "cut", "config", "newer"])
 def test_a_folder_that_is_not_ours_is_refused(
     refused, tmp_path, model_folder, packed_folder, verb, damage
 ):
@@ -234,6 +234,9 @@ def test_a_folder_that_is_not_ours_is_refused(
     words = ["folder"]
     if damage == "empty":
         folder.mkdir()
+    elif damage == "file":
+        folder.write_text("text", encoding="utf-8")
+        words = ["folder", "is a file"]
     elif damage == "float":
         shutil.copytree(model_folder, folder)
         words = ["quantization_config", "edgeqat quantize"]
@@ -331,6 +334,7 @@ def test_what_the_system_refuses_is_one_line(quantize):
 
 def test_an_unknown_recipe_cannot_be_printed(refused):
     refused(2, ["recipe", "demo-flaot", "did you mean 'demo-float'"], "recipes", "demo-flaot")
+    refused(2, ["fields", "leave out 'demo'"], "recipes", "demo", "--fields")
 
 
 def test_an_unknown_verb_is_refused(refused):

@@ -196,10 +196,32 @@ def test_recipes_lists_the_shipped_ones(call):
     assert "demo model" in lines["demo-float"]
 
 
+def leaves(section, prefix=""):
+    found = {}
+    for name, value in section.items():
+        if isinstance(value, dict):
+            found |= leaves(value, f"{prefix}{name}.")
+        elif prefix + name != "architecture":
+            found[prefix + name] = value
+    return found
+
+
 def test_a_recipe_is_printed_in_full(call):
     values = yaml.safe_load(call("recipes", "demo-float"))
     assert values == edgeqat.load_recipe("demo-float").model_dump(exclude_none=True)
     assert values["quant"]["kv"]["sink_tokens"] == 4  # a default
+
+
+def test_fields_of_a_recipe_are_those_it_takes(call):
+    lines = call("recipes", "--fields").splitlines()
+    assert all(line.startswith("    ") and line.strip() for line in lines[1::2])
+    told = dict(line.split(": ", 1) for line in lines[::2])
+    values = leaves(edgeqat.Recipe().model_dump())
+    assert {name for name in told if not name.startswith("architecture.")} == values.keys()
+    for name, value in values.items():
+        assert told[name].endswith("]") == (value is not None)
+        assert value is None or told[name].endswith(f"[{json.dumps(value)}]")
+    assert told["guide.distribution.form"] == 'cosine, kl ["cosine"]'
 
 
 def test_train_writes_a_model_that_quantize_takes(call, text_file, tmp_path):

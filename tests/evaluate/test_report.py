@@ -201,6 +201,14 @@ def test_wrong_use_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["odd.json"]
 
 
+def test_a_folder_without_results_is_said(tmp_path, capsys):
+    edgeqat.save(edgeqat.prepare(tiny.llama(), "w4a8kv4"), tmp_path / "saved")
+    page = str(tmp_path / "page.html")
+    assert run(["report", str(tmp_path / "saved"), "--output", page]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "metrics.json" in line and "has none; name a folder `edgeqat quantize`" in line
+
+
 def test_a_packed_folder_is_not_written_into(packed_folder, capsys):
     assert run(["report", str(packed_folder), "--output", str(packed_folder / "b.html")]) == 2
     assert "inside a packed folder" in capsys.readouterr().err

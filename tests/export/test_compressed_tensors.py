@@ -119,6 +119,11 @@ def test_its_logits_are_those_of_the_folder(tmp_path, scheme, arguments, least):
         ("w4a8kv4", {}, ["keys and values", "--drop-kv"]),
         ("w4a4", {}, ["4-bit activations", "--requantize"]),
         ("w4a8", {"activation": {"rotate": ["*"]}}, ["rotated", "quant.activation.rotate=[]"]),
+        (
+            "w4a4kv4",
+            {"activation": {"rotate": ["*"]}},
+            ["keys and values", "4-bit activations", "rotated", "--drop-kv", "--requantize"],
+        ),
     ],
 )
 def test_what_it_cannot_hold_is_refused(tmp_path, capsys, scheme, quant, words):
@@ -127,6 +132,13 @@ def test_what_it_cannot_hold_is_refused(tmp_path, capsys, scheme, quant, words):
     (line,) = capsys.readouterr().err.splitlines()
     assert [word for word in words if word not in line] == []
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+def test_a_refused_folder_is_not_warned_of(tmp_path, capsys):
+    folder = pack(tmp_path / "packed", tiny.llama(), "w4a4kv4")
+    assert export(folder, tmp_path / "out", "--drop-kv") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "4-bit activations" in line and "keys and values" not in line
 
 
 def test_the_way_out_that_is_named_works(tmp_path, capsys):

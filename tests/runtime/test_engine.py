@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 from marks import needs_kernels
+from safetensors.torch import load_file, save_file
 from transformers import (
     MistralConfig,
     MistralForCausalLM,
@@ -326,6 +327,14 @@ def test_what_no_layer_is_packed_as_is_refused(fields, words, tmp_path):
     config["quantization_config"]["layers"]["model.layers.1.mlp.up_proj"] |= fields
     file.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises((FormatError, native.UnsupportedModel), match=words):
+        native.open_engine(str(tmp_path), 1, 0, False)
+
+
+def test_weights_that_another_tool_wrote_anew_are_refused(tmp_path):
+    pack(tmp_path, tiny.llama(), "w4a8kv4")
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file), file)  # in an order, and at offsets, of its own
+    with pytest.raises(FormatError, match="does not start on 64 bytes; copy the folder again"):
         native.open_engine(str(tmp_path), 1, 0, False)
 
 

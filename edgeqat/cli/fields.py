@@ -1,0 +1,51 @@
+"""The fields of a recipe, for `edgeqat recipes --fields` and the manual."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from edgeqat.recipe import Recipe
+
+
+class Field(NamedTuple):
+    """A field that a recipe or --set may give: dotted name, what it takes, default, meaning."""
+
+    name: str
+    takes: str
+    default: str
+    meaning: str
+
+
+def fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[Field]:
+    """All fields, in the order of the recipe."""
+    for name, info in section.model_fields.items():
+        inner = next((t for t in _types(info.annotation) if _is_section(t)), None)
+        if inner is not None:
+            yield from fields(inner, f"{prefix}{name}.")
+            continue
+        takes = " or ".join(_taken(t) for t in _types(info.annotation))
+        default = "required" if info.is_required() else json.dumps(info.get_default())
+        absent = "" if info.get_default() is None and not info.is_required() else default
+        yield Field(prefix + name, takes, absent, info.description or "")
+
+
+def _types(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, UnionType):
+        return [own for own in get_args(annotation) if own is not type(None)]
+    return [annotation]
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _taken(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    words = {str: "text", int: "whole number", float: "number", bool: "true, false"}
+    return words.get(kind) or f"list of {_taken(get_args(kind)[0])}s"
