@@ -211,15 +211,15 @@ def test_all_blocks_are_those_of_metrics_json(packed_folder, tmp_path):
 
 
 def test_tokens_on_which_both_agree_are_counted_by_hand():
-    """Of two predictions one is another when decoding, and one pass has nearly a tie there."""
-    ids = torch.zeros(1, 3, dtype=torch.int64)
-    whole = torch.tensor([[[2.0, 0, 0], [1.0, 0.9995, 0], [0, 0, 0]]])
-    steps = torch.tensor([[[2.0, 0, 0], [0, 1.0, 0], [0, 0, 0]]])
+    """Of four predictions one is another when decoding, and one pass has nearly a tie there."""
+    ids = torch.zeros(1, 5, dtype=torch.int64)
+    whole = torch.tensor([[[2.0, 0, 0], [1.0, 0.9995, 0], [3, 1, 0], [0, 1, 3], [0, 0, 0]]])
+    steps = torch.tensor([[[2.0, 0, 0], [0, 1.0, 0], [3, 1, 0], [0, 1, 3], [0, 0, 0]]])
     total = _Totals()
     total.add(ids, whole, steps, None)
     found = total.result()
-    assert found["same_top"] == 0.5
-    assert found["ties"] == 0.5
+    assert found["same_top"] == 0.75
+    assert found["ties"] == 0.25
 
 
 def test_more_tokens_than_torch_takes_quantiles_of():
