@@ -108,7 +108,7 @@ class QuantSection(Section):
         }  # fmt: skip
         if any(extra.values()) and scheme.kv_bits < FLOAT_BITS:
             raise ValueError(
-                "kv.llama_cpp: its cache keeps no token at more bits and no offset; set "
+                "kv.llama_cpp: its cache keeps no token at more bits and no offset; it needs "
                 + ", ".join(way for way, given in extra.items() if given)
             )
 

@@ -90,9 +90,9 @@ def test_float_weights_leave_the_head_in_float():
         (
             "quant: {kv: {llama_cpp: true, sink_tokens: 0, key_offset: false}, adaptive: 0.5, "
             "scheme: w4a4kv4}",
-            ["kv.llama_cpp", "set no adaptive.share"],
+            ["kv.llama_cpp", "it needs no adaptive.share"],
         ),
-        ("quant: {kv: {llama_cpp: true}}", ["set kv.sink_tokens=0, kv.key_offset=false"]),
+        ("quant: {kv: {llama_cpp: true}}", ["it needs kv.sink_tokens=0, kv.key_offset=false"]),
         ("train: 5", ["train"]),
         ("quant: {skip: lm_head}", ["quant.skip"]),
         ("train: {steps: true}", ["train.steps", "True", "where a number or a name belongs"]),

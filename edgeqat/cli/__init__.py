@@ -56,7 +56,7 @@ def _options(
             "--version", callback=_say_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
-    debug: Annotated[
+    debug: Annotated[  # for the help: run() takes it out, wherever it stands
         bool, typer.Option("--debug", help="Of any verb: show where an error came from.")
     ] = False,
 ) -> None:

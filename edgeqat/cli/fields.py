@@ -13,7 +13,9 @@ from edgeqat.recipe import Recipe
 
 
 class Field(NamedTuple):
-    """A field that a recipe or --set may give: dotted name, what it takes, default, meaning."""
+    """A field that a recipe or --set may give: dotted name, what it takes, default in JSON (empty:
+    the field may be absent), meaning.
+    """
 
     name: str
     takes: str
@@ -29,9 +31,9 @@ def fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[Fiel
             yield from fields(inner, f"{prefix}{name}.")
             continue
         takes = " or ".join(_taken(t) for t in _types(info.annotation))
-        default = "required" if info.is_required() else json.dumps(info.get_default())
-        absent = "" if info.get_default() is None and not info.is_required() else default
-        yield Field(prefix + name, takes, absent, info.description or "")
+        value = info.get_default(call_default_factory=True)
+        default = "" if value is None else json.dumps(value)
+        yield Field(prefix + name, takes, default, info.description or "")
 
 
 def _types(annotation: Any) -> list[Any]:

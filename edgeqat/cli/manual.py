@@ -12,7 +12,6 @@ import typer
 from edgeqat.cli.fields import fields
 
 _MADE = "<!-- made by `edgeqat manual docs/cli`; a test holds it to the code -->"
-_FIELDS = "fields"
 
 
 def command(
@@ -31,7 +30,7 @@ def pages() -> dict[str, str]:
 
     verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     found = {name: _page(name, verb) for name, verb in verbs.items() if not verb.hidden}
-    return {**found, _FIELDS: _fields_page()}
+    return {**found, "fields": _fields_page()}
 
 
 def _fields_page() -> str:

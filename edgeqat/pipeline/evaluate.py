@@ -100,7 +100,8 @@ def _evaluate_text(
         found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
     if opened is not None:
         opened.close()
-    measured = found["average_bits"] or _metrics(folder).get("average_bits")  # of an engine
+    # the engine does not tell: as measured after training
+    measured = found["average_bits"] or _metrics(folder).get("average_bits")
     if measured is not None or recipe.quant.adaptive.share is None:
         found["average_bits"] = average_bits(recipe, measured)
     return found
