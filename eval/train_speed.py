@@ -145,7 +145,7 @@ def image_stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None
     from edgeqat import recipe as recipes
     from edgeqat.hf.image_source import named
     from edgeqat.hf.model import prepare
-    from edgeqat.nn.convert import calibrate
+    from edgeqat.nn.calibration import calibrate
     from edgeqat.train.image_objective import ImageObjective
     from edgeqat.train.optim import make_optimizer, with_rates
 

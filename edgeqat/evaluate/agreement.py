@@ -31,7 +31,7 @@ from edgeqat.errors import UsageError
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.blocks import decoder_layers, tapped
-from edgeqat.nn.convert import attentions
+from edgeqat.nn.layers import attentions
 from edgeqat.quant.exact import exact_products
 from edgeqat.runtime.engine import Engine
 from edgeqat.scheme import Scheme

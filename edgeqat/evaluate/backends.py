@@ -31,7 +31,7 @@ from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, source
 from edgeqat.hf.generation import Stops, neutral
 from edgeqat.hf.kv_cache import new_cache
-from edgeqat.nn.convert import attentions
+from edgeqat.nn.layers import attentions
 from edgeqat.runtime.engine import Engine
 
 FLOAT, FAKE_QUANT, PACKED, NATIVE = BACKENDS = ("float", "fake-quant", "packed", "native")

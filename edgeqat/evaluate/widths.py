@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.nn.attention import AttentionQuantizer
-from edgeqat.nn.convert import attentions
+from edgeqat.nn.layers import attentions
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS, Scheme
 

@@ -24,7 +24,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from edgeqat.errors import UsageError
 from edgeqat.nn.attention import AttentionQuantizer
-from edgeqat.nn.convert import attentions
+from edgeqat.nn.layers import attentions
 from edgeqat.nn.token_store import TokenStore
 
 _PREPARE = "_prepare_cache_for_generation"

@@ -39,7 +39,7 @@ class AdaptiveQuantizer(nn.Module):
 
     @property
     def enabled(self) -> bool:
-        """Whether it quantizes (nn/convert.quantizers_disabled)."""
+        """Whether it quantizes (nn/quantizers_disabled)."""
         return bool(self.low.enabled)
 
     def forward(self, values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from torch import Tensor, nn
 
 from edgeqat.errors import RecipeError
-from edgeqat.nn.convert import attentions
+from edgeqat.nn.layers import attentions
 
 AUTO = "auto"
 _MATRICES = (nn.Linear, nn.Conv2d)

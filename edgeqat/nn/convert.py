@@ -8,12 +8,9 @@ files (checkpoint).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
-from typing import Any, TypeGuard
+from typing import Any
 
-import torch
 from torch import nn
 
 from edgeqat.errors import ModelError, RecipeError
@@ -21,47 +18,30 @@ from edgeqat.nn import token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
-from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, edges, layers
+from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, layers
+from edgeqat.nn.layers import FUSED_PROJECTION, attentions, replace
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
-from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
-from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
-from edgeqat.quant.ggml import BlockQuantizer
+from edgeqat.nn.token_importance import TokenImportance
+from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.hadamard import rotate
 from edgeqat.quant.inputs import input_quantizer, mode_of
 from edgeqat.quant.lowrank import LowRankQuantizer
-from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
+from edgeqat.quant.lsq import WeightQuantizer
 from edgeqat.quant.minmax import MinMaxWeightQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
 logger = logging.getLogger(__name__)
 
-_QUANTIZERS = (WeightQuantizer, StaticQuantizer, DynamicQuantizer, BlockQuantizer, CacheQuantizer)
-
-ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
 LLAMA_CPP_PAIRS = ("llama", "mistral")  # architectures whose heads llama.cpp interleaves
 _OTHERS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention)
-_THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 _PACKED: dict[str, type[PackedWeight]] = {
     "linear": PackedLinear,
     "embedding": PackedEmbedding,
     "convolution": PackedConv2d,
 }
-
-
-def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Names and modules of all attention layers, with separate or fused q, k and v projections; an
-    image model's stay as they are, their projections are linear layers.
-    """
-    if edges(model):
-        return
-    for name, module in model.named_modules():
-        separate = all(hasattr(module, part) for part in ATTENTION_PROJECTIONS)
-        if separate or hasattr(module, FUSED_PROJECTION):
-            yield name, module
 
 
 def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
@@ -275,59 +255,6 @@ def is_quantized(model: nn.Module) -> bool:
     return any(isinstance(module, kinds) for module in model.modules())
 
 
-@contextmanager
-def quantizers_disabled(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...] = _QUANTIZERS
-) -> Iterator[nn.Module]:
-    """Run a prepared model in float: every quantizer (of some kinds) passes its input through."""
-    found: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
-    before = [module.enabled for module in found]
-    try:
-        for module in found:
-            module.enabled = False
-        yield model
-    finally:
-        for module, enabled in zip(found, before, strict=True):
-            module.enabled = enabled
-
-
-@torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Initialise static activation quantizers, key offsets and importance thresholds on batches of
-    token ids (B, T), in eval mode; a no-op without any. Layers that do not run stay unset.
-    """
-    static = [module for module in model.modules() if _is_static(module)]
-    adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
-    if not static and not adaptive:
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    batches = list(batches) if adaptive else batches
-    try:
-        model.eval()
-        for module in static:
-            module.observe()
-        for batch in batches:
-            model(batch)
-        for module in static:
-            module.finish()
-        for _ in range(_THRESHOLD_PASSES if adaptive else 0):
-            with observing(model):
-                for batch in batches:
-                    model(batch)
-            move_thresholds(model, rate=1.0)
-    finally:
-        for module in static:
-            module.finish()  # once more is nothing; without it one that was cut off observes on
-        for own, training in modes:
-            own.training = training
-
-
-def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:
-    if isinstance(module, CacheQuantizer):
-        return module.offset is not None
-    return isinstance(module, StaticQuantizer)
-
-
 def _rotate_weight(layer: nn.Linear, rotation: int) -> None:
     if rotation and not layer.weight.is_meta:
         layer.weight.data = rotate(layer.weight.data, rotation)
@@ -390,9 +317,3 @@ def _plain(layer: Any, weight: Any) -> nn.Module:
     linear: Any = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight, linear.bias = weight, bias
     return linear.train(layer.training)
-
-
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one that has a name."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent) if parent else model, child, module)

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import fusion
 
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, plain_convolution
-from edgeqat.nn.convert import replace
+from edgeqat.nn.layers import replace
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.nn.packed import PackedWeight
 

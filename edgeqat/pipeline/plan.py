@@ -21,8 +21,8 @@ from edgeqat.coreset.select import size
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
-from edgeqat.nn.convert import attentions
 from edgeqat.nn.decision import Decision, decisions, layers
+from edgeqat.nn.layers import attentions
 from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
 from edgeqat.pipeline.quantize import prepared, trainable
 from edgeqat.pipeline.sampling import with_steps

@@ -28,6 +28,7 @@ from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import lowrank, source
 from edgeqat.hf.model import prepare
 from edgeqat.nn import convert, kivi
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
 from edgeqat.pipeline import card
@@ -94,7 +95,7 @@ def prepared(task: Task, recipe: Recipe, quant: QuantSection) -> Any:
     gc.collect()  # a prepared model before this one refers to itself
     set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
     model: Any = prepare(float_copy(task.model), quant=quant)
-    convert.calibrate(model, task.calibration(recipe))
+    calibrate(model, task.calibration(recipe))
     return model
 
 

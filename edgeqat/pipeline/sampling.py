@@ -15,7 +15,7 @@ from edgeqat.coreset import index_file
 from edgeqat.data.text import BlockStream
 from edgeqat.errors import UsageError
 from edgeqat.hf import source
-from edgeqat.nn.convert import calibrate, quantizers_disabled
+from edgeqat.nn.calibration import calibrate, quantizers_disabled
 from edgeqat.pipeline.task import Task
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import Recipe

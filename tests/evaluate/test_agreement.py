@@ -18,6 +18,8 @@ from edgeqat.evaluate.agreement import _Totals, agreement, decoded
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate, quantizers_disabled
+from edgeqat.nn.layers import attentions
 from edgeqat.recipe import DataSection, QuantSection
 from edgeqat.scheme import Scheme
 
@@ -27,7 +29,7 @@ BLOCKS = Blocks(tiny.ids(6, 20))
 def packed(scheme, **quant):
     section = QuantSection.model_validate({"scheme": scheme, **quant})
     model = edgeqat.prepare(tiny.llama(num_hidden_layers=3), quant=section)
-    convert.calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
+    calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
     return convert.convert(model).eval()
 
 
@@ -91,7 +93,7 @@ def test_errors_of_layers_by_hand():
 
 def test_the_float_model_is_at_no_distance_from_itself():
     model = edgeqat.prepare(tiny.llama(), "w4a8kv4").eval()
-    with convert.quantizers_disabled(model):
+    with quantizers_disabled(model):
         result = found(model, "w4a8kv4", floating=tiny.llama())
     assert result["kl"]["mean"] == pytest.approx(0, abs=1e-6)
     assert result["same_top_float"] == result["same_top"] == 1
@@ -234,7 +236,7 @@ def test_shares_by_position_and_widths_of_a_float_cache_by_hand():
     made = edgeqat.prepare(tiny.llama(), quant=QuantSection(scheme="w4a4", adaptive=0.5)).eval()
     meter = WidthMeter(made, Scheme.parse("w4a4"))
     with meter:
-        for _, attention in convert.attentions(made):
+        for _, attention in attentions(made):
             own = attention.attention_quantizer
             own.importance = None  # what it would decide is set here
             own.widths.high = torch.arange(8)[None] < 2

@@ -13,6 +13,7 @@ from edgeqat.export import onnx
 from edgeqat.hf import image_folder
 from edgeqat.hf.image_source import named
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
 from edgeqat.recipe import QuantSection
 from edgeqat.vision.zoo import build
 
@@ -32,7 +33,7 @@ def packed(name, scheme, **quant):
     for _ in range(3):
         model(torch.randn(16, 3, 16, 16))
     convert.prepare(model.eval(), section)
-    convert.calibrate(model, iter([torch.randn(16, 3, 16, 16)]))
+    calibrate(model, iter([torch.randn(16, 3, 16, 16)]))
     return convert.convert(model), section
 
 
@@ -65,7 +66,7 @@ def test_one_quantized_layer_is_exact(tmp_path, scheme):
     nn.init.normal_(net[1].weight)
     section = QuantSection(scheme=scheme, edges="same", skip=["5"])
     convert.prepare(net, section)
-    convert.calibrate(net, iter([torch.randn(16, 3, 16, 16)]))
+    calibrate(net, iter([torch.randn(16, 3, 16, 16)]))
     convert.convert(net)
     onnx.export(net, 16, tmp_path / "net.onnx", {})
     distance, agreed = difference(net, tmp_path / "net.onnx")

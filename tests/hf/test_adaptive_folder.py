@@ -13,13 +13,14 @@ from edgeqat import checkpoint
 from edgeqat.errors import FormatError
 from edgeqat.hf import folder
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
 from edgeqat.recipe import QuantSection
 
 
 def written(path, drop="", **quant):
     section = QuantSection.model_validate({"scheme": "w4a4kv3", **quant})
     model = edgeqat.prepare(tiny.llama(num_hidden_layers=3), quant=section)
-    convert.calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
+    calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
     convert.convert(model)
     path.mkdir()
     folder.write(path, model, section, tiny.tokenizer())
@@ -95,7 +96,7 @@ def test_every_missing_tensor_is_refused(tmp_path, drop):
 def test_a_half_precision_model_keeps_its_norms_in_float32(tmp_path):
     section = QuantSection.model_validate({"scheme": "w4a8kv4"})
     model = edgeqat.prepare(tiny.llama().half(), quant=section)
-    convert.calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
+    calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
     stored = folder.stored_tensors(convert.convert(model))
     assert {t.dtype for n, t in stored.items() if "weight_scale" in n} == {torch.float16}
     assert {t.dtype for n, t in stored.items() if "norm" in n} == {torch.float32}

@@ -32,6 +32,8 @@ from edgeqat.errors import ModelError, UsageError
 from edgeqat.hf import folder
 from edgeqat.hf.model import FAMILIES
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
+from edgeqat.nn.layers import attentions
 from edgeqat.pipeline.generate import generate
 from edgeqat.recipe import DistillSection, QuantSection
 from edgeqat.train.objective import Objective
@@ -65,9 +67,8 @@ def test_every_supported_family_is_tested():
 @pytest.mark.parametrize("family", MODELS)
 def test_prepare_train_write_load_generate(tmp_path, family, tied):
     model = edgeqat.prepare(made(family, tie_word_embeddings=tied), quant=QUANT)
-    convert.calibrate(model, iter([tiny.ids(seed=3)]))
-    attentions = list(convert.attentions(model))
-    assert len(attentions) == model.config.num_hidden_layers
+    calibrate(model, iter([tiny.ids(seed=3)]))
+    assert len(list(attentions(model))) == model.config.num_hidden_layers
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     objective = Objective(DistillSection(), made(family, tie_word_embeddings=tied))
     losses = []
@@ -141,7 +142,7 @@ def test_a_huge_key_bias_does_not_break_kv4():
     quant = QuantSection(scheme="w16a16kv4")
     plain = edgeqat.prepare(model(), quant=quant.plain())
     ours = edgeqat.prepare(model(), quant=quant)
-    convert.calibrate(ours, iter([tiny.ids(seed=3)]))
+    calibrate(ours, iter([tiny.ids(seed=3)]))
     assert divergence(ours, expected) < 0.2 * divergence(plain, expected)
 
 

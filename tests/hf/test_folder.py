@@ -17,6 +17,7 @@ from edgeqat import checkpoint
 from edgeqat.errors import EdgeQATError, ModelError
 from edgeqat.hf import folder
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
 from edgeqat.recipe import QuantSection
 
 
@@ -27,7 +28,7 @@ def section(**quant):
 def pack(model, path, quant):
     """Prepare, drift, convert and write a model; returns its logits after packing."""
     tiny.drift(edgeqat.prepare(model, quant=quant))
-    convert.calibrate(model, iter([tiny.ids(seed=3)]))
+    calibrate(model, iter([tiny.ids(seed=3)]))
     convert.convert(model)
     path.mkdir()
     folder.write(path, model, quant, tiny.tokenizer())

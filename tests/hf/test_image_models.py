@@ -19,6 +19,7 @@ from edgeqat.errors import ModelError
 from edgeqat.hf import image_folder, image_source
 from edgeqat.nn import convert
 from edgeqat.nn.blocks import block_names
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.logits import class_logits
 from edgeqat.recipe import QuantSection
 
@@ -60,7 +61,7 @@ def test_a_folder_of_transformers_is_packed_and_loads_back(folder, tmp_path, sch
         floating = class_logits(model, images)
         quant = QuantSection(scheme=scheme)
         prepared = edgeqat.prepare(model, quant=quant)
-        convert.calibrate(prepared, iter([images]))
+        calibrate(prepared, iter([images]))
         expected = class_logits(prepared, images)
         assert (expected - floating).abs().max() > 1e-3 * floating.abs().max() > 0
         convert.convert(prepared)

@@ -23,6 +23,8 @@ from edgeqat.errors import UsageError
 from edgeqat.hf.kv_cache import KVCache, is_packable
 from edgeqat.hf.source import random_model
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate, quantizers_disabled
+from edgeqat.nn.layers import attentions
 from edgeqat.nn.token_store import TokenStore
 from edgeqat.recipe import QuantSection
 from edgeqat.runtime.shape import named
@@ -49,7 +51,7 @@ MODELS = {
 def packed(scheme, model=None, **quant):
     section = QuantSection.model_validate({"scheme": scheme, **quant})
     made = edgeqat.prepare(model or tiny.llama(num_hidden_layers=3), quant=section)
-    convert.calibrate(made, iter([tiny.ids(8, 32, seed=3)]))
+    calibrate(made, iter([tiny.ids(8, 32, seed=3)]))
     return convert.convert(made).eval()
 
 
@@ -101,7 +103,7 @@ def test_adaptive_widths_are_those_of_one_pass(pieces, rule):
     found = stepwise(model, ids.split(pieces, dim=1), cache)
     expected = one_pass(model, ids)
     close(found, expected, 0.03)
-    for layer, (_, attention) in zip(cache.layers, convert.attentions(model), strict=True):
+    for layer, (_, attention) in zip(cache.layers, attentions(model), strict=True):
         kept = attention.attention_quantizer.newest.high
         assert torch.equal(layer.store.high, kept)
     assert 0 < cache.layers[1].store.high[:, 4:].float().mean() < 1
@@ -137,12 +139,12 @@ def test_padding_between_two_turns_changes_no_real_token(family, pieces):
         position = (mask[:, :seen].cumsum(-1) - 1).clamp(min=0)[:, -part.shape[1] :]
         inputs = {"attention_mask": mask[:, :seen], "position_ids": position}
         found.append(stepwise(model, [part], cache, **inputs))
-        newest.append([a.attention_quantizer.newest.high for _, a in convert.attentions(model)])
+        newest.append([a.attention_quantizer.newest.high for _, a in attentions(model)])
     for row, real in enumerate(mask.bool()):
         expected = one_pass(model, ids[row : row + 1, real])[0]
         if family == "llama":  # a window of transformers counts the pads inside it
             close(torch.cat(found, dim=1)[row, real], expected)
-        for (_, attention), *high in zip(convert.attentions(model), *newest, strict=True):
+        for (_, attention), *high in zip(attentions(model), *newest, strict=True):
             alone = attention.attention_quantizer.newest.high[0]
             assert torch.equal(torch.cat(high, dim=1)[row, real], alone)
 
@@ -193,7 +195,7 @@ def test_a_copy_of_a_model_has_caches_of_its_own():
     model = packed("w4a8kv4")
     other = copy.deepcopy(model)
     output = generate(other, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
-    own = {id(a.attention_quantizer) for _, a in convert.attentions(other)}
+    own = {id(a.attention_quantizer) for _, a in attentions(other)}
     assert {id(layer.quantizer) for layer in output.past_key_values.layers} == own
 
 
@@ -258,7 +260,7 @@ def filled(adaptive=None):
         random_model(named("llama-8m")), quant=QuantSection.model_validate(quant)
     )
     ids = torch.randint(8192, (1, 1024))
-    convert.calibrate(model, iter([torch.randint(8192, (2, 256))]))
+    calibrate(model, iter([torch.randint(8192, (2, 256))]))
     cache = KVCache(model)
     with torch.no_grad():
         model.model(ids, past_key_values=cache, use_cache=True)
@@ -392,6 +394,6 @@ def test_an_adaptive_model_needs_a_cache_that_knows_widths():
 def test_a_float_view_of_the_model_has_a_float_cache(adaptive):
     quant = QuantSection.model_validate({"scheme": "w4a8kv2", "adaptive": {"share": adaptive}})
     model = edgeqat.prepare(tiny.llama(), quant=quant).eval()
-    with convert.quantizers_disabled(model):
+    with quantizers_disabled(model):
         output = generate(model, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
     assert type(output.past_key_values) is DynamicCache

@@ -9,6 +9,7 @@ from torch import nn
 import edgeqat
 from edgeqat.errors import ModelError
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d
 from edgeqat.nn.decision import edges, rule
 from edgeqat.recipe import QuantSection, WeightSection
@@ -41,7 +42,7 @@ def trained(scheme, **changes):
     quant = QuantSection(scheme=scheme, **changes)
     model = convert.prepare(Net(), quant)
     images = torch.randn(16, 3, 12, 12)
-    convert.calibrate(model, iter([images]))
+    calibrate(model, iter([images]))
     model.train()
     for _ in range(3):
         model(torch.randn(16, 3, 12, 12))

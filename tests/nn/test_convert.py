@@ -11,7 +11,9 @@ import edgeqat
 from edgeqat.errors import ModelError, RecipeError
 from edgeqat.nn import convert
 from edgeqat.nn.attention import AttentionQuantizer
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.decision import layers, rule
+from edgeqat.nn.layers import attentions
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.quant.hadamard import block_size, rotate
@@ -192,7 +194,7 @@ def test_calibration_sets_every_static_quantizer():
     floating = logits(tiny.llama())
     with pytest.raises(ModelError, match="not set yet"):
         logits(model)
-    convert.calibrate(model, iter([tiny.ids(seed=1), tiny.ids(seed=2)]))
+    calibrate(model, iter([tiny.ids(seed=1), tiny.ids(seed=2)]))
     assert all(module.initialized.item() for module in static)
     assert len({module.scale.item() for module in static}) > 10
     assert (logits(model) - floating).square().mean() < floating.square().mean() / 20
@@ -203,13 +205,13 @@ def test_calibrating_without_static_quantizers_runs_nothing():
         raise AssertionError
         yield
 
-    convert.calibrate(edgeqat.prepare(tiny.llama(), "w4a8"), batches())
+    calibrate(edgeqat.prepare(tiny.llama(), "w4a8"), batches())
 
 
 def test_calibrating_finds_the_mean_of_the_keys():
     model = edgeqat.prepare(tiny.llama(), "w4a8kv4")
-    convert.calibrate(model, iter([torch.arange(60).view(3, 20)]))
-    for _, attention in convert.attentions(model):
+    calibrate(model, iter([torch.arange(60).view(3, 20)]))
+    for _, attention in attentions(model):
         offset = attention.attention_quantizer.key.offset
         assert offset.abs().min() > 0
         assert offset.shape == (2, attention.head_dim)

@@ -12,6 +12,7 @@ import edgeqat
 from edgeqat.errors import FormatError, RecipeError
 from edgeqat.hf import lowrank as files
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import quantizers_disabled
 from edgeqat.nn.lowrank import adapters, add_adapters
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
@@ -73,7 +74,7 @@ def test_training_lowers_the_loss_and_merges_bit_for_bit(base):
 def test_restoring_gives_float_layers_with_the_adapter_merged():
     model = adapted("w4a8", rank=2)
     trained(model)
-    with convert.quantizers_disabled(model):
+    with quantizers_disabled(model):
         expected = logits(model)
     restored = edgeqat.restore(model)
     assert type(restored.model.layers[0].mlp.up_proj) is torch.nn.Linear

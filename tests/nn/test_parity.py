@@ -8,6 +8,7 @@ import torch
 
 import edgeqat
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.decision import layers
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear
 from edgeqat.quant.lsq import WeightQuantizer
@@ -109,7 +110,7 @@ def test_converting_changes_no_logit_with_any_detail(quant, tied):
 def test_converting_changes_no_logit_with_static_activations(scheme, granularity):
     quant = {"weight": {"granularity": granularity}, "activation": {"mode": "static"}}
     model = prepared(3, scheme=scheme, **quant)
-    convert.calibrate(model, iter([tiny.ids(seed=5)]))
+    calibrate(model, iter([tiny.ids(seed=5)]))
     check(model)
 
 

@@ -14,7 +14,9 @@ from edgeqat.errors import ModelError
 from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn import convert, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.decision import layers
+from edgeqat.nn.layers import attentions
 from edgeqat.nn.token_importance import (
     TokenImportance,
     attention_to_first,
@@ -41,7 +43,7 @@ def calibrated(scheme="w4a4kv4", model=None, **options):
     made = edgeqat.prepare(
         model or tiny.llama(num_hidden_layers=3), quant=section(scheme, **options)
     )
-    convert.calibrate(made, iter([tiny.ids(8, 32, seed=3)]))
+    calibrate(made, iter([tiny.ids(8, 32, seed=3)]))
     return made.eval()
 
 
@@ -49,7 +51,7 @@ def calibrated(scheme="w4a4kv4", model=None, **options):
 def widths(model, ids, **inputs):
     """Masks (B, T) of important tokens of every layer in one pass; None where all are."""
     model(ids, use_cache=False, **inputs)
-    return [a.attention_quantizer.widths.high for _, a in convert.attentions(model)]
+    return [a.attention_quantizer.widths.high for _, a in attentions(model)]
 
 
 def test_the_score_by_hand():
@@ -215,7 +217,7 @@ def test_a_sliding_layer_s_neighbour_listens_to_the_last_full_one():
     )  # fmt: skip
     found = widths(calibrated(model=model), tiny.ids())
     assert found[1] is found[2]
-    sources = [a.attention_quantizer.importance for _, a in convert.attentions(model)]
+    sources = [a.attention_quantizer.importance for _, a in attentions(model)]
     assert [source is not None for source in sources] == [True, False, False]
 
 

@@ -11,7 +11,7 @@ import torch
 import edgeqat
 from edgeqat.errors import RecipeError
 from edgeqat.hf.kv_cache import KVCache
-from edgeqat.nn import convert
+from edgeqat.nn.layers import attentions
 from edgeqat.quant import ggml
 from edgeqat.quant.hadamard import rotate
 from edgeqat.recipe import QuantSection, validate
@@ -95,7 +95,7 @@ def prepared(**changes):
 
 
 def test_attention_quantizes_in_the_runtimes_order():
-    own = convert.attentions(prepared())
+    own = attentions(prepared())
     quantizer = next(iter(own))[1].attention_quantizer
     query, key, value = heads(1), heads(2), heads(3)
     _, found, values = quantizer(query, key, value, None)

@@ -9,6 +9,7 @@ import torch
 import edgeqat
 from edgeqat.hf import folder
 from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
 from edgeqat.quant.pact import PactQuantizer
 from edgeqat.recipe import QuantSection, TrainSection
 from edgeqat.train.optim import parameter_groups, with_rates
@@ -52,7 +53,7 @@ def test_it_starts_where_the_error_is_least(bits):
 def test_a_model_trains_its_clips_with_decay_and_loads_back(tmp_path):
     section = QuantSection.model_validate({"scheme": "w4a4kv4", "activation": {"mode": "pact"}})
     model = edgeqat.prepare(tiny.llama(), quant=section)
-    convert.calibrate(model, iter([tiny.ids(seed=3)]))
+    calibrate(model, iter([tiny.ids(seed=3)]))
     train = with_rates(TrainSection(weight_decay=0.1), 0.1)
     groups = {group["name"]: group for group in parameter_groups(model, train)}
     assert len(groups["clips"]["params"]) == 2 * (7 + 1)

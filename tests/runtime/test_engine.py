@@ -33,6 +33,7 @@ from edgeqat.hf import folder as packed_folder
 from edgeqat.hf.source import load_model, load_tokenizer
 from edgeqat.nn import convert
 from edgeqat.nn.blocks import decoder_layers, tapped
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.recipe import QuantSection
 from edgeqat.runtime.engine import Engine
@@ -69,7 +70,7 @@ def pack(folder, model, scheme, **quant):
     folder.mkdir(exist_ok=True)
     section = QuantSection.model_validate({"scheme": scheme, **quant})
     prepared = edgeqat.prepare(model, quant=section)
-    convert.calibrate(prepared, iter([tiny.ids(4, 24, seed=5)]))
+    calibrate(prepared, iter([tiny.ids(4, 24, seed=5)]))
     packed = convert.convert(prepared).eval()
     packed_folder.write(folder, packed, section, None)
     for module in packed.modules():

@@ -7,7 +7,7 @@ import torch
 
 import edgeqat
 from edgeqat.data.text import Blocks
-from edgeqat.nn import convert
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.recipe import Recipe
 from edgeqat.sections import AdaptiveSection
@@ -26,7 +26,7 @@ def run(**train):
         }
     )
     model = edgeqat.prepare(tiny.llama(num_hidden_layers=3), quant=chosen.quant)
-    convert.calibrate(model, iter([tiny.ids(4, 16, seed=3)]))
+    calibrate(model, iter([tiny.ids(4, 16, seed=3)]))
     before = thresholds(model)
     data = Blocks(tiny.ids(64, 16, 1))
     objective = Objective(chosen.distill, tiny.llama(num_hidden_layers=3), chosen.guide)
