@@ -26,7 +26,7 @@ from ctypes import (
 )
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -276,6 +276,9 @@ class Sampler:
         if token < 0:
             check(self._library.edgeqat_last_status())
         return int(token)
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("sampler: it cannot be copied or pickled; make one with the same seed")
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

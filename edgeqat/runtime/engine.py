@@ -1,5 +1,8 @@
 """The native decoding engine on a packed folder: prefill, decode, generate; one sequence at a time.
 
+Threads may share an engine: each call waits for the one before. A request of several calls belongs
+into `with engine.exclusive():`, or gets an engine of its own.
+
 Legend: N tokens, V vocabulary, L layers, H hidden size.
 """
 
@@ -7,19 +10,25 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeqat import native
 from edgeqat.errors import UsageError
+from edgeqat.runtime.guard import Guard
+
+_PATIENCE = 0.5  # seconds that the end of the program waits for a daemon thread
 
 
 class Engine:
     """A packed folder on the C++ kernels; raises native.UnsupportedModel for what only torch runs.
 
     threads: None is one per physical core. context: None is the model's longest sequence. half: the
-    weights expanded to fp16, the float baseline. Also a context manager.
+    weights expanded to fp16, the float baseline. Also a context manager. A copy, and what is
+    unpickled, opens the folder again with the same options and an empty sequence.
     """
 
     def __init__(
@@ -29,8 +38,8 @@ class Engine:
         context: int | None = None,
         half: bool = False,
     ) -> None:
-        self._handle = native.open_engine(str(folder), threads or 0, context or 0, half)
-        self._finish_opening()
+        self._origin: tuple[Any, ...] | None = (Path(folder).absolute(), threads, context, half)
+        self._finish_opening(native.open_engine(str(folder), threads or 0, context or 0, half))
 
     @classmethod
     def random(
@@ -43,27 +52,49 @@ class Engine:
     ) -> Engine:
         """Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m)."""
         engine = cls.__new__(cls)
-        engine._handle = native.open_random(shape, scheme, threads or 0, context or 0, half)
-        engine._finish_opening()
+        engine._origin = None
+        handle = native.open_random(shape, scheme, threads or 0, context or 0, half)
+        engine._finish_opening(handle)
         return engine
 
-    def _finish_opening(self) -> None:
-        self._free = weakref.finalize(self, native.close, self._handle)  # at exit at the latest
-        info = native.info(self._handle)
+    def _finish_opening(self, handle: int) -> None:
+        self._guard = Guard(handle)
+        weakref.finalize(self, self._guard.free, _PATIENCE)  # at exit at the latest
+        info = native.info(handle)
         self.vocabulary, self.context = info.vocabulary, info.context
         self.threads, self.isa = info.threads, info.isa.decode()
         self.matrix_bytes, self.embedding_bytes = info.matrix_bytes, info.embedding_bytes
 
+    def __reduce__(self) -> tuple[type[Engine], tuple[Any, ...]]:
+        if self._origin is None:
+            raise UsageError(
+                "engine: random weights cannot be copied or pickled; call Engine.random again"
+            )
+        return type(self), self._origin
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Engine]:
+        """The engine for one whole request of this thread; calls of others wait until its end:
+
+        with engine.exclusive():
+            engine.reset()
+            tokens = list(engine.generate(ids, 64))
+        """
+        with self._guard.lend():
+            yield self
+
     @property
     def position(self) -> int:
         """Tokens so far."""
-        return native.info(self._open()).position
+        with self._guard.lend() as handle:
+            return native.info(handle).position
 
     def prefill(self, ids: Sequence[int], every: bool = False) -> np.ndarray:
         """Append token ids; logits (V,) after the last one, or (N, V) after each with `every`."""
         shape = (len(ids), self.vocabulary) if every else (self.vocabulary,)
         logits = np.empty(shape, np.float32)
-        native.forward(self._open(), np.asarray(ids, np.int32).reshape(-1), logits, every)
+        with self._guard.change() as handle:
+            native.forward(handle, np.asarray(ids, np.int32).reshape(-1), logits, every)
         return logits
 
     def decode(self, id: int) -> np.ndarray:
@@ -74,7 +105,8 @@ class Engine:
         """Append token ids; logits (N, V) after each, and what each decoder layer leaves in the
         residual stream (L, N, H).
         """
-        return native.trace(self._open(), np.asarray(ids, np.int32).reshape(-1))
+        with self._guard.change() as handle:
+            return native.trace(handle, np.asarray(ids, np.int32).reshape(-1))
 
     def generate(
         self,
@@ -86,17 +118,26 @@ class Engine:
         seed: int = 0,
     ) -> Iterator[int]:
         """Token ids that continue `ids`, up to `max_tokens` or an end-of-text token, which is not
-        given. temperature 0 is greedy; the same seed gives the same tokens.
+        given. temperature 0 is greedy; the same seed gives the same tokens. Any thread may ask for
+        the next one; UsageError where another call has changed the sequence meanwhile.
         """
         sampler = native.Sampler(temperature, top_k, top_p, seed)
-        logits = self.prefill(ids)
+        with self._guard.lend():
+            logits = self.prefill(ids)
+            changes = self._guard.changes
         for step in range(max_tokens):
             token = sampler(logits)
-            if native.is_stop(self._handle, token):
+            with self._guard.lend() as handle:
+                stopped = native.is_stop(handle, token)
+            if stopped:
                 return
             yield token
-            if step + 1 < max_tokens:
+            if step + 1 == max_tokens:
+                return
+            with self._guard.lend():  # for both lines: nobody comes between them
+                self._check_unchanged(changes)
                 logits = self.decode(token)
+                changes = self._guard.changes
 
     def reset(self) -> None:
         """Forget all tokens."""
@@ -104,17 +145,19 @@ class Engine:
 
     def rewind(self, position: int) -> None:
         """Forget the tokens from `position` on."""
-        native.rewind(self._open(), position)
+        with self._guard.change() as handle:
+            native.rewind(handle, position)
 
     def close(self) -> None:
-        """Free the memory; safe to call again."""
-        self._free()
-        self._handle = 0
+        """Free the memory, after the calls of other threads; safe to call again."""
+        self._guard.free()
 
-    def _open(self) -> int:
-        if not self._handle:
-            raise UsageError("engine: it was closed; open the folder again")
-        return self._handle
+    def _check_unchanged(self, changes: int) -> None:
+        if self._guard.changes != changes:
+            raise UsageError(
+                "engine: another call changed the sequence while it generated; use "
+                "`with engine.exclusive():` or an engine for each thread"
+            )
 
     def __enter__(self) -> Engine:
         return self

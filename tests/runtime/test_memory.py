@@ -45,7 +45,8 @@ with Engine(folder, threads=2) as engine, Engine(folder, threads=2) as other:
     logits = np.empty(engine.vocabulary, np.float32)
     engine.prefill(ids[:240])
     limit(1 << 20)
-    said = refused(lambda: native.forward(engine._handle, ids[240:], logits, False))
+    with engine._guard.lend() as handle:
+        said = refused(lambda: native.forward(handle, ids[240:], logits, False))
     limit(None)
     print(said, engine.position)
     print(np.array_equal(engine.prefill(ids[240:500]), other.prefill(ids[:500])))
