@@ -145,10 +145,10 @@ class DataSection(Section):
     valid_blocks: int = Field(
         256, ge=0, description="held-out blocks evaluated, evenly spaced (0: all)"
     )
-    streaming: bool = Field(
-        False, description="read while training: .jsonl, datasets beyond memory"
+    streaming: bool = Field(False, description="read while training: text beyond memory")
+    text_field: str = Field(
+        "text", description="field or column that holds the text of rows (all files but plain text)"
     )
-    text_field: str = Field("text", description="field of .jsonl lines and datasets")
     images: ImageSection = ImageSection()
 
 

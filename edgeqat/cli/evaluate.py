@@ -59,8 +59,8 @@ def command(
         str | None,
         typer.Option(
             "--data",
-            help="Text file, as a whole; folder of text, its held-out part (.txt, "
-            ".jsonl, .gz); folder of images; else EDGEQAT_DATA.",
+            help="Text file, as a whole; folder of text, its held-out part (.txt, .md, .jsonl, "
+            ".json, .csv, .tsv, .parquet); folder of images; else EDGEQAT_DATA.",
         ),
     ] = None,
     against: Annotated[

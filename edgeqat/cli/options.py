@@ -17,7 +17,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Text file or folder (.txt, .jsonl, .gz), or folder of images; else EDGEQAT_DATA.",
+        help="Text file or folder (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet), or folder of "
+        "images; else EDGEQAT_DATA.",
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimizer steps.")]

@@ -1,21 +1,16 @@
-"""Text to packed blocks of token ids: files, folders, Hugging Face datasets, the embedded demo; in
-memory or streaming.
+"""Text to packed blocks of token ids, in memory or streaming.
 
-A corpus is a stream of documents; its token ids are joined (end-of-text between documents, when the
-tokenizer has one) and cut into blocks of `context` tokens; the rest is dropped. With `bos`, every
-block starts with BOS. Held-out text is the part named `valid`, or the last 5% of the training
-blocks.
+A corpus is a stream of documents (data/documents); its token ids are joined (end-of-text between
+documents, when the tokenizer has one) and cut into blocks of `context` tokens; the rest is dropped.
+With `bos`, every block starts with BOS. Held-out text is the part named `valid`, or the last 5% of
+the training blocks.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import logging
 import os
-import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,16 +19,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from edgeqat.data.documents import DEMO, documents, left_out, text_files
+from edgeqat.data.rows import is_read
 from edgeqat.errors import DataError
 from edgeqat.recipe import DataSection
 
 ROOT_VARIABLE = "EDGEQAT_DATA"  # where data are, unless a root is named
-SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
-DEMO = "demo"
 HELD_OUT = 0.05
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _PIECE = 1 << 20  # characters tokenized at once
-_HELD_OUT_WORDS = {"valid", "validation", "val", "test", "dev", "heldout"}
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +90,8 @@ class BlockStream(IterableDataset):
 def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | BlockStream, Blocks]:
     """Training and held-out blocks of a recipe's `data` section. Raises DataError in one line."""
     train, valid = _sources(data)
-    if valid is not None and valid.endswith("#valid") and Path(train).is_dir():
-        names = [str(file.relative_to(train)) for file in _text_files(Path(train))[1]]
-        logger.info("held out by name: %s", ", ".join(names))
+    if Path(train).is_dir():
+        _tell_files(Path(train), valid)
     if data.streaming:
         if valid is None:
             raise DataError("data.valid: streaming has no end to hold out from; name a valid text")
@@ -123,6 +115,16 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
     return kept.evenly(data.train_blocks), held_out.evenly(data.valid_blocks)
 
 
+def _tell_files(folder: Path, valid: str | None) -> None:
+    """Say which files of a folder are not trained on."""
+    if valid is not None and valid.endswith("#valid"):
+        names = [str(file.relative_to(folder)) for file in text_files(folder)[1]]
+        logger.info("held out by name: %s", ", ".join(names))
+    others = left_out(folder)
+    if others is not None:
+        logger.info("%s", others)
+
+
 def held_out_blocks(data: DataSection, tokenizer: Tokenizer) -> Blocks:
     """The held-out blocks of load_blocks() alone: training text that has a held-out part is not
     read.
@@ -141,28 +143,6 @@ def training_source(data: DataSection) -> str:
 def source_name(data: DataSection) -> str:
     """The training text as results name it."""
     return training_source(data).removesuffix("#train")
-
-
-def documents(source: str, text_field: str = "text") -> Iterator[str]:
-    """Documents of a source: a text file is one, a .jsonl line is one, a dataset row is one.
-
-    A folder stands for its files but the held-out ones, `FOLDER#valid` for those.
-    """
-    name, _, split = source.rpartition("#") if not Path(source).exists() else (source, "", "")
-    name, split = (name, split) if name else (source, "")
-    path = Path(name)
-    if name == DEMO:
-        from edgeqat.demo.text import topics
-
-        yield from topics(split or "train")
-    elif path.is_dir():
-        training, held = _text_files(path)
-        for file in held if split == "valid" else training:
-            yield from _file_documents(file, text_field)
-    elif path.exists():
-        yield from _file_documents(path, text_field)
-    else:
-        yield from _dataset_documents(source, text_field)
 
 
 def _sources(data: DataSection) -> tuple[str, str | None]:
@@ -193,7 +173,7 @@ def _sources(data: DataSection) -> tuple[str, str | None]:
 
 def _held_out_in(folder: str) -> str | None:
     """The held-out files of a folder, if there are any."""
-    return f"{folder}#valid" if _text_files(Path(folder))[1] else None
+    return f"{folder}#valid" if text_files(Path(folder))[1] else None
 
 
 def _held_out_beside(file: Path, data: DataSection) -> str | None:
@@ -216,7 +196,7 @@ def _below(root: Path | None, name: str) -> str:
             f"data: '{root / name}' {reason}; set data.root (--data) to the folder it is in, or "
             "data.train and data.valid to texts below that"
         )
-    if root is None and name.endswith(SUFFIXES) and not Path(name).exists():
+    if root is None and is_read(name) and not Path(name).exists():
         raise DataError(f"data: '{name}' does not exist; give --data FOLDER, or set EDGEQAT_DATA")
     return name
 
@@ -225,77 +205,6 @@ def is_below(root: Path, name: str) -> bool:
     """Whether a text that a recipe names is in the folder `root`."""
     path = Path(os.path.abspath(root / name))  # links may lead elsewhere
     return path.exists() and path.is_relative_to(os.path.abspath(root))
-
-
-def _text_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Training and held-out files of a folder; the name of held-out ones, or of a folder they are
-    in, says so in a word of its own.
-    """
-
-    def words(file: Path) -> set[str]:
-        return set(re.split("[^a-z]+", str(file.relative_to(folder)).lower()))
-
-    files = sorted(f for f in folder.rglob("*") if f.name.endswith(SUFFIXES))
-    held = [f for f in files if words(f) & _HELD_OUT_WORDS]
-    training = [f for f in files if f not in held]
-    if not training:
-        kinds = ", ".join(SUFFIXES)
-        raise DataError(f"data: '{folder}' holds no {kinds} to train on; name a folder with text")
-    return training, held
-
-
-def _file_documents(path: Path, text_field: str) -> Iterator[str]:
-    """A .jsonl file is read line by line, a .txt file is one document."""
-    number = 0
-    try:
-        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
-            if ".jsonl" not in path.name:
-                yield file.read().decode("utf-8")
-                return
-            for line in file:
-                number += 1
-                if line.strip():
-                    yield _text_of(json.loads(line.decode("utf-8")), text_field)
-    except UnicodeDecodeError as error:
-        where = f"line {number}" if number else f"byte {error.start}"
-        raise DataError(f"data: '{path}' is not UTF-8 ({where}); convert it to UTF-8") from None
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise DataError(
-            f"data.text_field: line {number} of '{path}' is no object with '{text_field}'; "
-            "set data.text_field to the field that holds the text"
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"data: '{path}' cannot be read ({error}); check the file") from None
-
-
-def _text_of(row: Any, text_field: str) -> str:
-    text = row[text_field]
-    if not isinstance(text, str):
-        raise TypeError
-    return _SURROGATES.sub("\ufffd", text)  # halves of characters are no text
-
-
-def _dataset_documents(source: str, text_field: str) -> Iterator[str]:
-    """Rows of a Hugging Face dataset `name`, `name#split` or `name:config#split`."""
-    import datasets
-
-    name, _, split = source.partition("#")
-    name, _, config = name.partition(":")
-    try:
-        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
-        for row in rows:
-            yield _text_of(row, text_field)
-    except (KeyError, TypeError):
-        raise DataError(
-            f"data.text_field: a row of dataset '{source}' has no text in '{text_field}'; set it "
-            "to the field that holds the text"
-        ) from None
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"data: '{source}' is neither a file, a folder nor a dataset that can be reached "
-            f"({reason[:120]}); give a local path"
-        ) from None
 
 
 def _token_pieces(texts: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[int]]:

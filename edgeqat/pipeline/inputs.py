@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from edgeqat.data.rows import is_read
 from edgeqat.data.text import (
     ROOT_VARIABLE,
-    SUFFIXES,
     Blocks,
     BlockStream,
     is_below,
@@ -127,7 +127,7 @@ def with_data_root(recipe: Recipe) -> Recipe:
 
 
 def _is_elsewhere(name: str | None, root: Path) -> bool:
-    if name is None or (name.endswith(SUFFIXES) and not Path(name).is_absolute()):
+    if name is None or (is_read(name) and not Path(name).is_absolute()):
         return False
     return not is_below(root.expanduser(), name)
 

@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from edgeqat import recipe as recipes
 from edgeqat.checkpoint import METRICS
-from edgeqat.data.text import documents, load_blocks, source_name, training_source
+from edgeqat.data.documents import documents
+from edgeqat.data.text import load_blocks, source_name, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.pipeline.image_inputs import is_image_model

@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from edgeqat.data.text import Blocks, BlockStream, documents, load_blocks
+from edgeqat.data.documents import documents
+from edgeqat.data.text import Blocks, BlockStream, load_blocks
 from edgeqat.errors import DataError
 from edgeqat.recipe import DataSection
 
@@ -70,9 +71,9 @@ def test_all_formats_hold_the_same_documents(tmp_path):
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path):
     (tmp_path / "deep").mkdir()
-    for name in ("b.txt", "a.txt", "deep/c.txt", "notes.md"):
+    for name in ("b.txt", "a.txt", "deep/c.txt", "notes.md", "paper.pdf"):
         (tmp_path / name).write_text(name, encoding="utf-8")
-    assert list(documents(str(tmp_path))) == ["a.txt", "b.txt", "deep/c.txt"]
+    assert list(documents(str(tmp_path))) == ["a.txt", "b.txt", "deep/c.txt", "notes.md"]
 
 
 def test_line_separators_inside_a_json_string_end_no_line(tmp_path):
@@ -242,7 +243,7 @@ def test_missing_data_is_named(tmp_path, text):
 
 
 def test_a_folder_without_text_is_named(tmp_path):
-    refused("holds no .txt", root=str(tmp_path))
+    refused("holds nothing to train on; put .txt, .text, .md", root=str(tmp_path))
 
 
 @pytest.mark.parametrize("raw", [b"", b"the old river"], ids=["empty", "short"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgeqat import recipe as recipes
-from edgeqat.data.text import documents
+from edgeqat.data.documents import documents
 from edgeqat.demo import model, text
 from edgeqat.errors import DataError, ModelError
 from edgeqat.hf import source
