@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeqat.errors import FormatError, OutputError
-from edgeqat.output import storage
+from edgeqat.output import real, storage
 from edgeqat.recipe import RESOLVED
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def check_output(target: Path, overwrite: bool) -> None:
             f"output: '{target}' is not a folder edgeqat wrote, so it is not replaced; choose "
             "another"
         )
-    parent = target.absolute().parent
+    parent = real(target).parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -196,10 +196,10 @@ def atomic_folder(
     target: Path, overwrite: bool = False, inside: Path | None = None
 ) -> Iterator[Path]:
     """A temporary folder that becomes `target` when the block ends well and vanishes when it does
-    not: a sibling, or `inside` another folder of the same disk.
+    not: a sibling, or `inside` another folder of the same disk. A link stands for what it leads to.
     """
     check_output(target, overwrite)
-    target = target.absolute()
+    target = real(target)
     made = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,25 @@
-"""Places of results: refused before anything is computed, and files whole or absent."""
+"""Places of results: refused before anything is computed, and files whole or absent.
+
+A place that is a link, or below one, stands for what it leads to: results are put together there,
+on the same disk, and the link stays.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgeqat.errors import EdgeQATError, OutputError, StorageError
+
+
+def real(path: Path) -> Path:
+    """Where a path leads when every link of it is followed, also to what is not there yet."""
+    return Path(os.path.realpath(path))
 
 
 def check_file(
@@ -21,7 +31,7 @@ def check_file(
     for file in files:
         if file is None:
             continue
-        parent = file.absolute().parent
+        parent = real(file).parent
         if not parent.is_dir():
             raise OutputError(f"output: the folder of '{file}' does not exist; make it first")
         if not os.access(parent, os.W_OK):
@@ -44,11 +54,12 @@ def whole_file(file: Path) -> Iterator[Path]:
 
     Raises StorageError where writing fails.
     """
-    temporary = file.with_name(f".{os.getpid()}.{file.name}")  # the suffix stays
+    place = real(file)
+    temporary = place.with_name(f".{os.getpid()}.{place.name}")  # the suffix stays
     with storage(file):
         try:
             yield temporary
-            temporary.replace(file)
+            temporary.replace(place)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -59,9 +70,30 @@ def write_text(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(file: Path, values: Any, default: Any = None) -> None:
+def write_json(file: Path, values: Any, default: Callable[[Any], Any] | None = None) -> None:
     """Write a JSON file; `default` turns what JSON does not know into what it does."""
-    write_text(file, json.dumps(values, indent=2, ensure_ascii=False, default=default) + "\n")
+    write_text(file, json_text(values, default=default))
+
+
+def json_text(
+    values: Any, indent: int | None = 2, default: Callable[[Any], Any] | None = None
+) -> str:
+    """The text of a JSON file (indent None: a line of one); numbers that are not finite, which JSON
+    does not have, are null.
+    """
+    known = None if default is None else lambda value: _finite(default(value))
+    text = json.dumps(
+        _finite(values), indent=indent, ensure_ascii=False, allow_nan=False, default=known
+    )
+    return text + "\n"
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 @contextmanager

@@ -255,3 +255,29 @@ def test_a_place_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be"):
         checkpoint.check_output(tmp_path / "file" / "deep" / "out", overwrite=False)
+
+
+@pytest.mark.parametrize("kind", ["whole", "dangling", "middle"])
+def test_a_folder_behind_a_link_is_written_where_it_is(tmp_path, kind):
+    disk, target = tmp_path / "disk", tmp_path / "disk" / "real"
+    disk.mkdir()
+    if kind != "dangling":
+        with checkpoint.atomic_folder(target) as folder:
+            write(folder)
+            (folder / "old").touch()
+    link = tmp_path / "out"
+    link.symlink_to(disk if kind == "middle" else target, target_is_directory=True)
+    place = link / "real" if kind == "middle" else link
+    with checkpoint.atomic_folder(place, overwrite=True) as folder:
+        assert folder.parent == disk  # on the same disk
+        write(folder)
+    assert link.is_symlink() and names(disk) == ["real"]
+    assert names(place) == names(target) == ["recipe.resolved.yaml"]
+
+
+def test_a_link_to_what_edgeqat_did_not_write_is_not_replaced(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.tex").touch()
+    (tmp_path / "out").symlink_to("own")
+    with pytest.raises(OutputError, match="not a folder edgeqat wrote"):
+        checkpoint.check_output(tmp_path / "out", overwrite=True)

@@ -70,7 +70,8 @@ def command(
             ) from None
         for row, score in found.items():
             if score is not None:
-                print(f"{row}: {score[0]} {score[1]:.3f}")
+                value = "not a number" if score[1] is None else f"{score[1]:.3f}"
+                print(f"{row}: {score[0]} {value}")
         if checkpoint.IMAGE not in config:
             print(bits)
     if verify:

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from edgeqat.errors import UsageError
-from edgeqat.output import write_text
+from edgeqat.output import json_text, write_text
 
 
 def write(output: Path, index: Tensor, told: dict[str, Any]) -> None:
     """Write a coreset file, whole or not at all; `told` has at least `samples` and `data`, the
     number of samples selected from and their fingerprint.
     """
-    values = {**told, "index": index.tolist()}
-    write_text(output, json.dumps(values) + "\n")
+    write_text(output, json_text({**told, "index": index.tolist()}, indent=None))
 
 
 def read(name: str, samples: int, fingerprint: str) -> Tensor:

@@ -15,6 +15,7 @@ from edgeqat import recipe as recipes
 from edgeqat.checkpoint import CONFIG, METRICS, WEIGHTS, write_tensors
 from edgeqat.errors import DataError
 from edgeqat.hf import image_source
+from edgeqat.output import json_text
 from edgeqat.pipeline.image_inputs import ImageInputs, check_recipe, load_both
 from edgeqat.pipeline.quantize import peak_rss_bytes, spoken
 from edgeqat.pipeline.run import check_start, identity, open_run
@@ -76,7 +77,7 @@ def pretrain_images(
                 write_tensors(folder / WEIGHTS, tensors)
                 texts = {
                     CONFIG: json.dumps(kind.to_config(inputs.names), indent=2) + "\n",
-                    METRICS: json.dumps(metrics, indent=2) + "\n",
+                    METRICS: json_text(metrics),
                     RESOLVED: recipes.dump(recipe),
                 }
                 for name, text in texts.items():

@@ -6,7 +6,6 @@ The tokenizer is a byte-level BPE trained on the same text, through the `tokeniz
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from edgeqat.data.documents import documents
 from edgeqat.data.text import load_blocks, source_name, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
+from edgeqat.output import write_json
 from edgeqat.pipeline.image_inputs import is_image_model
 from edgeqat.pipeline.image_pretrain import pretrain_images
 from edgeqat.pipeline.inputs import with_data_root
@@ -91,8 +91,7 @@ def pretrain(
                 nn.Module.to(model, "cpu", dtype)
                 model.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
-                text = json.dumps(metrics, indent=2) + "\n"
-                (folder / METRICS).write_text(text, encoding="utf-8")
+                write_json(folder / METRICS, metrics)
                 (folder / RESOLVED).write_text(recipes.dump(recipe), encoding="utf-8")
     return metrics
 

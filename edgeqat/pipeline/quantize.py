@@ -8,7 +8,6 @@ absent; until it is whole, the run folder beside it (pipeline/run) is where the 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import resource
 import sys
@@ -31,6 +30,7 @@ from edgeqat.nn import convert, kivi
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
+from edgeqat.output import json_text
 from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
@@ -198,7 +198,7 @@ def _write_output(
             metrics["adaptive"] = {**recipe.quant.adaptive.model_dump(), **meter.shares()}
         metrics["recovered"] = task.recovered(metrics["float"], metrics["ptq"], metrics["qat"])
         texts = {
-            METRICS: json.dumps(metrics, indent=2) + "\n",
+            METRICS: json_text(metrics),
             RESOLVED: recipes.dump(recipe),
             "README.md": card.render(metrics, recipe, checkpoint.read_config(folder)),
         }

@@ -13,7 +13,7 @@ from edgeqat.errors import FormatError, OutputError, UsageError
 from edgeqat.evaluate import chart, portrait
 from edgeqat.evaluate import pictures as drawings
 from edgeqat.evaluate import report as pages
-from edgeqat.output import check_file, check_folder, write_text
+from edgeqat.output import check_file, check_folder, real, write_text
 from edgeqat.pipeline import card
 
 FILE = "report.html"
@@ -43,17 +43,22 @@ def report(
     write_text(output, html)
     if pictures is None:
         return [output]
+    real(pictures).mkdir(parents=True, exist_ok=True)  # of a link that leads to nothing yet
     return [output, *drawings.write(pictures, metrics, records, data, rows)]
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Records of metrics.jsonl; none where nothing was trained. A last line that a running or
-    killed run has not finished does not count.
+    killed run has not finished does not count, nor does a loss that was no number.
     """
     if not path.is_file():
         return []
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines()]
+    records = [json.loads(line) for line in whole.splitlines()]
+    for record in records:
+        terms = record["terms"].items()
+        record["terms"] = {name: value for name, value in terms if value is not None}
+    return records
 
 
 def _text(folder: Path, name: str) -> str:
@@ -75,7 +80,7 @@ def _bench(path: Path) -> list[dict[str, Any]]:
 
 def _check(output: Path) -> None:
     check_file(output)
-    if checkpoint.is_packed(output.absolute().parent):
+    if checkpoint.is_packed(real(output).parent):
         raise OutputError(
             f"output: '{output}' is inside a packed folder, whose files are hashed; choose another"
         )

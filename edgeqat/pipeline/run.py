@@ -30,7 +30,7 @@ from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, OutputError, StorageError, UsageError
 from edgeqat.hf import source
-from edgeqat.output import write_json
+from edgeqat.output import real, write_text
 from edgeqat.recipe import Recipe
 from edgeqat.train import processes
 from edgeqat.train.checkpoints import Checkpoints
@@ -50,7 +50,7 @@ class Run:
     """One run on its way to `output`. Only the first process writes."""
 
     def __init__(self, output: Path, overwrite: bool) -> None:
-        self.output, self.overwrite = output, overwrite
+        self.output, self.overwrite = real(output), overwrite
         self.folder = folder_of(output)
         self.records = self.folder / RECORDS
 
@@ -68,7 +68,7 @@ class Run:
         def computed() -> T:
             results = self._results()
             if name not in results:
-                write_json(self.folder / _RESULTS, {**results, name: compute()})
+                _write(self.folder / _RESULTS, {**results, name: compute()})
             return self._results()[name]
 
         return processes.agreed(computed)
@@ -82,7 +82,7 @@ class Run:
             if self.records.is_file():
                 shutil.copyfile(self.records, folder / RECORDS)
             yield folder
-            write_json(self.folder / _RESULTS, {**self._results(), _FINISHED: metrics})
+            _write(self.folder / _RESULTS, {**self._results(), _FINISHED: metrics})
 
     def metrics(self) -> dict[str, Any] | None:
         """Metrics of a run that was killed between moving its output out and tidying up."""
@@ -103,8 +103,9 @@ class Run:
 
 
 def folder_of(output: Path) -> Path:
-    """The run folder of an output."""
-    return output.absolute().with_name(f"{output.absolute().name}.run")
+    """The run folder of an output: beside what a link leads to, on its disk."""
+    place = real(output)
+    return place.with_name(f"{place.name}.run")
 
 
 def check_start(output: Path, overwrite: bool) -> None:
@@ -204,7 +205,7 @@ def _enter(run: Run, wanted: dict[str, Any], held: ExitStack) -> None:
     else:
         check_output(run.output, run.overwrite)
         _clear(run.folder)
-        write_json(run.folder / _RUN, wanted)
+        _write(run.folder / _RUN, wanted)
 
 
 def _lock(folder: Path, held: ExitStack) -> None:
@@ -265,6 +266,11 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any], path: str = "") -
             return f"another {name}"
         return f"{path}{name}: {there} there, {here} here"
     return "another run"
+
+
+def _write(file: Path, values: dict[str, Any]) -> None:
+    """Write what only _read() reads: numbers that are not finite come back as they were."""
+    write_text(file, json.dumps(values, indent=2) + "\n")
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from edgeqat.output import write_text
+from edgeqat.output import json_text, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Recorder(TrainerCallback):
         record = self._record(state, logs.get("learning_rate"), terms)
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json_text(record, indent=None))
         spoken = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
         logger.debug(
             "%s step %5d/%d  %s  %.0f %s/s",

@@ -20,6 +20,7 @@ from edgeqat.cli import run
 from edgeqat.errors import FormatError
 from edgeqat.evaluate import chart, figures, portrait, report
 from edgeqat.nn.blocks import decoder_layers
+from edgeqat.pipeline.report import read_records
 
 STAGES = {"float": "float", "ptq": "PTQ", "qat": "QAT"}
 ENGINES = ("native", "llama.cpp-q4_0", "native-fp16")
@@ -209,9 +210,28 @@ def test_a_folder_without_results_is_said(tmp_path, capsys):
     assert "metrics.json" in line and "has none; name a folder `edgeqat quantize`" in line
 
 
-def test_a_packed_folder_is_not_written_into(packed_folder, capsys):
-    assert run(["report", str(packed_folder), "--output", str(packed_folder / "b.html")]) == 2
-    assert "inside a packed folder" in capsys.readouterr().err
+def test_a_packed_folder_is_not_written_into(packed_folder, tmp_path, capsys):
+    (tmp_path / "link.html").symlink_to(packed_folder / "b.html")
+    for output in (packed_folder / "b.html", tmp_path / "link.html"):
+        assert run(["report", str(packed_folder), "--output", str(output)]) == 2
+        assert "inside a packed folder" in capsys.readouterr().err
+
+
+def test_a_page_and_figures_behind_links_are_written_where_those_lead(packed_folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("page.html", "png"):
+        (tmp_path / name).symlink_to(f"disk/{name}")
+    given = ["--output", str(tmp_path / "page.html"), "--png", str(tmp_path / "png")]
+    assert run(["report", str(packed_folder), *given]) == 0
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["page.html", "png"]
+    assert (tmp_path / "page.html").is_symlink() and (tmp_path / "png" / "bytes.png").is_file()
+
+
+def test_losses_that_were_no_numbers_are_not_drawn(tmp_path):
+    lines = [{"stage": "qat", "step": n, "terms": {"loss": n or None}} for n in range(3)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+    assert report.series(read_records(tmp_path / "metrics.jsonl")) == {"loss": ([1, 2], [1, 2])}
 
 
 def test_damaged_data_is_said(tmp_path):

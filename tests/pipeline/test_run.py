@@ -13,6 +13,7 @@ import torch
 
 import edgeqat
 from edgeqat import cache
+from edgeqat.cli import run
 from edgeqat.coreset import index_file
 from edgeqat.errors import DataError, Interrupted, OutputError, StorageError, TrainingError
 from edgeqat.hf import folder as packed_folder
@@ -313,3 +314,46 @@ def test_a_float_row_of_other_code_or_a_damaged_one_is_trained_anew(recipe, tmp_
     assert row("three") == first and "float" not in stages
     monkeypatch.setattr(edgeqat, "__version__", "0.0.1")
     assert row("four") == first and "float" in stages
+
+
+@pytest.mark.parametrize("kind", ["whole", "dangling", "middle"])
+def test_a_run_into_a_link_stops_continues_and_ends_where_the_link_leads(recipe, tmp_path, kind):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "link").symlink_to(disk if kind == "middle" else disk / "out")
+    output = tmp_path / "link" / "out" if kind == "middle" else tmp_path / "link"
+    if kind == "whole":
+        quantize(recipe(train={"steps": 1}), output)
+    with pytest.raises(Interrupted, match=r"disk/out\.run"):
+        quantize(recipe(), output, overwrite=True, listener=at("qat", 4, stop))
+    steps = []
+    quantize(recipe(), output, overwrite=True, listener=lambda r: steps.append(r["step"]))
+    assert steps == [6]
+    assert names(tmp_path) == ["disk", "link"] and (tmp_path / "link").is_symlink()
+    assert names(disk) == ["out"]
+    assert json.loads((disk / "out" / "metrics.json").read_bytes())["train"]["steps"] == 6
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_perplexity_that_is_no_number_is_null_in_the_results(
+    recipe, tmp_path, monkeypatch, killed
+):
+    perplexity, calls = inputs.perplexity, []
+
+    def broken(*given):  # the packed folder's
+        calls.append(1)
+        return float("nan") if len(calls) == (1 if killed else 4) else perplexity(*given)
+
+    monkeypatch.setattr(inputs, "perplexity", broken)
+    if killed:
+        with pytest.raises(SystemExit):
+            quantize(recipe(), tmp_path / "out", listener=at("qat", 4, kill))
+    quantize(recipe(), tmp_path / "out")
+
+    def refused(name):
+        raise AssertionError(name)
+
+    text = (tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")
+    metrics = json.loads(text, parse_constant=refused)
+    assert metrics["float" if killed else "qat"] == {"perplexity": None}
+    assert run(["inspect", str(tmp_path / "out")]) == 0
