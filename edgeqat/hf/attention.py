@@ -17,9 +17,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from edgeqat.nn import taps
+from edgeqat.nn.attention import IMPLEMENTATION
 from edgeqat.quant.exact import is_exact
 
-NAME = "edgeqat"
+NAME = IMPLEMENTATION
 
 
 def quantized_attention(

@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from edgeqat.nn.layers import replace
+
 
 def to_linear(model: nn.Module) -> None:
     """Replace every Conv1D by an nn.Linear with the transposed weight (O, I), in place."""
@@ -19,7 +21,7 @@ def to_linear(model: nn.Module) -> None:
         linear: Any = nn.Linear(columns, rows, device="meta")
         linear.weight = nn.Parameter(layer.weight.detach().t().contiguous())
         linear.bias = layer.bias
-        model.set_submodule(name, linear.train(layer.training))
+        replace(model, name, linear.train(layer.training))
 
 
 def to_conv1d(model: nn.Module) -> None:
@@ -31,4 +33,4 @@ def to_conv1d(model: nn.Module) -> None:
         conv: Any = Conv1D(layer.out_features, layer.in_features)
         conv.weight = nn.Parameter(layer.weight.detach().t().contiguous())
         conv.bias = layer.bias
-        model.set_submodule(name, conv.train(layer.training))
+        replace(model, name, conv.train(layer.training))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy, deepcopy
-from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,11 +77,6 @@ class PackedLayer(CacheLayerMixin):
             raise UsageError(
                 f"cache: position {self.seen + tokens} is beyond the model's {self.positions} "
                 "positions; give a shorter prompt or fewer new tokens"
-            )
-        if self.quantizer.waiting is not None:
-            raise UsageError(
-                "attention: the model's attention implementation was changed and does not fill the "
-                "packed cache; call set_attn_implementation('edgeqat')"
             )
         self.quantizer.waiting = self
         return key_states, value_states
@@ -211,7 +205,7 @@ def is_packable(model: nn.Module) -> bool:
 
 def make_default(model: PreTrainedModel) -> None:
     """Let generate() use a packed cache unless it is told otherwise."""
-    model.__dict__[_PREPARE] = MethodType(_prepare_cache, model)
+    model.__dict__[_PREPARE] = _Preparation(model)
 
 
 def unmake_default(model: PreTrainedModel) -> None:
@@ -219,16 +213,24 @@ def unmake_default(model: PreTrainedModel) -> None:
     model.__dict__.pop(_PREPARE, None)
 
 
-def _prepare_cache(
-    model: Any, generation_config: Any, model_kwargs: dict[str, Any], *rest: Any, **named: Any
-) -> Any:
-    """In the place of the model's own _prepare_cache_for_generation."""
-    given = model_kwargs.get("past_key_values")
-    result = getattr(type(model), _PREPARE)(model, generation_config, model_kwargs, *rest, **named)
-    made = model_kwargs.get("past_key_values")
-    plain = type(made) is DynamicCache and not made.offloading
-    if given is None and plain and is_packable(model):
-        packed = KVCache(model)
-        if not generation_config.is_assistant or all(own.is_croppable for own in packed.layers):
-            model_kwargs["past_key_values"] = packed
-    return result
+class _Preparation:
+    """In the place of a model's own _prepare_cache_for_generation; a bound method would make a file
+    of torch.save unreadable.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *rest: Any, **named: Any
+    ) -> Any:
+        model, given = self.model, model_kwargs.get("past_key_values")
+        plain = getattr(type(model), _PREPARE)
+        result = plain(model, generation_config, model_kwargs, *rest, **named)
+        made = model_kwargs.get("past_key_values")
+        own = type(made) is DynamicCache and not made.offloading
+        if given is None and own and is_packable(model):
+            packed = KVCache(model)
+            if not generation_config.is_assistant or all(own.is_croppable for own in packed.layers):
+                model_kwargs["past_key_values"] = packed
+        return result

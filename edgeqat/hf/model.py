@@ -18,6 +18,7 @@ from edgeqat.errors import ModelError
 from edgeqat.hf import conv1d, kv_cache
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
+from edgeqat.nn.decision import edges
 from edgeqat.recipe import RESOLVED, DataSection, ModelSection, QuantSection, Recipe
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -37,6 +38,32 @@ def _is_language_model(model: nn.Module) -> bool:
     return isinstance(model, PreTrainedModel) and model.main_input_name != "pixel_values"
 
 
+def _language_models(model: nn.Module) -> list[Any]:
+    """The language models in a module: itself, or those inside a module of anyone's own."""
+    if isinstance(model, PreTrainedModel):
+        return [model] if _is_language_model(model) else []
+    return [found for child in model.children() for found in _language_models(child)]
+
+
+def _check_wrapped(model: nn.Module, inner: list[Any], quant: QuantSection) -> None:
+    """Refuse what would lose a part of the quantization of language models inside another."""
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise ModelError(
+            "model: it holds peft's adapters, which packed weights cannot take; prepare what "
+            "merge_and_unload() returns"
+        )
+    if inner and inner != [model] and any(edges(model)):
+        raise ModelError(
+            f"model: a {type(model).__name__} holds a {type(inner[0]).__name__} beside "
+            "convolutions; prepare the two parts one by one"
+        )
+    if len(inner) > 1 and quant.adaptive.share is not None:
+        raise ModelError(
+            f"quant.adaptive: a {type(model).__name__} holds {len(inner)} language models; prepare "
+            "them one by one"
+        )
+
+
 def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = None) -> nn.Module:
     """Make a float model trainable at a scheme, in place: fake-quantized weights, activations, q, k
     and v. Training needs float32: 16-bit weights become that.
@@ -50,15 +77,17 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
         model.float()
         if hasattr(model, "config"):
             model.config.dtype = torch.float32
-    if _is_language_model(model):
-        check_family(model.config)
-        conv1d.to_linear(model)
+    inner = _language_models(model)
+    _check_wrapped(model, inner, quant)
+    for part in inner:
+        check_family(part.config)
+        conv1d.to_linear(part)
         attention.register()
-        model.set_attn_implementation(attention.NAME)
+        part.set_attn_implementation(attention.NAME)
     prepared = convert.prepare(model, quant)
-    if _is_language_model(model):
-        kv_cache.make_default(model)
-        setattr(prepared, _QUANT, quant)
+    for part in inner:
+        kv_cache.make_default(part)
+        setattr(part, _QUANT, quant)
     return prepared
 
 
@@ -91,13 +120,13 @@ def restore(model: Any) -> nn.Module:
     """The float model again, in place: latent weights of a prepared, dequantized ones of a packed
     model.
     """
-    restored: Any = convert.restore(model)
-    if _is_language_model(model):
-        kv_cache.unmake_default(model)
-        if model.config.model_type == CONV1D_FAMILY:
-            conv1d.to_conv1d(restored)
-        restored.set_attn_implementation("sdpa")
-        if getattr(restored, "hf_quantizer", None) is not None:
-            restored.hf_quantizer.remove_quantization_config(restored)
-        restored.tie_weights()
-    return restored
+    convert.restore(model)
+    for part in _language_models(model):
+        kv_cache.unmake_default(part)
+        if part.config.model_type == CONV1D_FAMILY:
+            conv1d.to_conv1d(part)
+        part.set_attn_implementation("sdpa")
+        if getattr(part, "hf_quantizer", None) is not None:
+            part.hf_quantizer.remove_quantization_config(part)
+        part.tie_weights()
+    return model

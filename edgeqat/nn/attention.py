@@ -31,6 +31,8 @@ from edgeqat.quant.inputs import input_quantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 
+IMPLEMENTATION = "edgeqat"  # of attention, in transformers' registry (hf/attention)
+
 
 class Waiting(Protocol):
     """A packed cache that has handed over new keys and values and waits for their widths."""
@@ -93,6 +95,7 @@ class AttentionQuantizer(nn.Module):
         self.waiting: Waiting | None = None
         self.newest = None
         self.position: Tensor | None = None
+        self.reached = False  # by the layer's forward pass (nn/reach)
 
     def adapt(self, widths: TokenWidths, importance: TokenImportance | None) -> None:
         """Give tokens the widths of this layer, and let it decide on those of others."""
@@ -115,6 +118,7 @@ class AttentionQuantizer(nn.Module):
         the queries is given for sliding-window layers; `scale` multiplies the logits.
         """
         waiting, self.waiting = self.waiting, None
+        self.reached = True
         count = key.shape[2] + (waiting.stored if waiting else 0)
         tokens, scale = query.shape[2], scale or query.shape[-1] ** -0.5
         if mask is not None and mask.shape[-1] != count:
@@ -148,6 +152,11 @@ class AttentionQuantizer(nn.Module):
         if self.importance is not None:
             self.importance(query, key, mask, position, scale, self.newest.real)
         return query, key, value
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it quantizes anything."""
+        return self.key is not None or not isinstance(self.query, nn.Identity)
 
     @property
     def revises(self) -> bool:

@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 
 from edgeqat.errors import ModelError, RecipeError
-from edgeqat.nn import token_importance
+from edgeqat.nn import reach, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
-from edgeqat.nn.attention import AttentionQuantizer, adapted
+from edgeqat.nn.attention import IMPLEMENTATION, AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
 from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, layers
 from edgeqat.nn.layers import FUSED_PROJECTION, attentions, replace
@@ -90,6 +90,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
             "quant.skip and quant.edges, or give it Linear or Conv2d layers"
         )
     adapt(model, quant)
+    reach.watch_weights(model)
     return model
 
 
@@ -177,19 +178,31 @@ def restore(model: nn.Module) -> nn.Module:
         replace(model, name, _plain(layer, weight))
     for _, attention in attentions(model):
         if hasattr(attention, "attention_quantizer"):
+            reach.release(attention)
             del attention.attention_quantizer
     return model
 
 
 def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
-    """Give every attention layer its quantizers of q, k and v."""
-    for _, attention in list(attentions(model)):
+    """Give every attention layer its quantizers of q, k and v. Refuses one that would not call
+    them where keys and values were to be quantized.
+    """
+    for name, attention in list(attentions(model)):
+        config = getattr(attention, "config", None)
+        if getattr(config, "_attn_implementation", None) != IMPLEMENTATION:
+            if quant.bits().kv_bits < FLOAT_BITS:
+                raise ModelError(
+                    f"scheme: keys and values of '{name}' ({type(attention).__name__}) cannot be "
+                    "quantized, only those of transformers' language models; leave out kv"
+                )
+            continue
         fused = getattr(attention, FUSED_PROJECTION, None)
         keys = attention.k_proj.out_features if fused is None else fused.out_features // 3
         heads = keys // attention.head_dim
-        pairs = getattr(getattr(model, "config", None), "model_type", None) in LLAMA_CPP_PAIRS
+        pairs = config.model_type in LLAMA_CPP_PAIRS
         own = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
         attention.attention_quantizer = own.to(next(attention.parameters()).device)
+        reach.require_quantizers(attention)
 
 
 def adapt(model: nn.Module, quant: QuantSection) -> None:
@@ -201,9 +214,10 @@ def adapt(model: nn.Module, quant: QuantSection) -> None:
         for _, attention in found:
             attention.attention_quantizer.salient_share = quant.adaptive.share
         return
-    source = token_importance.first_source(model, len(found))
+    config = found[0][1].config if found else None
+    source = token_importance.first_source(config, len(found))
     widths = token_importance.plan(len(found), quant.adaptive, source)
-    followers = token_importance.followers(model, widths)
+    followers = token_importance.followers(config, widths)
     for number, (name, attention) in enumerate(found):
         block = model.get_submodule(name.rpartition(".")[0])
         for layer in block.modules():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from edgeqat.nn.half import HalfLinear
@@ -102,11 +102,13 @@ def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
 
 def decisions(model: nn.Module, quant: QuantSection) -> list[tuple[str, Any, Decision]]:
     """Every layer of a model with its name and decision."""
-    ends, shared, found = edges(model), _shared(model), []
+    ends, shared, outside, found = edges(model), _shared(model), _read_outside(model), []
     for name, layer in layers(model):
         decision = rule(name, layer, quant, name in ends)
         if id(layer) in shared and not decision.reason:
             decision = Decision(reason=f"a layer or weight in two places {NOT_SUPPORTED}")
+        if name in outside and not decision.reason:
+            decision = Decision(reason=f"a weight read outside its layer {NOT_SUPPORTED}")
         found.append((name, layer, decision))
     return found
 
@@ -141,6 +143,12 @@ def _unlike(layer: Any) -> str:
         return "a weight that attention reads past its layer"
     if "weight" not in layer._parameters:
         return "a weight computed from others"
+    if "forward" in vars(layer):
+        return "a forward pass set on the layer"
+    if layer._load_state_dict_pre_hooks:
+        return "a hook on loading its state"
+    if getattr(layer, "max_norm", None) is not None:
+        return "max_norm"
     kind = type(layer)
     return "" if kind.forward in _FORWARDS else f"a forward pass of {kind.__name__}'s own"
 
@@ -155,6 +163,20 @@ def _shared(model: nn.Module) -> set[int]:
     weights = {id(layer): id(layer._parameters.get("weight", layer)) for layer in every}
     owners = Counter(weights.values())
     return {layer for layer in names if names[layer] > 1 or owners[weights[layer]] > 1}
+
+
+def _read_outside(model: nn.Module) -> set[str]:
+    """Names of layers whose weight the forward pass of a network of anyone's own reads past them,
+    where it can be traced; else nn/reach finds them when it runs.
+    """
+    if hasattr(model, "config"):  # transformers' take no symbols
+        return set()
+    try:
+        graph = fx.Tracer().trace(model)
+    except Exception:  # whatever a forward pass makes of symbols
+        return set()
+    reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    return {name.rpartition(".")[0] for name in reads if name.endswith(".weight")}
 
 
 def _named(padding: Any) -> bool:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import fusion
 
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, plain_convolution
-from edgeqat.nn.layers import replace
+from edgeqat.nn.layers import is_hooked, replace
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.nn.packed import PackedWeight
 
@@ -46,8 +46,13 @@ def norms(model: nn.Module, traced: fx.Graph) -> dict[fx.Node, fx.Node]:
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
         before: Any = node.args[0]
-        alone = isinstance(_module(model, before), _CONVOLUTIONS) and len(before.users) == 1
-        if alone and called[before.target] == called[node.target] == 1:
+        convolution = _module(model, before)
+        alone = isinstance(convolution, _CONVOLUTIONS) and len(before.users) == 1
+        if (
+            alone
+            and not (is_hooked(convolution) or is_hooked(norm))
+            and called[before.target] == called[node.target] == 1
+        ):
             found[before] = node
     return found
 

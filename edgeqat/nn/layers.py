@@ -11,10 +11,16 @@ from typing import Any
 
 from torch import nn
 
+from edgeqat.errors import ModelError
 from edgeqat.nn.decision import edges
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks",
+    "_backward_pre_hooks", "_is_full_backward_hook", "_state_dict_hooks", "_state_dict_pre_hooks",
+)  # fmt: skip
 
 
 def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -29,7 +35,22 @@ def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether hooks, or a forward pass set on a module, see its calls."""
+    return "forward" in vars(module) or any(
+        module.__dict__[hooks] for hooks in ("_forward_hooks", "_forward_pre_hooks")
+    )
+
+
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of the one that has a name."""
+    """Put a module, with the hooks of its predecessor, in the place of the one that has a name."""
+    before = model.get_submodule(name)
+    if "forward" in vars(before):
+        raise ModelError(
+            f"model: '{name}' has a forward pass set on the layer, which the one in its place "
+            "would lack; remove it first"
+        )
+    for hooks in _HOOKS:  # shared, not copied: the handles of their owners know them by identity
+        module.__dict__[hooks] = before.__dict__[hooks]
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent) if parent else model, child, module)

@@ -55,6 +55,9 @@ class SharedInput:
         if source is self._source:
             self._source = self._output = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedInput, ()  # a copy has computed nothing yet
+
 
 class QuantLinear(nn.Linear):
     """nn.Linear with a quantized weight (O, I) and a quantized input (..., I)."""

@@ -147,9 +147,9 @@ def plan(count: int, adaptive: AdaptiveSection, source: int = 0) -> list[TokenWi
     return [TokenWidths(layer, value) for layer, value in enumerate(shares)]
 
 
-def first_source(model: nn.Module, count: int) -> int:
+def first_source(config: Any, count: int) -> int:
     """The first of `count` layers that sees the first token all the time."""
-    full = [layer for layer in range(count - 1) if not _is_sliding(model, layer)]
+    full = [layer for layer in range(count - 1) if not _is_sliding(config, layer)]
     if not full:
         raise ModelError(
             "quant.adaptive: no attention layer of the model sees the first token all the time "
@@ -158,14 +158,14 @@ def first_source(model: nn.Module, count: int) -> int:
     return full[0]
 
 
-def followers(model: nn.Module, widths: list[TokenWidths]) -> dict[int, list[TokenWidths]]:
+def followers(config: Any, widths: list[TokenWidths]) -> dict[int, list[TokenWidths]]:
     """Which layers listen to which: each to the last layer before it that sees the first token."""
     found: dict[int, list[TokenWidths]] = {}
     source = None
     for layer, own in enumerate(widths):
         if source is not None:
             found.setdefault(source, []).append(own)
-        if not _is_sliding(model, layer):
+        if not _is_sliding(config, layer):
             source = layer
     return found
 
@@ -213,8 +213,7 @@ def check_thresholds(model: nn.Module) -> None:
             )
 
 
-def _is_sliding(model: Any, layer: int) -> bool:
-    config = getattr(model, "config", None)
+def _is_sliding(config: Any, layer: int) -> bool:
     types = getattr(config, "layer_types", None)
     if types is not None:
         return types[layer] == "sliding_attention"

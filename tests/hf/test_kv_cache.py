@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import edgeqat
-from edgeqat.errors import UsageError
+from edgeqat.errors import ModelError, UsageError
 from edgeqat.hf.kv_cache import KVCache, is_packable
 from edgeqat.hf.source import random_model
 from edgeqat.nn import convert
@@ -376,7 +376,8 @@ def test_another_attention_does_not_fill_it():
 def test_a_pass_that_was_cut_off_does_not_spoil_the_next_cache():
     model = packed("w4kv4")
     model.set_attn_implementation("sdpa")
-    stepwise(model, [tiny.ids()], KVCache(model))
+    with pytest.raises(ModelError, match="layer 0 ran without its quantizers"):
+        stepwise(model, [tiny.ids()], KVCache(model))
     model.set_attn_implementation("edgeqat")
     assert torch.equal(stepwise(model, [tiny.ids()], KVCache(model)), one_pass(model, tiny.ids()))
 
