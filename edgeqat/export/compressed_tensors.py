@@ -29,6 +29,7 @@ from edgeqat.errors import UsageError
 from edgeqat.export.packed import Levels, PackedFolder, kv_reasons, model_type, refuse
 from edgeqat.export.vocabulary import TEMPLATE
 from edgeqat.quant import functional
+from edgeqat.runtime import tokenizer
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # whose layers are nn.Linear
@@ -38,9 +39,7 @@ _WAY = (
 )
 _DROP = "add --drop-kv to leave keys and values in float"
 _NARROW, _WIDE = 4, 8
-_COPIED = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", TEMPLATE,
-)  # fmt: skip
+_COPIED = ("generation_config.json", TEMPLATE, *tokenizer.FILES)
 _CARD = """---
 library_name: transformers
 {base}tags: [compressed-tensors]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeqat.errors import FormatError, UsageError
+from edgeqat.runtime.tokenizer import FILE
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # llama.cpp's token types
 _SPECIAL = ("bos", "eos", "unk", "pad")
@@ -46,7 +47,12 @@ def read(folder: Path, size: int) -> Vocabulary:
     """The vocabulary of tokenizer.json, padded to `size` tokens. Raises an EdgeQATError in one
     line.
     """
-    whole = _json(folder / "tokenizer.json")
+    if not (folder / FILE).is_file():
+        raise FormatError(
+            f"{FILE}: '{folder}' has none, and gguf is made from it; load the model's tokenizer "
+            f"with AutoTokenizer and save_pretrained('{folder}')"
+        )
+    whole = _json(folder / FILE)
     settings = _json(folder / "tokenizer_config.json")
     model = whole["model"]
     if model.get("type") != "BPE":

@@ -22,9 +22,11 @@ from transformers import (
 )
 
 from edgeqat import checkpoint
+from edgeqat.errors import FormatError
 from edgeqat.hf.quantizer import quantization_config
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.recipe import QuantSection
+from edgeqat.runtime import tokenizer as tokenizer_files
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +107,19 @@ def load(folder: str | Path, integer: bool = False, verify: bool = True) -> Any:
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder."""
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    """The tokenizer of a folder; a FormatError in one line where there is none to read."""
+    tokenizer_files.check(Path(folder))
+    try:
+        found = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # each family raises its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise FormatError(
+            f"tokenizer: '{folder}' has none that transformers reads ({reason[:160]}); save it "
+            "again with tokenizer.save_pretrained"
+        ) from None
+    return found
 
 
 def size_by_kind(model: nn.Module) -> dict[str, int]:

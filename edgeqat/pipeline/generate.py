@@ -5,13 +5,14 @@ transformers' generate() for what only torch runs; torch is imported for that al
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError
+from edgeqat.runtime import tokenizer as tokenizer_files
 from edgeqat.runtime.engine import Engine
 from edgeqat.runtime.tokenizer import Tokenizer
 
@@ -36,7 +37,7 @@ def generate(
     config = checkpoint.verify(folder)
     if checkpoint.IMAGE in config:
         raise UsageError(f"folder: '{folder}' holds an image classifier; use `edgeqat eval` on it")
-    tokenizer = Tokenizer(folder)
+    tokenizer = _tokenizer(folder)
     ids = tokenizer.encode(prompt)
     longest = config.get("max_position_embeddings") or config["n_positions"]  # GPT-2's name
     if not ids:
@@ -53,6 +54,29 @@ def generate(
         return
     with opened:
         yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling, seed))
+
+
+class _Transformers:
+    """A tokenizer that only transformers reads."""
+
+    def __init__(self, folder: Path) -> None:
+        from edgeqat.hf import folder as packed_folder
+
+        self._reader: Any = packed_folder.load_tokenizer(folder)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._reader.encode(text)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._reader.decode(list(ids), skip_special_tokens=True)
+        return text
+
+
+def _tokenizer(folder: Path) -> Tokenizer | _Transformers:
+    """tokenizer.json without transformers; what else a folder may hold, with it."""
+    tokenizer_files.check(folder)
+    return (Tokenizer if (folder / tokenizer_files.FILE).is_file() else _Transformers)(folder)
 
 
 def _open(folder: Path, tokens: int) -> Engine | None:
@@ -75,7 +99,7 @@ def _open(folder: Path, tokens: int) -> Engine | None:
     return opened
 
 
-def _pieces(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+def _pieces(tokenizer: Tokenizer | _Transformers, tokens: Iterable[int]) -> Iterator[str]:
     """Text of token ids as it becomes whole: a token alone may be half a character, and its leading
     blank depends on the token before.
     """

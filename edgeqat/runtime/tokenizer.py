@@ -10,6 +10,23 @@ from pathlib import Path
 from edgeqat.errors import FormatError
 
 FILE = "tokenizer.json"
+_VOCABULARIES = (
+    FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tekken.json",
+)  # fmt: skip
+FILES = (
+    *_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+
+
+def check(folder: Path) -> None:
+    """Refuse a folder without any file that holds a vocabulary: a FormatError in one line."""
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise FormatError(
+            f"tokenizer: '{folder}' has none; put the model's own there with "
+            f"tokenizer.save_pretrained('{folder}')"
+        )
 
 
 class Tokenizer:

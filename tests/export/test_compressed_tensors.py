@@ -156,3 +156,12 @@ def test_a_rotated_folder_is_rounded_anew(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "differs from what was trained" in card and "is rotated" in card
     assert "library_name: transformers" in card and "import edgeqat" not in card
+
+
+def test_every_tokenizer_file_goes_along(tmp_path):
+    folder = pack(tmp_path / "packed", tiny.llama(), "w4a16kv16")
+    for name in ("tokenizer.model", "vocab.json", "merges.txt", "special_tokens_map.json"):
+        (folder / name).write_text(name)
+    assert export(folder, tmp_path / "out") == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt"}

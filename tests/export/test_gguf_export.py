@@ -277,3 +277,13 @@ def test_the_vocabulary_is_padded_and_typed(tmp_path):
     assert found.types[:4] == [vocabulary.CONTROL] * 3 + [vocabulary.NORMAL]
     assert found.special == {"bos": 1, "eos": 2, "unk": 0}
     assert not found.adds_bos
+
+
+def test_a_folder_without_tokenizer_json_is_refused(tmp_path, capsys):
+    section = QuantSection.model_validate({"scheme": "w8a16kv16"})
+    folder = tmp_path / "packed"
+    edgeqat.save(edgeqat.prepare(MODELS["llama"](), quant=section), folder)
+    assert export(folder, tmp_path / "out.gguf", "--requantize") == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert f"tokenizer.json: '{folder}' has none, and gguf is made from it" in line
+    assert not (tmp_path / "out.gguf").exists()
