@@ -46,13 +46,10 @@ def norms(model: nn.Module, traced: fx.Graph) -> dict[fx.Node, fx.Node]:
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
             continue
         before: Any = node.args[0]
-        convolution = _module(model, before)
-        alone = isinstance(convolution, _CONVOLUTIONS) and len(before.users) == 1
-        if (
-            alone
-            and not (is_hooked(convolution) or is_hooked(norm))
-            and called[before.target] == called[node.target] == 1
-        ):
+        layer = _module(model, before)
+        if not isinstance(layer, _CONVOLUTIONS) or is_hooked(layer) or is_hooked(norm):
+            continue
+        if len(before.users) == called[before.target] == called[node.target] == 1:
             found[before] = node
     return found
 

@@ -61,7 +61,7 @@ def test_a_language_model_beside_convolutions_is_refused():
 def test_adapters_of_peft_are_refused():
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(tiny.llama(), peft.LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(ModelError, match="peft's adapters.*merge_and_unload"):
+    with pytest.raises(ModelError, match=r"peft's adapters.*merge_and_unload"):
         edgeqat.prepare(adapted, "w16a16kv2")
     assert edgeqat.prepare(adapted.merge_and_unload(), "w16a16kv2")
 

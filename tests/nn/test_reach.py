@@ -90,7 +90,7 @@ class OwnAttention(nn.Module):
 
 def test_attention_of_anyone_s_own_keeps_no_quantizers_that_it_does_not_call():
     net = nn.Sequential(OwnAttention())
-    with pytest.raises(ModelError, match="keys and values of '0' .OwnAttention. cannot be"):
+    with pytest.raises(ModelError, match=r"keys and values of '0' .OwnAttention. cannot be"):
         edgeqat.prepare(net, "w8a8kv4")
     net = edgeqat.prepare(nn.Sequential(OwnAttention()), "w8a8")
     assert isinstance(net[0].q_proj, QuantLinear)
