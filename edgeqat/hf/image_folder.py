@@ -26,12 +26,10 @@ def is_image_folder(config: dict[str, Any]) -> bool:
     return IMAGE in config
 
 
-def write(
-    folder: Path, model: nn.Module, quant: QuantSection, kind: ImageModel, labels: list[str]
-) -> None:
+def write(folder: Path, model: nn.Module, quant: QuantSection, kind: ImageModel) -> None:
     """Fill an (existing, empty) folder with a converted model, and seal it."""
     checkpoint.write_tensors(folder / checkpoint.WEIGHTS, stored_tensors(model))
-    seal(folder, model, quant, kind, labels)
+    seal(folder, model, quant, kind)
 
 
 def seal(
@@ -39,13 +37,12 @@ def seal(
     model: nn.Module,
     quant: QuantSection,
     kind: ImageModel,
-    labels: list[str],
     files: Mapping[str, str] | None = None,
 ) -> None:
     """Add text files by name, then write config.json with the hash of every file of the folder."""
     for name, text in (files or {}).items():
         (folder / name).write_text(text, encoding="utf-8")
-    config = kind.to_config(labels)
+    config = kind.to_config()
     config["architectures"] = [type(model).__name__]
     config["dtype"] = "float32"
     config["quantization_config"] = quantization_config(model, quant)

@@ -21,7 +21,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 
 from edgeqat import checkpoint
 from edgeqat.checkpoint import IMAGE
-from edgeqat.data import images
+from edgeqat.data import cifar, images
+from edgeqat.data.classes import are_named, unnamed
 from edgeqat.errors import FormatError, ModelError
 from edgeqat.hf import source
 from edgeqat.vision import zoo
@@ -45,6 +46,7 @@ class ImageModel:
     deviation: tuple[float, ...]
     data: str | None = None  # the data set its name speaks of
     config: dict[str, Any] | None = None  # transformers'
+    labels: tuple[str, ...] = ()  # names of the classes; none: not known
 
     def build(self) -> nn.Module:
         """The classifier with random weights."""
@@ -68,7 +70,7 @@ class ImageModel:
         """What makes pixels into inputs."""
         return images.Normalizer(self.mean, self.deviation)
 
-    def to_config(self, labels: list[str]) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
         """config.json of a folder."""
         record = {
             "network": self.network,
@@ -77,7 +79,7 @@ class ImageModel:
             "mean": list(self.mean),
             "deviation": list(self.deviation),
             "data": self.data,
-            "labels": labels,
+            "labels": list(self.labels or unnamed(self.classes)),
         }
         own = self.config or {"model_type": source.IMAGE_TYPE, "architectures": [self.network]}
         return {**own, IMAGE: record}
@@ -86,10 +88,13 @@ class ImageModel:
 def from_config(config: dict[str, Any]) -> ImageModel:
     """The classifier that a config.json of ours describes."""
     try:
-        found = dict(config[IMAGE])
-        found.pop("labels")
-        made = ImageModel(**found)
-        made = replace(made, mean=tuple(made.mean), deviation=tuple(made.deviation))
+        made = ImageModel(**config[IMAGE])
+        made = replace(
+            made,
+            mean=tuple(made.mean),
+            deviation=tuple(made.deviation),
+            labels=tuple(str(name) for name in config[IMAGE]["labels"]),
+        )
         if made.network is None:
             left_out = (IMAGE, "quantization_config", "architectures", "dtype")
             own = {key: value for key, value in config.items() if key not in left_out}
@@ -134,11 +139,13 @@ def load(name: str, weights: str | None = None) -> tuple[nn.Module, ImageModel]:
             "FILE.safetensors, or train some (`edgeqat train`, see `edgeqat recipes`)"
         )
     kind = named(name, _classes(weights))
-    return _filled(kind, weights), kind
+    return _filled(kind, weights), replace(kind, labels=_labels(weights, kind))
 
 
 def named(name: str, classes: int | None = None) -> ImageModel:
-    """What a name of vision/zoo or `vit-tiny-DATA` describes; an unknown one suggests another."""
+    """What a name of vision/zoo or `vit-tiny-DATA` describes, without names of the classes; an
+    unknown one suggests another.
+    """
     match, found = VIT.fullmatch(name), zoo.parse(name)
     if match is None and found is None:
         zoo.build(name)
@@ -183,6 +190,19 @@ def _classes(weights: str) -> int | None:
     return found[0][0] if len(found) == 1 else None
 
 
+def _labels(weights: str, kind: ImageModel) -> tuple[str, ...]:
+    """Names of the classes of a weights file: those in config.json of the folder of `edgeqat train`
+    that it lies in, else the data set's.
+    """
+    beside = _config(str(Path(weights).expanduser().parent)).get(IMAGE)
+    if isinstance(beside, dict) and beside.get("network") == kind.network:
+        own = beside.get("labels")
+        if isinstance(own, list) and len(own) == kind.classes:
+            return tuple(str(name) for name in own)
+    public = cifar.NAMES.get(kind.data or "", ())
+    return public if len(public) == kind.classes else ()
+
+
 def _of_transformers(name: str, weights: str | None) -> tuple[nn.Module, ImageModel]:
     place = source.locate(name)
     loaded: Any
@@ -201,8 +221,10 @@ def _of_transformers(name: str, weights: str | None) -> tuple[nn.Module, ImageMo
         source.replace_weights(model, weights)
     config = _plain(json.loads(model.config.to_json_string(use_diff=False)))
     size, mean, deviation = _preprocessing(Path(place), config)
+    count = model.config.num_labels
+    names = tuple(str(model.config.id2label.get(number, number)) for number in range(count))
     return model.eval(), ImageModel(
-        None, model.config.num_labels, size, mean, deviation, None, config
+        None, count, size, mean, deviation, None, config, names if are_named(names) else ()
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from edgeqat import checkpoint
 from edgeqat import recipe as recipes
+from edgeqat.data.classes import are_named, first_difference
 from edgeqat.data.text import held_out_blocks, is_below, source_name
 from edgeqat.errors import FormatError, ModelError, UsageError, nearest
 from edgeqat.evaluate.accuracy import accuracy, same_top
@@ -21,7 +22,7 @@ from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.hf import folder as packed_folder
 from edgeqat.hf import image_folder, image_source, source
 from edgeqat.output import check_file, write_json
-from edgeqat.pipeline.image_inputs import check_same_classes, held_out, place_of
+from edgeqat.pipeline.image_inputs import held_out, matched, place_of
 from edgeqat.pipeline.inputs import check_same_vocabulary, with_data_root
 from edgeqat.pipeline.quantize import average_bits
 from edgeqat.recipe import RESOLVED, Recipe
@@ -112,15 +113,13 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     `against` is a folder, or a safetensors file of the recipe's architecture.
     """
     model = packed_folder.load(folder)
-    config = checkpoint.read_config(folder)
-    kind = image_source.from_config(config)
-    images, place = held_out(recipe.data, kind), place_of(recipe.data, kind.data)
-    check_same_classes(config[image_source.IMAGE]["labels"], images.names, place)
+    kind = image_source.from_config(checkpoint.read_config(folder))
+    kind, (images,) = matched(kind, recipe.data, [held_out(recipe.data, kind)])
     normalizer = kind.normalizer()
     found: dict[str, Any] = {
         "model": str(folder),
         "scheme": recipe.quant.scheme,
-        "data": place,
+        "data": place_of(recipe.data, kind.data),
         **accuracy(model, images, normalizer),
         "against": None,
         "evaluation": {"images": len(images), "size": kind.size, "classes": kind.classes},
@@ -133,6 +132,12 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
             raise ModelError(
                 f"against: '{against}' has {other.classes} classes, the packed model "
                 f"{kind.classes}; name the float model it was made from"
+            )
+        number = first_difference(kind.labels, other.labels)
+        if number is not None and are_named(kind.labels):
+            raise ModelError(
+                f"against: class {number} of '{against}' is '{other.labels[number]}', of the "
+                f"packed model '{kind.labels[number]}'; name the float model it was made from"
             )
         found["against"] = {
             "model": against,

@@ -5,8 +5,8 @@ each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import set_seed
 
+from edgeqat.data.classes import labelled_as, model_names
 from edgeqat.data.images import Images, load_images
 from edgeqat.errors import DataError, RecipeError, UsageError
 from edgeqat.evaluate.accuracy import accuracy, recovered
@@ -45,11 +46,6 @@ class ImageInputs(Task):
     train: Images
     valid: Images
     teacher: None = None
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the classes; unlabelled training images may not know them."""
-        return max(self.train.names, self.valid.names, key=len)
 
     def describe(self) -> str:
         side = self.kind.size
@@ -109,10 +105,10 @@ class ImageInputs(Task):
         return class_logits(model.eval(), self.kind.normalizer()(self.valid.pixels[:_FEW]))
 
     def write(self, folder: Path, model: Any, quant: QuantSection) -> None:
-        image_folder.write(folder, model, quant, self.kind, self.names)
+        image_folder.write(folder, model, quant, self.kind)
 
     def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
-        image_folder.seal(folder, model, quant, self.kind, self.names, files)
+        image_folder.seal(folder, model, quant, self.kind, files)
 
 
 def load_inputs(recipe: Recipe) -> ImageInputs:
@@ -130,7 +126,8 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
     kind = kind.sized(size)
     _keep_paths(model)
     Correction(recipe.correct).check(model, model)
-    inputs = ImageInputs(model, kind, *load_both(recipe.data, kind))
+    kind, (train, valid) = matched(kind, recipe.data, load_both(recipe.data, kind))
+    inputs = ImageInputs(model, kind, train, valid)
     if not inputs.train.labelled and recipe.distill.weight < 1:
         raise UsageError(
             f"distill.weight: {recipe.distill.weight:g} needs labels and the training images have "
@@ -154,7 +151,9 @@ def _keep_paths(model: nn.Module) -> None:
 
 
 def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
-    """Training and held-out images for a classifier. Raises DataError in one line."""
+    """Training and held-out images for a classifier, labelled as they are in the data. Raises
+    DataError in one line.
+    """
     if processes.count() > 1:  # the first process decodes, the others read what it has kept
         processes.agreed(lambda: len(_both(data, kind)))
     return _both(data, kind)
@@ -163,9 +162,7 @@ def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
 def _both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
     place, wanted = place_of(data, kind.data), data.images
     train = load_images(place, "train", kind.size, wanted.label, wanted.train_images)
-    valid = held_out(data, kind)
-    check_same_classes(train.names, valid.names, place)
-    return _checked(train, kind, place), valid
+    return train, held_out(data, kind)
 
 
 def held_out(data: DataSection, kind: ImageModel) -> Images:
@@ -174,29 +171,26 @@ def held_out(data: DataSection, kind: ImageModel) -> Images:
     valid = load_images(place, "test", kind.size, wanted.label, wanted.valid_images)
     if not valid.labelled:
         raise DataError(f"data: the test images of '{place}' have no labels; name labelled ones")
-    return _checked(valid, kind, place)
+    return valid
 
 
-def _checked(images: Images, kind: ImageModel, place: str) -> Images:
-    if int(images.labels.max()) >= kind.classes:
-        raise DataError(
-            f"data: label {int(images.labels.max())} of '{place}' is outside the model's "
-            f"0..{kind.classes - 1}; name the data it was trained on"
-        )
-    return images
-
-
-def check_same_classes(known: list[str], names: list[str], place: str) -> None:
-    """Refuse held-out images that number the classes of training in another way, as folders do of
-    which one is missing.
+def matched(
+    kind: ImageModel, data: DataSection, images: Sequence[Images]
+) -> tuple[ImageModel, list[Images]]:
+    """A classifier with the names of its classes (where it has none, of the first images that have
+    some), and images with its labels. Raises DataError in one line.
     """
-    numbers = {name: number for number, name in enumerate(known)}
-    for number, name in enumerate(names):
-        if numbers.get(name, number) != number:
-            raise DataError(
-                f"data: '{name}' is class {number} of the test images in '{place}' and class "
-                f"{numbers[name]} in training; put images of the same classes into both"
-            )
+    place = place_of(data, kind.data)
+    for part in images:
+        kind = replace(kind, labels=model_names(kind.labels, kind.classes, part, place))
+    found = [labelled_as(part, kind.labels, place) for part in images]
+    largest = max(int(part.labels.max()) for part in found)
+    if largest >= kind.classes:
+        raise DataError(
+            f"data: label {largest} of '{place}' is outside the model's 0..{kind.classes - 1}; "
+            "name the data it was trained on"
+        )
+    return kind, found
 
 
 def place_of(data: DataSection, known: str | None) -> str:

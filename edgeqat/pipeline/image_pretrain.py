@@ -13,10 +13,11 @@ from transformers import set_seed
 
 from edgeqat import recipe as recipes
 from edgeqat.checkpoint import CONFIG, METRICS, WEIGHTS, write_tensors
+from edgeqat.data.classes import are_named
 from edgeqat.errors import DataError
 from edgeqat.hf import image_source
 from edgeqat.output import json_text
-from edgeqat.pipeline.image_inputs import ImageInputs, check_recipe, load_both
+from edgeqat.pipeline.image_inputs import ImageInputs, check_recipe, load_both, matched
 from edgeqat.pipeline.quantize import peak_rss_bytes, spoken
 from edgeqat.pipeline.run import check_start, identity, open_run
 from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
@@ -39,7 +40,11 @@ def pretrain_images(
     check_start(output, overwrite)
     set_seed(recipe.seed)
     kind = image_source.named(recipe.model.name).sized(recipe.data.images.size)
-    inputs = ImageInputs(kind.build(), kind, *load_both(recipe.data, kind))
+    images = load_both(recipe.data, kind)
+    if are_named(images[0].names):  # they are the model's classes
+        kind = image_source.named(recipe.model.name, len(images[0].names)).sized(kind.size)
+    kind, (train, valid) = matched(kind, recipe.data, images)
+    inputs = ImageInputs(kind.build(), kind, train, valid)
     if not inputs.train.labelled:
         raise DataError("data: the training images have no labels; name labelled ones")
     recipe = in_steps(recipe, inputs.train)
@@ -76,7 +81,7 @@ def pretrain_images(
                 tensors = {name: t.detach().cpu() for name, t in model.state_dict().items()}
                 write_tensors(folder / WEIGHTS, tensors)
                 texts = {
-                    CONFIG: json.dumps(kind.to_config(inputs.names), indent=2) + "\n",
+                    CONFIG: json.dumps(kind.to_config(), indent=2) + "\n",
                     METRICS: json_text(metrics),
                     RESOLVED: recipes.dump(recipe),
                 }

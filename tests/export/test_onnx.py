@@ -1,6 +1,7 @@
 """Packed classifiers and their ONNX graphs answer alike; `edgeqat export` and `bench` of both."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,7 +111,8 @@ def test_what_onnx_cannot_hold_is_named(tmp_path):
 def folder(tmp_path_factory):
     model, section = packed("resnet20-cifar10", "w8a8")
     place = tmp_path_factory.mktemp("packed")
-    image_folder.write(place, model, section, named("resnet20-cifar10").sized(16), ["a", "b"])
+    kind = replace(named("resnet20-cifar10").sized(16), labels=tuple("abcdefghij"))
+    image_folder.write(place, model, section, kind)
     return place
 
 

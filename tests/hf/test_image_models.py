@@ -65,7 +65,7 @@ def test_a_folder_of_transformers_is_packed_and_loads_back(folder, tmp_path, sch
         expected = class_logits(prepared, images)
         assert (expected - floating).abs().max() > 1e-3 * floating.abs().max() > 0
         convert.convert(prepared)
-        image_folder.write(tmp_path, prepared, quant, kind, list("abcde"))
+        image_folder.write(tmp_path, prepared, quant, kind)
         assert torch.equal(class_logits(edgeqat.load(tmp_path), images), expected)
     with pytest.raises(ModelError, match="is quantized already"):
         image_source.load(str(tmp_path))
