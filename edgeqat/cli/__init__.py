@@ -27,6 +27,7 @@ from edgeqat.cli import (
     quantize,
     recipes,
     report,
+    terminal,
     train,
 )
 from edgeqat.errors import EdgeQATError, UsageError
@@ -79,7 +80,8 @@ app.command("manual", hidden=True)(manual.command)
 def main() -> None:
     """Entry point of `edgeqat`."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service that stops us is a Ctrl-C
-    sys.exit(run(sys.argv[1:]))
+    terminal.show_what_can_be_shown()
+    sys.exit(terminal.flush(run(sys.argv[1:])))
 
 
 def run(arguments: list[str]) -> int:
@@ -88,6 +90,7 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     command = typer.main.get_command(app)
     try:
+        terminal.check(arguments)
         arguments = _with_scheme(arguments)
         result = command.main(args=arguments, prog_name="edgeqat", standalone_mode=False)
         if result == INTERRUPTED:
@@ -101,6 +104,12 @@ def run(arguments: list[str]) -> int:
         return _fail(_with_value(error), 2)
     except (exceptions.Abort, KeyboardInterrupt):
         return _fail("interrupted; nothing was written", INTERRUPTED)
+    except UnicodeEncodeError as error:  # a name that was found on the way
+        if debug:
+            raise
+        start = max(error.start - 40, 0)
+        shown = ascii(error.object[start : start + 80])
+        return _fail(f"text: {shown} is not {error.encoding}; rename the file or folder", 1)
     except OSError as error:
         if debug:
             raise
