@@ -23,7 +23,7 @@ def choose(
 
     Raises an EdgeQATError in one line.
     """
-    recipe = with_data_root(recipe)
+    name, recipe = recipe.model.name, with_data_root(recipe)
     check_file(output, overwrite=overwrite, way="choose another --output or add --overwrite")
     section = recipe.coreset
     if section.share is None or section.file is not None:
@@ -40,7 +40,7 @@ def choose(
     told = {
         "samples": len(samples),
         "data": samples.fingerprint(),
-        "model": recipe.model.name,
+        "model": name,
         "scheme": recipe.quant.scheme,
         "seed": recipe.seed,
         "coreset": section.model_dump(exclude_none=True),

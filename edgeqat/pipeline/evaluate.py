@@ -160,7 +160,7 @@ def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
         file = str(Path(data).expanduser().absolute())
         values |= {"data.root": file, "data.valid": file}
     found = recipes.load(path, {key: value for key, value in values.items() if value is not None})
-    if data is None or images or "data.valid" in values:
+    if data is None or "data.valid" in values:
         return found
     names = [name for name in (found.data.train, found.data.valid) if name is not None]
     if all(is_below(Path(data).expanduser(), name) for name in names):

@@ -33,6 +33,7 @@ from edgeqat.hf import source
 from edgeqat.hf.model import check_family
 from edgeqat.nn.half import keep_half
 from edgeqat.pipeline import image_inputs
+from edgeqat.pipeline.places import absolute
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.recipe import QuantSection, Recipe
 from edgeqat.train import processes
@@ -117,13 +118,14 @@ class Inputs(Task):
 
 def with_data_root(recipe: Recipe) -> Recipe:
     """The recipe with its data root from EDGEQAT_DATA when none is given, and the text it names is
-    not of another place (the demo, a dataset of the hub, an absolute path).
+    not of another place (the demo, a dataset of the hub, an absolute path); local places are
+    absolute then.
     """
     data, root = recipe.data, os.environ.get(ROOT_VARIABLE)
     images = image_inputs.is_image_model(recipe.model.name)
     if data.root is None and root and (images or not _is_elsewhere(data.train, Path(root))):
         data = data.model_copy(update={"root": root})
-    return recipe.model_copy(update={"data": data})
+    return absolute(recipe.model_copy(update={"data": data}))
 
 
 def _is_elsewhere(name: str | None, root: Path) -> bool:

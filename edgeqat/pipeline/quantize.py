@@ -59,11 +59,11 @@ def quantize(
 
     Raises an EdgeQATError in one line for anything a user can cause.
     """
-    recipe = with_data_root(recipe)
+    name, recipe = recipe.model.name, with_data_root(recipe)
     check_start(output, overwrite)
     task = load_task(recipe)
     recipe = with_steps(recipe, task)
-    logger.info("%s at %s: %s", recipe.model.name, recipe.quant.scheme, task.describe())
+    logger.info("%s at %s: %s", name, recipe.quant.scheme, task.describe())
     if recipe.quant.adaptive.share is not None:
         logger.info("%s", recipe.quant.adaptive.words(recipe.quant.bits()))
     model_hash = source.fingerprint(recipe.model.name, recipe.model.weights)
@@ -72,7 +72,7 @@ def quantize(
         done = processes.agreed(run.metrics)
         if done is not None:
             return done
-        metrics, model = _rows_before(task, recipe, run)
+        metrics, model = _rows_before(task, recipe, run, name)
         gap = task.gap(metrics["qat_start"], metrics["float"])
         rates = with_rates(recipe.train, gap, task.step_tokens(recipe))
         recipe = recipe.model_copy(update={"train": rates})
@@ -212,8 +212,10 @@ def _write_output(
         task.seal(folder, model, recipe.quant, texts)
 
 
-def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], Any]:
-    """The rows of the table that need no training, and the model that training starts from."""
+def _rows_before(task: Task, recipe: Recipe, run: Run, name: str) -> tuple[dict[str, Any], Any]:
+    """The rows of the table that need no training, and the model that training starts from; `name`
+    is the float model's, as it was given.
+    """
     portraits = Portraits(task, run)
 
     def measured(model: nn.Module, stage: str | None = None) -> Score:
@@ -240,7 +242,7 @@ def _rows_before(task: Task, recipe: Recipe, run: Run) -> tuple[dict[str, Any], 
         logger.info("with batch norms estimated anew, not trained: %s", spoken(start))
     metrics = {
         "scheme": recipe.quant.scheme,
-        "model": recipe.model.name,
+        "model": name,
         "data": task.source(recipe),
         "seed": recipe.seed,
         "float": floating,

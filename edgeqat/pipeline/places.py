@@ -1,0 +1,61 @@
+"""Local places of a recipe as absolute paths: other verbs read the resolved recipe of a result from
+any folder, and it means the same there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgeqat.aliases import DEMO
+from edgeqat.checkpoint import CONFIG
+from edgeqat.recipe import DataSection, Recipe
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths in the place of relative ones. Names of hubs, of aliases, of
+    architectures and of what is not there stay, and so do texts below a data root.
+    """
+    model, distill, coreset = recipe.model, recipe.distill, recipe.coreset
+    name = model.name if recipe.makes_float else _model(model.name)
+    own = {"name": name, "weights": _path(model.weights)}
+    return recipe.model_copy(
+        update={
+            "model": model.model_copy(update=own),
+            "data": _data(recipe.data),
+            "distill": distill.model_copy(update={"teacher": _model(distill.teacher)}),
+            "coreset": coreset.model_copy(update={"file": _path(coreset.file)}),
+        }
+    )
+
+
+def _data(data: DataSection) -> DataSection:
+    root = _path(data.root)
+    own: dict[str, str | None] = {"root": root}
+    if root is None or not Path(root).is_dir():  # a file's held-out text may be anywhere
+        own |= {"valid": _text(data.valid)}
+    if root is None:
+        own |= {"train": _text(data.train)}
+    return data.model_copy(update=own)
+
+
+def _model(name: str | None) -> str | None:
+    """A model's folder; an architecture may be called like a folder that holds no model."""
+    if name is None or name == DEMO or not (Path(name).expanduser() / CONFIG).is_file():
+        return name
+    return _path(name)
+
+
+def _text(name: str | None) -> str | None:
+    """A text, or a part `FOLDER#valid` of one."""
+    if name is None or name.partition("#")[0] == DEMO:
+        return name
+    found = _path(name)
+    folder, mark, part = name.rpartition("#")
+    return f"{_path(folder)}#{part}" if found == name and mark and folder else found
+
+
+def _path(name: str | None) -> str | None:
+    if name is None or not Path(name).expanduser().exists():
+        return name
+    return os.path.abspath(Path(name).expanduser())
