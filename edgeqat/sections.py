@@ -79,9 +79,10 @@ class CoresetSection(Section):
         1024, ge=0, description="images of all data on which batch norms are estimated anew before "
         "the student is scored and after training (0: none)",
     )  # fmt: skip
-    kept_classes: int = Field(
-        16, ge=1, description="most probable classes cached of outputs with more than 1,000"
-    )
+    kept_classes: int | None = Field(
+        None, ge=1, description="most probable classes cached of outputs with more than 1,000; "
+        "absent: all where they take at most 1 GiB, else 256",
+    )  # fmt: skip
 
     @property
     def chooses(self) -> bool:

@@ -25,6 +25,7 @@ from edgeqat.data import cifar, images
 from edgeqat.data.classes import are_named, unnamed
 from edgeqat.errors import FormatError, ModelError
 from edgeqat.hf import source
+from edgeqat.nn.finite import check_finite
 from edgeqat.vision import zoo
 
 # ViT-Ti of DeiT (2012.12877) on patches of an eighth of CIFAR's side, a fourteenth of ImageNet's
@@ -178,6 +179,7 @@ def _filled(kind: ImageModel, weights: str) -> nn.Module:
         raise ModelError(
             f"model.weights: '{weights}' does not fit {kind.network or 'the model'} ({reason})"
         ) from None
+    check_finite(model, weights)
     return model.eval()
 
 
@@ -219,6 +221,7 @@ def _of_transformers(name: str, weights: str | None) -> tuple[nn.Module, ImageMo
         raise ModelError(f"model: '{name}' holds no weights for {missing}; copy the whole model")
     if weights is not None:
         source.replace_weights(model, weights)
+    check_finite(model, weights or name)
     config = _plain(json.loads(model.config.to_json_string(use_diff=False)))
     size, mean, deviation = _preprocessing(Path(place), config)
     count = model.config.num_labels

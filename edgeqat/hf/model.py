@@ -19,6 +19,7 @@ from edgeqat.hf import conv1d, kv_cache
 from edgeqat.hf import folder as packed_folder
 from edgeqat.nn import convert
 from edgeqat.nn.decision import edges
+from edgeqat.nn.finite import check_finite
 from edgeqat.recipe import RESOLVED, DataSection, ModelSection, QuantSection, Recipe
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -77,6 +78,7 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
         model.float()
         if hasattr(model, "config"):
             model.config.dtype = torch.float32
+    check_finite(model, getattr(model, "name_or_path", "") or type(model).__name__)
     inner = _language_models(model)
     _check_wrapped(model, inner, quant)
     for part in inner:

@@ -27,6 +27,7 @@ from transformers import (
 from edgeqat import checkpoint
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.errors import FormatError, ModelError, nearest
+from edgeqat.nn.finite import check_finite
 from edgeqat.runtime.shape import Shape
 
 IMAGE_TYPE = "edgeqat-image"  # model_type of image classifiers that transformers does not know
@@ -88,6 +89,7 @@ def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
         raise ModelError(f"model: '{name}' is quantized already; start from its float model")
     if weights is not None:
         replace_weights(model, weights)
+    check_finite(model, weights or name)
     return model
 
 

@@ -23,7 +23,12 @@ _ROWS = 16  # a chunk of both logits stays in a core's cache
 
 class _Distill(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, student, teacher, labels, gamma: float, temperature: float, count):
+    def forward(ctx, *given):
+        with torch.autocast(given[0].device.type, enabled=False):
+            return _Distill.walk(ctx, *given)
+
+    @staticmethod
+    def walk(ctx, student, teacher, labels, gamma: float, temperature: float, count):
         grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         cross_entropy = torch.zeros((), dtype=torch.float32, device=student.device)
         divergence = torch.zeros_like(cross_entropy)

@@ -4,13 +4,14 @@ offsets, importance thresholds; and running it in float meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from edgeqat.errors import DataError, ModelError
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
 from edgeqat.quant.ggml import BlockQuantizer
@@ -38,8 +39,11 @@ def quantizers_disabled(
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Initialise static activation quantizers, key offsets and importance thresholds on batches of
-    token ids (B, T), in eval mode; a no-op without any. Layers that do not run stay unset.
+    """Initialise static activation quantizers, key offsets and importance thresholds on batches, in
+    eval mode; a no-op without any. Layers that do not run stay unset.
+
+    A batch is token ids (B, T) or (T,), images (B, 3, S, S), a mapping of the model's arguments
+    (labels are left out) or a tuple that begins with the input: what a DataLoader gives.
     """
     static = [module for module in model.modules() if _is_static(module)]
     adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
@@ -51,14 +55,19 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         model.eval()
         for module in static:
             module.observe()
+        count = 0
         for batch in batches:
-            model(batch)
+            _run(model, batch)
+            count += 1
+        if not count:
+            raise DataError("calibrate: there are no batches; give at least one")
+        check_ranges(model)
         for module in static:
             module.finish()
         for _ in range(_THRESHOLD_PASSES if adaptive else 0):
             with observing(model):
                 for batch in batches:
-                    model(batch)
+                    _run(model, batch)
             move_thresholds(model, rate=1.0)
     finally:
         for module in static:
@@ -67,7 +76,38 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
             own.training = training
 
 
+def _run(model: nn.Module, batch: Any) -> None:
+    """One forward pass over a batch, moved to the model's device."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if isinstance(batch, Mapping):
+        inputs = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+            if name not in ("label", "labels")
+        }
+        model(**inputs)
+        return
+    first = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
+    if not isinstance(first, Tensor):
+        raise DataError(
+            f"calibrate: a batch is a {type(batch).__name__}; give tensors, tuples that begin with "
+            "one, or mappings of the model's arguments"
+        )
+    ids = first.unsqueeze(0) if first.ndim == 1 and not first.is_floating_point() else first
+    model(ids.to(device))
+
+
+def check_ranges(model: nn.Module) -> None:
+    """Refuse keys and values, just observed, that fp16 scales cannot hold."""
+    for name, module in model.named_modules():
+        if isinstance(module, CacheQuantizer) and not module.fits():
+            layer, _, kind = name.rpartition(".attention_quantizer.")
+            raise ModelError(
+                f"model: the {kind}s of '{layer}' do not fit fp16 scales (largest "
+                f"{float(module.largest):.1e}); move a power of two into o_proj or q_proj, or "
+                "leave out kv"
+            )
+
+
 def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:
-    if isinstance(module, CacheQuantizer):
-        return module.offset is not None
-    return isinstance(module, StaticQuantizer)
+    return isinstance(module, (StaticQuantizer, CacheQuantizer))

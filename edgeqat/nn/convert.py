@@ -65,11 +65,12 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     for name, layer, decision in sorted(found, key=lambda e: not isinstance(e[1], nn.Embedding)):
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
-                embedding = QuantEmbedding.wrap(layer, _weight_quantizer(layer, decision, quant))
+                weights = _weight_quantizer(name, layer, decision, quant)
+                embedding = QuantEmbedding.wrap(layer, weights)
                 embeddings[id(layer.weight)] = embedding
                 replace(model, name, embedding)
         elif decision.bits < FLOAT_BITS or decision.input_bits < FLOAT_BITS:
-            replace(model, name, _quant_layer(layer, decision, quant, embeddings))
+            replace(model, name, _quant_layer(name, layer, decision, quant, embeddings))
     unknown = [
         f"{name} ({decision.reason})"
         for name, _, decision in found
@@ -122,6 +123,7 @@ def convert(model: nn.Module) -> nn.Module:
             continue
         source, embedding = embeddings.get(id(layer.weight), (None, None))
         packed = packed_layer(packed_spec(layer, source))
+        packed.to(layer.weight.device)
         if embedding is not None:
             packed.tie(embedding)
         else:
@@ -149,7 +151,7 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
         replace(model, name, packed)
     for name, layer, decision in decisions(model, quant):  # float weights, quantized input
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and decision.input_bits < FLOAT_BITS:
-            replace(model, name, _quant_layer(layer, decision, quant, {}))
+            replace(model, name, _quant_layer(name, layer, decision, quant, {}))
     add_attention_quantizers(model, quant)
     adapt(model, quant)
     return model
@@ -274,17 +276,28 @@ def _rotate_weight(layer: nn.Linear, rotation: int) -> None:
         layer.weight.data = rotate(layer.weight.data, rotation)
 
 
-def _weight_quantizer(layer: Any, decision: Decision, quant: QuantSection) -> WeightQuantizer:
+def _weight_quantizer(
+    name: str, layer: Any, decision: Decision, quant: QuantSection
+) -> WeightQuantizer:
     shape = (int(layer.weight.shape[0]), int(layer.weight[0].numel()))
     kind = MinMaxWeightQuantizer if quant.weight.scale == "minmax" else WeightQuantizer
     quantizer = kind(shape, decision.bits, decision.granularity, decision.group_size)
     quantizer.to(layer.weight.device)
     if not layer.weight.is_meta:
+        reason = quantizer.unfit(layer.weight.flatten(1))
+        if reason is not None:
+            largest = float(layer.weight.detach().abs().max())
+            raise ModelError(
+                f"model: the weights of '{name}' are {reason} for fp16 scales (largest "
+                f"{largest:.1e}); move a power of two into the next layer, or set "
+                f"quant.skip=[{name}]"
+            )
         quantizer.initialize(layer.weight.flatten(1), quant.weight.init)
     return quantizer
 
 
 def _quant_layer(
+    name: str,
     layer: nn.Linear | nn.Conv2d,
     decision: Decision,
     quant: QuantSection,
@@ -303,7 +316,7 @@ def _quant_layer(
         _rotate_weight(layer, decision.rotation)
     weights: nn.Module = nn.Identity()
     if decision.bits < FLOAT_BITS:
-        weights = _weight_quantizer(layer, decision, quant)
+        weights = _weight_quantizer(name, layer, decision, quant)
     if isinstance(layer, nn.Conv2d):
         return QuantConv2d.wrap(layer, weights, inputs)
     return QuantLinear.wrap(layer, weights, inputs, decision.rotation)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from edgeqat.errors import UsageError
+from edgeqat.quant.functional import FP16_MIN_SCALE
 
 GROUP = 32
 
@@ -88,7 +89,7 @@ def _asymmetric(values: Tensor, bits: int) -> Tensor:
     with torch.no_grad():
         low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
         low = low.half().float()
-        scale = ((high - low) / (2**bits - 1)).clamp(min=2.0**-14).half().float()
+        scale = ((high - low) / (2**bits - 1)).clamp(min=FP16_MIN_SCALE).half().float()
         codes = ((values - low) / scale).round().clamp(0, 2**bits - 1)
         found = codes * scale + low
     return values + (found - values).detach()

@@ -105,7 +105,7 @@ class PackedWeight(nn.Module):
 
     def store(self, codes: Tensor, scale: Tensor) -> None:
         """Pack codes (O, I) int8 and scale (O, G) fp16 into the layer."""
-        self._set(packing.pack(codes.cpu(), self.spec.bits), packing.pack_scale(scale.cpu()))
+        self._set(packing.pack(codes, self.spec.bits), packing.pack_scale(scale))
 
     def _set(self, tiles: Tensor, scale: Tensor) -> None:
         self.weight = nn.Parameter(tiles, requires_grad=False)

@@ -31,6 +31,7 @@ from edgeqat.train.image_objective import ImageObjective
 from edgeqat.train.samples import ImageSamples
 
 _FEW = 64  # images of a comparison
+_CALIBRATION_IMAGES = 64  # of one forward pass
 
 is_image_model = image_source.is_image_model
 
@@ -88,13 +89,17 @@ class ImageInputs(Task):
         )
 
     def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
-        """Clean training images, as many as a training step over all processes has."""
-        size = recipe.train.batch_size * processes.count()
+        """Clean training images, as many as a training step has, however it is split into batches
+        and processes; a few at a time.
+        """
+        train = recipe.train
+        size = train.batch_size * train.accumulation * processes.count()
         wanted = min(recipe.quant.activation.calibration_batches * size, len(self.train))
         device = next(self.model.parameters()).device
         normalizer = self.kind.normalizer()
         return (
-            normalizer(pixels.to(device)) for pixels in self.train.evenly(wanted).pixels.split(size)
+            normalizer(pixels.to(device))
+            for pixels in self.train.evenly(wanted).pixels.split(_CALIBRATION_IMAGES)
         )
 
     def batch(self, size: int) -> dict[str, Tensor]:

@@ -42,6 +42,8 @@ from edgeqat.train.guidance import Guidance
 from edgeqat.train.objective import Objective
 from edgeqat.train.samples import BlockSamples
 
+_CALIBRATION_TOKENS = 2048  # of one forward pass
+
 
 @dataclass
 class Inputs(Task):
@@ -92,14 +94,18 @@ class Inputs(Task):
         return BlockSamples(self.train)
 
     def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
-        """Blocks of token ids, as many as a training step over all processes has."""
-        size = recipe.train.batch_size * processes.count()
+        """Blocks of token ids, as many as a training step has, however it is split into batches and
+        processes; a few at a time.
+        """
+        train = recipe.train
+        size = train.batch_size * train.accumulation * processes.count()
         wanted = recipe.quant.activation.calibration_batches * size
         if isinstance(self.train, Blocks):
             ids = self.train.evenly(min(wanted, len(self.train))).ids
         else:
             ids = torch.stack([block["input_ids"] for block in islice(self.train, wanted)])
-        return (batch.to(self.model.device) for batch in ids.split(size))
+        at_once = max(1, _CALIBRATION_TOKENS // recipe.data.context)
+        return (batch.to(self.model.device) for batch in ids.split(at_once))
 
     def batch(self, size: int) -> dict[str, Tensor]:
         blocks = self.train if isinstance(self.train, Blocks) else self.valid

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from edgeqat.quant import rows, ste
 from edgeqat.quant.functional import (
     CACHE_CLIPS,
+    FP16_MAX_SCALE,
+    FP16_MIN_SCALE,
     WIDEST_GROUP,
     dequantize,
     quantize_dynamic,
@@ -83,6 +85,7 @@ class CacheQuantizer(nn.Module):
         super().__init__()
         self.register_buffer("offset", None if heads is None else torch.zeros(heads, head_dim))
         self._sums: list[Tensor] | None = None
+        self.largest = torch.zeros(())  # magnitude of what was observed
         self.low = grid_of(bits)
         self.high = grid_of(HIGH_BITS)
         self.clips = () if minmax else CACHE_CLIPS.get(bits, ())
@@ -91,9 +94,10 @@ class CacheQuantizer(nn.Module):
 
     def forward(self, values: Tensor, high: Tensor) -> Tensor:
         """Fake-quantized values; `high` (B or 1, T) bool marks the tokens kept at 8 bit."""
-        if self._sums is not None and self.offset is not None:
-            self._sums.append(values.detach().float().mean(dim=(0, 2)))
-            return values
+        if self._sums is not None:
+            self._observe(values.detach().float())
+            if self.offset is not None:
+                return values
         if not self.enabled:
             return values
         grouped = self._grouped(values)
@@ -136,13 +140,26 @@ class CacheQuantizer(nn.Module):
         return in_groups(values, self.group_size)
 
     def observe(self) -> None:
-        """Pass values through and gather their mean until `finish`."""
-        self._sums = []
+        """Pass values through and gather their sums until `finish`."""
+        self._sums, self._count = [], 0
+        self.largest = torch.zeros(())
+
+    def _observe(self, values: Tensor) -> None:
+        assert self._sums is not None
+        self.largest = torch.maximum(self.largest.to(values.device), values.abs().amax())
+        if self.offset is not None:
+            self._sums.append(values.sum(dim=(0, 2), dtype=torch.float64))
+            self._count += values.shape[0] * values.shape[2]
+
+    def fits(self) -> bool:
+        """Whether fp16 scales hold what was observed, if it was anything but zeros."""
+        scale = float(self.largest) / self.low.top
+        return not scale or FP16_MIN_SCALE <= scale <= FP16_MAX_SCALE
 
     def finish(self) -> None:
-        """Take the mean over the observed batches as the offset; without any it stays."""
+        """Take the mean over the observed tokens as the offset; without any it stays."""
         if self.offset is not None and self._sums:
-            self.offset.copy_(torch.stack(self._sums).mean(dim=0))
+            self.offset.copy_(torch.stack(self._sums).sum(dim=0) / self._count)
         self._sums = None
 
     def extra_repr(self) -> str:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from edgeqat.scheme import Grid, group_count
 
-FP16_MIN_SCALE = 2.0**-14  # the smallest normal fp16: stored scales never become subnormal
+FP16_MIN_SCALE = 2.0**-20  # of stored scales: a subnormal fp16 with 4 of its 10 bits left
+FP16_MAX_SCALE = 65504.0
+STATIC_MIN_SCALE = 2.0**-40  # of activation scales, which stay float32
 SMALLEST_ABSMAX = 2.0**-100  # of a dynamic row: keeps top / absmax finite where the row is zero
 CACHE_CLIPS = {  # of keys and values, rows of head_dim; other widths 1
     4: (0.8, 0.88, 0.96, 1.04),
@@ -113,7 +115,7 @@ def _rows_at_once(rows: Tensor) -> int:
 
 
 def round_to_fp16(scale: Tensor) -> Tensor:
-    """The scale as it will be stored: fp16, at least 2^-14, given back as float32."""
+    """The scale as it will be stored: fp16, at least 2^-20, given back as float32."""
     return scale.detach().clamp(min=FP16_MIN_SCALE).half().float()
 
 
@@ -173,7 +175,7 @@ def mse_range(sample: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """
     flat = sample.float().flatten()
     low, high = flat.min(), flat.max()
-    middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=FP16_MIN_SCALE)
+    middle, half = (low + high) / 2, ((high - low) / 2).clamp(min=STATIC_MIN_SCALE)
     levels = grid.qmax - grid.qmin
     candidates = []
     for shrink in torch.linspace(1.0, 0.05, _MSE_RATIOS).tolist():

@@ -19,6 +19,7 @@ from edgeqat.scheme import Grid, grid_of, scale_shape
 
 _SAMPLE_PER_BATCH = 4096
 _SAMPLE_LIMIT = 65536
+_LOST_ENERGY = 0.01
 
 
 class WeightQuantizer(nn.Module):
@@ -60,6 +61,19 @@ class WeightQuantizer(nn.Module):
             scale = 2 * mean / max(self.grid.top, 0.5) ** 0.5
         self.scale.copy_(scale.clamp(min=functional.FP16_MIN_SCALE).reshape(self.scale.shape))
         self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def unfit(self, weight: Tensor) -> str | None:
+        """Why fp16 scales cannot hold a weight (O, I): it is `too large`, or so small that a
+        hundredth of its energy falls below the smallest scale, `too small`; None where they can.
+        """
+        rows = self._grouped(weight.float())
+        scale = rows.abs().amax(-1) / self.grid.top
+        if (scale > functional.FP16_MAX_SCALE).any():
+            return "too large"
+        energy = rows.square().sum(-1)
+        lost = energy[scale < functional.FP16_MIN_SCALE].sum()
+        return "too small" if lost > _LOST_ENERGY * energy.sum() else None
 
     def forward(self, weight: Tensor, rows: Tensor | None = None) -> Tensor:
         """Fake-quantized weight (O, I), float32; with `rows` the weight holds those rows only."""
@@ -157,7 +171,7 @@ class StaticQuantizer(nn.Module):
         self._ready = True
 
     def _quantize(self, values: Tensor) -> Tensor:
-        scale = self.scale.clamp(min=functional.FP16_MIN_SCALE)
+        scale = self.scale.clamp(min=functional.STATIC_MIN_SCALE)
         return ste.lsq_plus(values, scale, self.beta, self.grid)
 
     def extra_repr(self) -> str:

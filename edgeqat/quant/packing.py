@@ -37,7 +37,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Codes (O, I) int8 in [-2^(b-1), 2^(b-1) - 1] -> tiles uint8 of packed_shape."""
     rows, columns = codes.shape
     tile_rows, tiles, _ = packed_shape((rows, columns), bits)
-    padded = torch.zeros(tile_rows * ROWS, tiles * TILE_INPUTS[bits], dtype=torch.int16)
+    size = tile_rows * ROWS, tiles * TILE_INPUTS[bits]
+    padded = torch.zeros(size, dtype=torch.int16, device=codes.device)
     padded[:rows, :columns] = codes
     unsigned = padded + (1 << (bits - 1))
     blocks = unsigned.reshape(tile_rows, ROWS, tiles, TILE_INPUTS[bits]).transpose(1, 2)
@@ -66,7 +67,8 @@ def unpack(tiles: Tensor, bits: int, shape: tuple[int, int]) -> Tensor:
 def pack_scale(scale: Tensor) -> Tensor:
     """Scale (O, G) fp16 -> (R, G, 16) fp16; padded rows get scale 0."""
     rows, groups = scale.shape
-    padded = torch.zeros(-(-rows // ROWS) * ROWS, groups, dtype=torch.float16)
+    size = -(-rows // ROWS) * ROWS, groups
+    padded = torch.zeros(size, dtype=torch.float16, device=scale.device)
     padded[:rows] = scale
     return padded.reshape(-1, ROWS, groups).transpose(1, 2).contiguous()
 
@@ -84,7 +86,7 @@ def _pack_plane(blocks: Tensor, width: int) -> Tensor:
         *shape, -1, 8 // width, 4
     )  # (..., 16, plane tiles, codes of a byte, byte)
     assert blocks.shape[-1] % per_tile == 0
-    shifts = torch.arange(0, 8, width, dtype=torch.int16)[:, None]
+    shifts = torch.arange(0, 8, width, dtype=torch.int16, device=blocks.device)[:, None]
     packed = (parts << shifts).sum(dim=-2).to(torch.uint8)  # (..., 16, plane tiles, 4)
     return packed.transpose(-3, -2).flatten(-3)
 

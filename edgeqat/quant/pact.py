@@ -27,11 +27,12 @@ class PactQuantizer(StaticQuantizer):
         self.alpha = nn.Parameter(torch.ones(1))
 
     def _fit(self, sample: Tensor) -> None:
-        scale = functional.mse_scale(sample[None], self.grid)
+        unit = sample.abs().amax().clamp(min=functional.STATIC_MIN_SCALE)  # alpha is float32
+        scale = functional.mse_scale(sample[None] / unit, self.grid) * unit
         self.alpha.copy_(scale.reshape(1) * self.grid.top)
 
     def _quantize(self, values: Tensor) -> Tensor:
-        alpha = self.alpha.clamp(min=functional.FP16_MIN_SCALE)
+        alpha = self.alpha.clamp(min=functional.STATIC_MIN_SCALE)
         clipped = torch.minimum(torch.maximum(values.float(), -alpha), alpha)
         with torch.no_grad():
             scale = alpha / self.grid.top

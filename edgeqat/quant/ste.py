@@ -203,5 +203,5 @@ def searched(values: Tensor, grid: Grid, clips: tuple[float, ...]) -> Tensor:
 
 
 def round_scale(scale: Tensor) -> Tensor:
-    """The scale rounded to what fp16 stores (>= 2^-14), straight-through."""
+    """The scale rounded to what fp16 stores (>= 2^-20), straight-through."""
     return _RoundScale.apply(scale)

@@ -24,7 +24,7 @@ from edgeqat.train.adamw import AdamWBF16
 BETA1 = 0.9
 RATE_OF_A_NAT, POWER = 1.7e-3, 0.75  # with steps of so many tokens:
 TOKENS = 2048
-RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)  # few, so that runs share their float baseline
+LEAST_RATE, LARGEST_RATE = 1e-5, 1e-3
 SGD_RATE = 0.01
 SCALE_SHARE = 0.2
 ADAPTER_SHARE = 10  # adapters move in units of codes, weights in units of their scale
@@ -39,9 +39,8 @@ def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSe
         rate = SGD_RATE
     elif rate is None:
         wanted = RATE_OF_A_NAT * max(gap, 0.0) ** POWER * math.sqrt(min(tokens / TOKENS, 1.0))
-        wanted = min(max(wanted, RATES[0]), RATES[-1])
-        rate = min(RATES, key=lambda known: abs(math.log(known / wanted)))
-    scale_rate = train.scale_learning_rate or float(f"{SCALE_SHARE * rate:.0e}")
+        rate = float(f"{min(max(wanted, LEAST_RATE), LARGEST_RATE):.2e}")
+    scale_rate = train.scale_learning_rate or float(f"{SCALE_SHARE * rate:.2e}")
     return train.model_copy(update={"learning_rate": rate, "scale_learning_rate": scale_rate})
 
 

@@ -1,5 +1,8 @@
 #include "model.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "error.h"
 #include "tile.h"
 
@@ -7,6 +10,7 @@ namespace edgeqat {
 namespace {
 
 constexpr int64_t kMostConfig = int64_t(1) << 24;
+constexpr float kLargestHalf = 65504.0f, kSmallestHalf = 0x1p-10f;  // of a float matrix as fp16
 
 // Binds the tensors of a folder, layer by layer.
 class Binder {
@@ -110,6 +114,11 @@ class Binder {
   Matrix from_float(const std::string& name, int64_t rows, int64_t columns) {
     const float* values = floats(name + ".weight", {rows, columns});
     Matrix made = empty_half(rows, columns);
+    float largest = 0;
+    for (int64_t i = 0; i < rows * columns; ++i) largest = std::max(largest, std::fabs(values[i]));
+    if (largest > kLargestHalf || (largest > 0 && largest < kSmallestHalf))
+      throw Unsupported("weights: float16 cannot hold those of '" + name + "', which are too " +
+                        (largest > 1 ? "large" : "small") + "; they run in torch only");
     for (int64_t row = 0; row < rows; ++row)
       for (int64_t k = 0; k < columns; ++k) set_half(made, row, k, values[row * columns + k]);
     return made;

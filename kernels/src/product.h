@@ -262,24 +262,27 @@ void many_floats(const Matrix& m, const Inputs& x, float* out, int64_t stride, i
   write_totals<S, P>(m, x, totals, out, stride, r, 1.0f);
 }
 
-template <class S>
-void one_float(const Matrix& m, const Inputs& x, float* out, int64_t first, int64_t last) {
-  for (int64_t r = first; r < last; ++r) {
-    const uint8_t* row = m.tiles + r * m.tile_row_bytes;
-    const uint16_t* half = reinterpret_cast<const uint16_t*>(row);
-    typename S::Floats sum[4] = {S::zero(), S::zero(), S::zero(), S::zero()};
-    int64_t k = 0;
-    for (; k + 4 <= m.columns; k += 4) {
-      S::prefetch(row + k * 32 + kPrefetch);
-      S::prefetch(row + k * 32 + kPrefetch + 64);
-      for (int j = 0; j < 4; ++j)
-        sum[j] = S::fma(S::half16(half + (k + j) * kRows), S::splat(x.values[k + j]), sum[j]);
-    }
-    for (; k < m.columns; ++k)
-      sum[0] = S::fma(S::half16(half + k * kRows), S::splat(x.values[k]), sum[0]);
-    const auto total = S::add(S::add(sum[0], sum[1]), S::add(sum[2], sum[3]));
-    const auto scaled = x.scale ? S::multiply(total, S::splat(x.scale[0])) : total;
-    S::store_rows(out + r * kRows, scaled, m.rows - r * kRows);
+// One token and R tile rows, each summed in the order of many_floats: a prompt and the same tokens
+// one by one give the same numbers.
+template <class S, int R>
+void one_float(const Matrix& m, const Inputs& x, float* out, int64_t r) {
+  const uint16_t* rows[R];
+  typename S::Floats sum[R];
+  for (int i = 0; i < R; ++i) {
+    rows[i] = reinterpret_cast<const uint16_t*>(m.tiles + (r + i) * m.tile_row_bytes);
+    sum[i] = S::zero();
+  }
+  for (int64_t k = 0; k < m.columns; ++k) {
+    const auto value = S::splat(x.values[k]);
+    if (k % 2 == 0)
+      for (int i = 0; i < R; ++i)
+        S::prefetch(reinterpret_cast<const uint8_t*>(rows[i] + k * kRows) + kPrefetch);
+    for (int i = 0; i < R; ++i)
+      sum[i] = S::fma(S::half16(rows[i] + k * kRows), value, sum[i]);
+  }
+  for (int i = 0; i < R; ++i) {
+    const auto scaled = x.scale ? S::multiply(sum[i], S::splat(x.scale[0])) : sum[i];
+    S::store_rows(out + (r + i) * kRows, scaled, m.rows - (r + i) * kRows);
   }
 }
 
@@ -288,7 +291,11 @@ void product_of(const Matrix& m, const Inputs& x, float* out, int64_t stride, in
                 int64_t last) {
   int64_t r = first;
   if constexpr (BITS == kHalfBits) {
-    if (x.tokens == 1) return one_float<S>(m, x, out, first, last);
+    if (x.tokens == 1) {
+      for (; r + 4 <= last; r += 4) one_float<S, 4>(m, x, out, r);
+      for (; r < last; ++r) one_float<S, 1>(m, x, out, r);
+      return;
+    }
     for (; r + S::kTiles <= last; r += S::kTiles) many_floats<S, S::kTiles>(m, x, out, stride, r);
     for (; r < last; ++r) many_floats<S, 1>(m, x, out, stride, r);
   } else {

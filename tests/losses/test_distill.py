@@ -178,3 +178,17 @@ def test_autograd_keeps_no_softmax():
     with saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
         distill(student, teacher, labels, 0.5, 2.0)
     assert not [shape for shape in saved if shape.numel() >= student.numel()]
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_the_loss_is_float32_inside_autocast(gamma):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(8, 50, requires_grad=True), torch.randn(8, 50)
+    labels = torch.randint(0, 50, (8,))
+    expected = distill(student, teacher, labels, gamma)
+    (slope,) = torch.autograd.grad(expected[0], student)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = distill(student, teacher, labels, gamma)
+        (other,) = torch.autograd.grad(found[0], student)
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+    assert torch.equal(other, slope)

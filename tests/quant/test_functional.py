@@ -115,11 +115,11 @@ def test_searched_scales_stay_finite_and_show_what_is_not():
             assert found([broken, 1.0], grid).isnan().any()
 
 
-def test_fp16_scales_are_normal_numbers():
-    scale = functional.round_to_fp16(torch.tensor([1e-9, 2.0**-14, 0.1, 1.0]))
+def test_stored_scales_are_fp16_numbers_with_a_floor():
+    scale = functional.round_to_fp16(torch.tensor([1e-9, 2.0**-20, 0.1, 1.0]))
     assert scale.dtype == torch.float32
     assert torch.equal(scale, scale.half().float())
-    assert scale.tolist()[:2] == [2.0**-14, 2.0**-14]
+    assert scale.tolist()[:2] == [functional.FP16_MIN_SCALE] * 2
     assert scale[2].item() == pytest.approx(0.1, rel=2**-11)
 
 
@@ -168,7 +168,7 @@ def test_mse_scale_ignores_the_padding_of_a_short_group(bits):
 
 def test_mse_scale_of_zeros_is_usable():
     scale = functional.mse_scale(torch.zeros(2, 8), grid_of(4))
-    assert (scale >= 2.0**-14).all()
+    assert (scale >= functional.FP16_MIN_SCALE).all()
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -60,13 +60,13 @@ def test_training_sees_the_scale_rounded_to_fp16():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1e-9])
-def test_a_scale_that_fell_is_used_as_the_smallest_normal_fp16(value):
-    weight = torch.full((1, 32), 2.0**-13)
+def test_a_scale_that_fell_is_used_as_the_smallest(value):
+    weight = torch.full((1, 32), 2 * functional.FP16_MIN_SCALE)
     made = quantizer(weight)
     with torch.no_grad():
         made.scale.fill_(value)
     assert torch.equal(made(weight), weight)
-    assert made.codes(weight)[1].tolist() == [[2.0**-14]]
+    assert made.codes(weight)[1].tolist() == [[functional.FP16_MIN_SCALE]]
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
@@ -206,4 +206,5 @@ def test_a_scale_that_training_took_below_zero_is_the_smallest():
     made.initialized.fill_(True)
     with torch.no_grad():
         made.scale.fill_(-0.1)
-    assert made(torch.tensor([2.0**-13])).item() == 2.0**-13  # two steps of 2^-14
+    two_steps = 2 * functional.STATIC_MIN_SCALE
+    assert made(torch.tensor([two_steps])).item() == two_steps

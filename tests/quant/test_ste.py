@@ -7,6 +7,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from edgeqat.quant import functional, ste
+from edgeqat.quant.functional import FP16_MIN_SCALE
 from edgeqat.quant.lsq import WeightQuantizer
 from edgeqat.scheme import grid_of
 
@@ -130,9 +131,9 @@ def test_fp16_scales_of_the_cache_are_what_fp16_stores():
 
 
 def test_round_scale_is_straight_through():
-    scale = leaf([[1e-6, 0.1]])
+    scale = leaf([[1e-9, 0.1]])
     found = ste.round_scale(scale)
-    assert found.tolist() == [[2.0**-14, torch.tensor(0.1).half().item()]]
+    assert found.tolist() == [[FP16_MIN_SCALE, torch.tensor(0.1).half().item()]]
     found.backward(torch.tensor([[2.0, 3.0]]))
     assert scale.grad.tolist() == [[2, 3]]
 

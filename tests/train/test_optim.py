@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import tiny
 
 import edgeqat
@@ -67,14 +69,21 @@ def rates(gap, **given):
 
 
 def test_rates_that_are_not_given_follow_the_ptq_gap():
-    assert rates(0.1) == (3e-4, 6e-5)
+    assert rates(0.1) == (3.02e-4, 6.04e-5)
     wide, narrow = rates(0.2)[0], rates(0.02)[0]
     assert wide > narrow
 
 
 def test_short_steps_take_smaller_rates():
     found = [with_rates(TrainSection(), 0.1, tokens).learning_rate for tokens in (512, 2048, 16384)]
-    assert found == [1e-4, 3e-4, 3e-4]  # half of 3e-4 is nearer to 1e-4
+    assert found == [1.51e-4, 3.02e-4, 3.02e-4]
+
+
+def test_rates_have_no_jumps():
+    gaps = [0.001 * 1.01**step for step in range(600)]
+    found = [rates(gap)[0] for gap in gaps]
+    assert all(one <= other <= 1.02 * one for one, other in itertools.pairwise(found))
+    assert found[0] < 2e-5 and found[-1] > 5e-4
 
 
 def test_the_decay_of_the_second_moment_is_the_recipes():
@@ -91,4 +100,4 @@ def test_rates_stay_in_their_range_also_without_a_gap():
 def test_rates_that_are_given_win():
     assert rates(0.1, learning_rate=7e-4, scale_learning_rate=3e-4) == (7e-4, 3e-4)
     assert rates(0.1, learning_rate=1e-3) == (1e-3, 2e-4)
-    assert rates(0.1, scale_learning_rate=3e-4) == (3e-4, 3e-4)
+    assert rates(0.1, scale_learning_rate=3e-4) == (3.02e-4, 3e-4)

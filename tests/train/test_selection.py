@@ -172,6 +172,23 @@ def test_many_classes_are_kept_as_the_most_probable(monkeypatch):
     assert torch.equal(again.outputs.numbers, made.outputs.numbers) and again.teacher.calls == 0
 
 
+def test_a_score_of_text_uses_all_classes_where_they_fit(monkeypatch):
+    monkeypatch.setattr(outputs_module, "EXACT_CLASSES", 100)
+    data = BlockSamples(Blocks(tiny.ids(8, 12)))
+    whole = float_outputs(tiny.llama(1), data, "whole", None)
+    assert whole.log_probabilities.shape == (8, 12, tiny.VOCABULARY) and whole.numbers is None
+    again = float_outputs(tiny.llama(1), data, "whole", None)
+    assert torch.equal(again.log_probabilities, whole.log_probabilities) and again.seconds == 0
+    monkeypatch.setattr(outputs_module, "EXACT_BYTES", 8 * 12 * tiny.VOCABULARY * 4 - 1)
+    most = float_outputs(tiny.llama(1), data, "most", None)
+    assert most.numbers.shape == (8, 12, 256)
+    logits = tiny.llama(0)(data.blocks.ids).logits
+    exact = scores.relative_entropy(logits, whole.log_probabilities)
+    found = scores.relative_entropy(logits, most.log_probabilities, most.numbers.long())
+    assert torch.allclose(found, exact, rtol=0.05)
+    assert CoresetSection().kept_classes is None
+
+
 def test_blocks_of_text_are_samples():
     data = BlockSamples(Blocks(tiny.ids(8, 12)))
     assert data.labels(torch.tensor([2]))[0, -1] == IGNORE
