@@ -1,0 +1,161 @@
+"""What users bring: tiny models of every architecture, kind of rotary embedding and way of being
+stored. Prepared, packed and loaded, and in the engine, each is the float model at w8a8kv8.
+
+Every architecture meets every rotary embedding that it takes; the ways of being stored go around.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import tiny
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+
+import edgeqat
+from edgeqat import native
+from edgeqat.hf import folder as packed_folder
+from edgeqat.hf.source import load_model, load_tokenizer
+from edgeqat.runtime.engine import Engine
+
+SCHEME = "w8a8kv8"
+LLAMA = (LlamaForCausalLM, LlamaConfig)
+QWEN2, QWEN3 = (Qwen2ForCausalLM, Qwen2Config), (Qwen3ForCausalLM, Qwen3Config)
+MISTRAL, GPT2 = (MistralForCausalLM, MistralConfig), (GPT2LMHeadModel, GPT2Config)
+SMOLLM3 = (SmolLM3ForCausalLM, SmolLM3Config)
+WINDOW = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
+ARCHITECTURES = {
+    "llama": (*LLAMA, {}),
+    "llama untied": (*LLAMA, {"tie_word_embeddings": False}),
+    "llama all heads": (*LLAMA, {"num_key_value_heads": 4}),
+    "llama one key head": (*LLAMA, {"num_key_value_heads": 1}),
+    "llama wide heads": (*LLAMA, {"head_dim": 32}),
+    "llama 160 wide": (*LLAMA, {"hidden_size": 160, "head_dim": 40}),
+    "llama odd ffn": (*LLAMA, {"intermediate_size": 100}),
+    "llama attention bias": (*LLAMA, {"attention_bias": True}),
+    "llama mlp bias": (*LLAMA, {"mlp_bias": True}),
+    "llama one layer": (*LLAMA, {"num_hidden_layers": 1}),
+    "llama deep": (*LLAMA, {"num_hidden_layers": 6, "num_attention_heads": 8, "head_dim": 8}),
+    "mistral": (*MISTRAL, {"sliding_window": None}),
+    "mistral window": (*MISTRAL, {"sliding_window": 16}),
+    "qwen2": (*QWEN2, {}),
+    "qwen2 untied": (*QWEN2, {"tie_word_embeddings": False}),
+    "qwen2 window": (*QWEN2, WINDOW),
+    "qwen3": (*QWEN3, {}),
+    "qwen3 untied": (*QWEN3, {"tie_word_embeddings": False}),
+    "smollm3": (*SMOLLM3, {"pad_token_id": 0, "no_rope_layers": [1, 0]}),
+    "gpt2": (*GPT2, {}),
+    "gpt2 untied": (*GPT2, {"tie_word_embeddings": False}),
+}
+THETA, FIRST = {"rope_theta": 1e4}, {"original_max_position_embeddings": 64}
+ROPES = {
+    "default": {"rope_type": "default", **THETA},
+    "theta": {"rope_type": "default", "rope_theta": 1e6},
+    "linear": {"rope_type": "linear", "factor": 2.0, **THETA},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, **THETA, **FIRST},
+    "yarn": {"rope_type": "yarn", "factor": 2.0, **THETA, **FIRST},
+    "longrope": {"rope_type": "longrope", "factor": 2.0, **THETA, **FIRST},
+    "llama3": {
+        "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        **THETA, **FIRST,
+    },
+}  # fmt: skip
+STORED = ("float32", "bfloat16", "sharded", "padded vocabulary", "added tokens")
+ENGINE = {"llama", "mistral", "qwen2", "qwen3"}  # what the engine runs, with these embeddings:
+ENGINE_ROPES = {"default", "theta", "linear", "llama3"}
+
+
+def cases():
+    for number, name in enumerate(ARCHITECTURES):
+        ropes = ["none"] if name.startswith("gpt2") else list(ROPES)
+        for turn, rope in enumerate(ropes):
+            yield pytest.param(name, rope, STORED[(number + turn) % len(STORED)])
+
+
+def stored_model(folder, name, rope, way):
+    """Write a float model as users have it; returns the longest context its tokens come from."""
+    kind, config, changes = ARCHITECTURES[name]
+    changes = dict(changes)
+    if rope != "none":
+        parameters = dict(ROPES[rope])
+        if rope == "longrope":
+            pairs = changes.get("head_dim", 16) // 2
+            parameters |= {"short_factor": [1.0] * pairs, "long_factor": [2.0] * pairs}
+        changes["rope_parameters"] = parameters
+    tokenizer = tiny.tokenizer()
+    if way == "padded vocabulary":
+        changes["vocab_size"] = 384
+    if way == "added tokens":
+        tokenizer = type(tokenizer)(tokenizer_object=tokenizer._tokenizer, eos_token="</s>")
+        tokenizer.add_tokens(["<|user|>", "<|answer|>"])
+        changes["vocab_size"] = len(tokenizer)
+    model = tiny.model(kind, config, **changes)
+    if way == "bfloat16":
+        model = model.bfloat16()
+    model.save_pretrained(folder, max_shard_size="50KB" if way == "sharded" else "5GB")
+    tokenizer.save_pretrained(folder)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) is (way == "sharded")
+
+
+def divergence(expected, found):
+    """KL of logits (B, T, V) per token, in nats."""
+    expected, found = expected.double().log_softmax(-1), found.double().log_softmax(-1)
+    return (expected.exp() * (expected - found)).sum(-1).mean().item()
+
+
+def test_every_way_and_embedding_is_met():
+    met = [case.values for case in cases()]
+    assert len(ARCHITECTURES) == 21
+    assert {way for *_, way in met} == set(STORED)
+    pairs = set(itertools.product(ROPES, STORED))
+    assert pairs <= {(rope, way) for _, rope, way in met}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "rope", "way"), list(cases()))
+def test_it_is_the_float_model_at_8_bits(tmp_path, name, rope, way):
+    (tmp_path / "packed").mkdir()
+    stored_model(tmp_path / "float", name, rope, way)
+    floating = load_model(str(tmp_path / "float")).eval()
+    tokenizer = load_tokenizer(str(tmp_path / "float"))
+    ids = tiny.ids(2, 40)
+    if way == "added tokens":
+        ids[:, 7] = tokenizer.convert_tokens_to_ids("<|user|>")
+    expected = floating(ids, use_cache=False).logits
+    model = edgeqat.prepare(floating, SCHEME).eval()
+    edgeqat.calibrate(model, [tiny.ids(2, 40, seed=3)])
+    prepared = model(ids, use_cache=False).logits
+    assert divergence(expected, prepared) < 2e-3
+    packed_folder.write(tmp_path / "packed", edgeqat.convert(model), _quant(), tokenizer)
+    packed = edgeqat.load(tmp_path / "packed")
+    assert torch.equal(packed(ids, use_cache=False).logits, prepared)
+    steps = [packed(ids[:, :20]), packed(ids[:, :1])]  # a cache of its own each time
+    assert torch.allclose(steps[0].logits, prepared[:, :20], atol=2e-2)
+    if native.library() is None:
+        return
+    if name.split()[0] not in ENGINE or rope not in ENGINE_ROPES:
+        with pytest.raises(native.UnsupportedModel, match="in torch only"):
+            Engine(tmp_path / "packed")
+        return
+    with Engine(tmp_path / "packed", threads=1) as engine:
+        count = min(engine.context, ids.shape[1])
+        found = torch.from_numpy(engine.prefill(ids[0, :count].tolist(), every=True))
+    assert divergence(prepared[0, :count], found) < 1e-3
+
+
+def _quant():
+    return edgeqat.QuantSection(scheme=SCHEME)
