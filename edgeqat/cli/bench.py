@@ -11,6 +11,8 @@ from edgeqat import log
 from edgeqat.errors import UsageError
 from edgeqat.scheme import Scheme
 
+_REASON = 50  # characters of a line that says why an engine failed
+
 
 def command(
     folder: Annotated[Path | None, typer.Argument(help="Packed folder.")] = None,
@@ -43,7 +45,7 @@ def command(
     """Measure the speed of every engine, in turns.
 
     Of a language model prefill (pp) and decoding (tg); of an image classifier one image and 64 at
-    once.
+    once. An engine that fails says why in its rows; the others go on.
     """
     log.setup()
     if listed:
@@ -84,31 +86,32 @@ def command(
         write_json(json, rows)
     if csv is not None:
         bench.write_csv(csv, rows)
-    if png is not None:
-        chart.speed_bars(png, rows)
+    if png is not None and chart.measured(rows):
+        chart.speed_bars(png, chart.measured(rows))
     (_image_table if images else _table)(rows)
+    bench.check_measured(rows)
 
 
 def _image_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from edgeqat.evaluate.chart import measured
 
     print(f"{rows[0]['model']} on {rows[0]['cpu']}, {rows[0]['threads']} threads")
-    table = Table()
-    for column in ("test", "engine", "scheme", "images/s", "sd", "ms/batch", "file MB"):
-        table.add_column(column, justify="left" if column in ("test", "engine") else "right")
+    names = ["test", "engine", "scheme"]
+    table = _new(names, ["images/s", "sd", "ms/batch", "file MB"], rows)
     for row in rows:
-        speed = row["images_per_second"]
-        table.add_row(
-            row["test"],
-            row["engine"],
-            row["scheme"],
-            f"{speed['mean']:.1f}",
-            f"{speed['sd']:.1f}",
-            f"{row['milliseconds']:.2f}",
-            f"{row['file_bytes'] / 1e6:.2f}",
-        )
-    Console(width=max(130, Console().width)).print(table)
+        cells = [row[name] for name in names]
+        if measured([row]):
+            speed = row["images_per_second"]
+            cells += [
+                f"{speed['mean']:.1f}",
+                f"{speed['sd']:.1f}",
+                f"{row['milliseconds']:.2f}",
+                f"{row['file_bytes'] / 1e6:.2f}",
+            ]
+        else:
+            cells += [""] * 4 + [row["error"]]
+        table.add_row(*cells)
+    _show(table)
 
 
 def _list() -> None:
@@ -125,34 +128,53 @@ def _list() -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from edgeqat.evaluate.chart import measured
 
     first = rows[0]
-    read = first["read_bytes_per_second"]
+    read = next((row["read_bytes_per_second"] for row in measured(rows)), None)
     loop = f", read loop {read / 1e9:.1f} GB/s" if read else ""
     print(f"{first['model']} on {first['cpu']}, {first['threads']} threads{loop}")
-    table = Table()
-    for column in ("test", "engine", "scheme", "isa"):
-        table.add_column(column)
-    for column in ("tokens/s", "sd", "ms/token", "first ms", "of read", "RSS MB", "file MB"):
-        table.add_column(column, justify="right")
+    names = ["test", "engine", "scheme", "isa"]
+    numbers = ["tokens/s", "sd", "ms/token", "first ms", "of read", "RSS MB", "file MB"]
+    table = _new(names, numbers, rows)
     for index, row in enumerate(rows):
-        speed, share, wait = (
-            row[key] for key in ("tokens_per_second", "read_share", "first_token_milliseconds")
-        )
-        table.add_row(
-            row["test"],
-            row["engine"],
-            row["scheme"],
-            row["isa"],
-            f"{speed['mean']:.1f}",
-            f"{speed['sd']:.1f}",
-            f"{row['milliseconds_per_token']:.2f}",
-            "" if wait is None else f"{wait:.1f}",
-            "" if share is None else f"{share:.0%}",
-            f"{row['peak_rss_bytes'] / 1e6:.0f}",
-            f"{row['file_bytes'] / 1e6:.1f}",
-            end_section=index + 1 == len(rows) or rows[index + 1]["test"] != row["test"],
-        )
-    Console(width=max(130, Console().width)).print(table)
+        cells = [row.get(name, "") for name in names]  # what failed to open has no isa
+        cells += _numbers(row) if measured([row]) else [""] * len(numbers) + [row["error"]]
+        end = index + 1 == len(rows) or rows[index + 1]["test"] != row["test"]
+        table.add_row(*cells, end_section=end)
+    _show(table)
+
+
+def _numbers(row: dict[str, Any]) -> list[str]:
+    speed, share, wait = (
+        row[key] for key in ("tokens_per_second", "read_share", "first_token_milliseconds")
+    )
+    return [
+        f"{speed['mean']:.1f}",
+        f"{speed['sd']:.1f}",
+        f"{row['milliseconds_per_token']:.2f}",
+        "" if wait is None else f"{wait:.1f}",
+        "" if share is None else f"{share:.0%}",
+        f"{row['peak_rss_bytes'] / 1e6:.0f}",
+        f"{row['file_bytes'] / 1e6:.1f}",
+    ]
+
+
+def _new(names: list[str], numbers: list[str], rows: list[dict[str, Any]]) -> Any:
+    """A table of names and numbers, and a column of errors where there are any."""
+    from rich.table import Table
+
+    table = Table()
+    for column in names:
+        table.add_column(column)
+    for column in numbers:
+        table.add_column(column, justify="right")
+    if any("error" in row for row in rows):
+        table.add_column("failed", overflow="fold", max_width=_REASON)
+    return table
+
+
+def _show(table: Any) -> None:
+    from rich.console import Console
+
+    Console(width=max(130 + _REASON, Console().width)).print(table)

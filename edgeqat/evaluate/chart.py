@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from edgeqat.output import whole_file
 RATES = {"tokens_per_second": "tokens/s", "images_per_second": "images/s"}
 
 
+def measured(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `edgeqat bench` that hold a speed: not those of engines that failed."""
+    return [row for row in rows if "error" not in row]
+
+
 def check_installed() -> None:
     """Refuse charts where matplotlib is missing."""
     if find_spec("matplotlib") is None:
@@ -19,7 +25,7 @@ def check_installed() -> None:
 
 
 def speed_bars(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Rates of rows of `edgeqat bench`: a panel per test, a bar per engine."""
+    """Rates of measured rows of `edgeqat bench`: a panel per test, a bar per engine."""
     tests = list(dict.fromkeys(row["test"] for row in rows))
     engines = list(dict.fromkeys(row["engine"] for row in rows))
     rate = next(name for name in RATES if name in rows[0])

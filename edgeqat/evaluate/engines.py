@@ -49,7 +49,7 @@ KINDS = {
 @dataclass(frozen=True)
 class Job:
     """One engine and what it opens: a packed folder, or random weights (of a named shape, where it
-    is ours); file: the GGUF file that was written for it.
+    is ours); file: the GGUF file that was written for it; cautious: without what is known to crash.
     """
 
     engine: str
@@ -60,6 +60,7 @@ class Job:
     folder: str | None = None
     named: str | None = None
     file: str | None = None
+    cautious: bool = False
 
 
 def missing(name: str) -> str | None:
@@ -129,8 +130,8 @@ def open_steps(job: Job) -> Steps:
     from edgeqat.evaluate.llama_cpp import LlamaCpp
 
     assert job.file is not None
-    vocabulary = job.shape.vocabulary
-    return LlamaCpp(Path(job.file), job.threads, job.context, kind.kv, vocabulary)
+    sizes = job.threads, job.context
+    return LlamaCpp(Path(job.file), *sizes, kind.kv, job.shape.vocabulary, not job.cautious)
 
 
 class _Native(Steps):

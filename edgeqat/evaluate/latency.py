@@ -3,6 +3,9 @@ turn, so that what the machine does meanwhile hits all of them.
 
 Tests: pp128 appends 128 tokens at once to an empty sequence, tg64 appends 64 one by one, tg64@d1984
 the same behind 1984 tokens. tokens_per_second is the mean over repetitions of tokens / seconds.
+
+An engine that fails is asked no further: its rows have an "error" in the place of speeds. One that
+can be opened in a safer way after its process died starts its repetitions again.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from edgeqat.errors import EdgeQATError
 
 PROMPTS, NEW_TOKENS, DEPTHS = (128, 512), 64, (0, 1984)
 _PAUSE = 0.5  # seconds: threads of the engine before stop spinning
@@ -57,10 +62,68 @@ class Contender(Protocol):
     weight_bytes: int  # of the matrices that one decoding step reads
 
     def run(self, test: Test) -> float:
-        """Seconds that the timed part of a test took."""
+        """Seconds that the timed part of a test took; EdgeQATError where it fails, Died where its
+        process ended.
+        """
+
+    def reopen(self) -> bool:
+        """Open it again in a safer way, after it died; False where there is none (any more)."""
 
     def peak_rss(self) -> int:
         """Bytes of memory its process has held at most."""
+
+
+class Died(EdgeQATError):
+    """The process of an engine ended, or gave no answer."""
+
+
+@dataclass
+class Unopened:
+    """The place of an engine that could not be opened."""
+
+    name: str
+    reason: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    weight_bytes: int = 0
+
+    def run(self, test: Test) -> float:
+        raise EdgeQATError(self.reason)
+
+    def reopen(self) -> bool:
+        return False
+
+    def peak_rss(self) -> int:
+        return 0
+
+
+class _Entry:
+    """A contender and how far it is: rounds of all tests, of which the first warms up."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender, self.rounds = contender, 0
+        self.seconds: dict[str, list[float]] = {}
+        self.error: str | None = None
+
+    def run(self, test: Test) -> None:
+        try:
+            taken = self.contender.run(test)
+        except Died as error:
+            self._go_on(error)
+        except EdgeQATError as error:
+            self.error = str(error)
+        else:
+            if self.rounds:
+                self.seconds.setdefault(test.name, []).append(taken)
+
+    def _go_on(self, died: Died) -> None:
+        try:
+            again = self.contender.reopen()
+        except EdgeQATError as error:
+            self.error = str(error)
+            return
+        if not again:
+            self.error = str(died)
+        self.rounds, self.seconds = 0, {}
 
 
 def measure(
@@ -75,29 +138,29 @@ def measure(
     read_speed: bytes a second of a plain read loop, measured once a repetition; decoding rows say
     which share of it their matrices reach. step(engine, test) is called before each run.
     """
-    seconds: dict[tuple[str, str], list[float]] = {}
+    entries = [_Entry(contender) for contender in contenders]
     reads: list[float] = []
-    for repetition in range(repeat + 1):
+    while running := [own for own in entries if own.error is None and own.rounds <= repeat]:
         for test in tests:
-            for contender in contenders:
-                step(contender.name, test.name)
-                time.sleep(_PAUSE)
-                taken = contender.run(test)
-                if repetition:
-                    seconds.setdefault((contender.name, test.name), []).append(taken)
-        if repetition and read_speed is not None:
+            for entry in running:
+                if entry.error is None:
+                    step(entry.contender.name, test.name)
+                    time.sleep(_PAUSE)
+                    entry.run(test)
+        if read_speed is not None and any(entry.rounds for entry in running):
             reads.append(read_speed())
+        for entry in running:
+            entry.rounds += 1
     read = statistics.mean(reads) if reads else None
-    return [
-        _row(contender, test, seconds[contender.name, test.name], read)
-        for test in tests
-        for contender in contenders
-    ]
+    return [_row(entry, test, read) for test in tests for entry in entries]
 
 
-def _row(
-    contender: Contender, test: Test, seconds: list[float], read: float | None
-) -> dict[str, Any]:
+def _row(entry: _Entry, test: Test, read: float | None) -> dict[str, Any]:
+    contender = entry.contender
+    if entry.error is not None:
+        named = {"engine": contender.name, "test": test.name, "error": entry.error}
+        return {**named, **contender.facts}
+    seconds = entry.seconds[test.name]
     speeds = [test.count / taken for taken in seconds]
     mean = statistics.mean(speeds)
     share = contender.weight_bytes * mean / read if read and test.tokens else None

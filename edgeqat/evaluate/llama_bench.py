@@ -8,11 +8,13 @@ import json
 import os
 import subprocess
 import tempfile
+from functools import partial
 from typing import Any
 
 from edgeqat.errors import EdgeQATError
 from edgeqat.evaluate.engines import KINDS, LLAMA_BENCH, Job
 from edgeqat.evaluate.latency import Test
+from edgeqat.evaluate.worker import last_words
 
 
 class LlamaBench:
@@ -34,26 +36,28 @@ class LlamaBench:
         """Seconds of the timed part, from what llama-bench reports."""
         counts = ["-p", test.prompt, "-n", test.tokens, "-d", test.depth]
         flash = "0" if test.depth and self._kv == "f16" else "1"  # each where it is faster
-        output, error = self._output([*self._command, "-fa", flash, *map(str, counts)])
+        output, end = self._output([*self._command, "-fa", flash, *map(str, counts)])
         try:
             return float(json.loads(output)[0]["avg_ns"]) / 1e9
         except (ValueError, LookupError, TypeError):
-            reason = (error.strip().splitlines() or ["no output"])[-1]
-            raise EdgeQATError(
-                f"engine: '{self.name}' failed ({LLAMA_BENCH}: {reason}); choose others"
-            ) from None
+            raise EdgeQATError(f"{LLAMA_BENCH}: {end}") from None
+
+    def reopen(self) -> bool:
+        """llama-bench has no other way."""
+        return False
 
     def peak_rss(self) -> int:
         """Of the largest of its runs so far."""
         return self._peak
 
     def _output(self, command: list[str]) -> tuple[str, str]:
-        """What a command prints on stdout and stderr; its memory is noted."""
-        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+        """What a command prints on stdout, and how it ended; its memory is noted."""
+        text = partial(tempfile.TemporaryFile, "w+", encoding="utf-8", errors="replace")
+        with text() as output, text() as error:
             process = subprocess.Popen(command, stdout=output, stderr=error)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             self._peak = max(self._peak, usage.ru_maxrss * 1024)
             output.seek(0)
             error.seek(0)
-            return output.read(), error.read()
+            return output.read(), last_words(process.returncode, error.read())

@@ -7,6 +7,7 @@ its cache: the memory reported is that with one of them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,19 @@ _BATCH = 512
 
 
 class LlamaCpp(Steps):
-    """A GGUF file in llama.cpp; kv is one of KV_TYPES."""
+    """A GGUF file in llama.cpp; kv is one of KV_TYPES. Without `extra_buffers` weights stay as they
+    are in the file: no layout of AMX, with which it crashes in some virtual machines.
+    """
 
-    def __init__(self, path: Path, threads: int, context: int, kv: str, vocabulary: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        context: int,
+        kv: str,
+        vocabulary: int,
+        extra_buffers: bool = True,
+    ) -> None:
         import llama_cpp
 
         self._api = llama_cpp
@@ -30,9 +41,9 @@ class LlamaCpp(Steps):
         self._silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._silent, None)
         llama_cpp.llama_backend_init()
-        self._model = llama_cpp.llama_model_load_from_file(
-            str(path).encode(), llama_cpp.llama_model_default_params()
-        )
+        options = llama_cpp.llama_model_default_params()
+        options.use_extra_bufts = extra_buffers
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), options)
         self._settings = kv, threads, context
         flash = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self._deep = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED if kv == "f16" else flash
@@ -42,7 +53,7 @@ class LlamaCpp(Steps):
         self._peak: int | None = None  # before a second context
         self._used = False
         self._open(flash)
-        self.isa = "llama.cpp"
+        self.isa = "llama.cpp" if extra_buffers else "llama.cpp without extra buffers"
 
     def _open(self, flash: int) -> None:
         kv, threads, context = self._settings

@@ -35,9 +35,9 @@ def write(
         if figure is not None:
             written.append(folder / f"{name}.png")
             chart.save(figure, written[-1])
-    if bench:
+    if rows := chart.measured(bench):
         written.append(folder / "speed.png")
-        chart.speed_bars(written[-1], list(bench))
+        chart.speed_bars(written[-1], rows)
     return written
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeqat.errors import UsageError
 from edgeqat.evaluate import figures
-from edgeqat.evaluate.chart import RATES
+from edgeqat.evaluate.chart import RATES, measured
 from edgeqat.evaluate.portrait import STAGES, Arrays
 from edgeqat.scheme import input_words
 
@@ -275,10 +275,13 @@ def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
     engine's matrices at the speed of a plain loop would allow.
     """
     try:
+        rows = measured(bench)
+        if not rows:
+            return {}
         found = []
-        rate = next(name for name in RATES if name in bench[0])
-        for test in dict.fromkeys(row["test"] for row in bench):
-            own = [row for row in bench if row["test"] == test]
+        rate = next(name for name in RATES if name in rows[0])
+        for test in dict.fromkeys(row["test"] for row in rows):
+            own = [row for row in rows if row["test"] == test]
             own.sort(key=lambda row: row["engine"] != "native")
             entries = [(row["engine"], row[rate]["mean"], row[rate]["sd"]) for row in own]
             first, limit = own[0], None
@@ -286,7 +289,7 @@ def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 limit = first["read_bytes_per_second"] / first["weight_bytes"]
             note = "; dashed: its matrices at the speed of a plain read loop" if limit else ""
             found.append((f"{test}{note}", figures.rows(entries, RATES[rate], limit)))
-        machine = f"{bench[0]['model']} on {bench[0]['cpu']}, {bench[0]['threads']} threads"
+        machine = f"{rows[0]['model']} on {rows[0]['cpu']}, {rows[0]['threads']} threads"
     except (KeyError, TypeError, IndexError, StopIteration):
         raise UsageError(
             "bench: the file holds no rows of `edgeqat bench`; write it with edgeqat bench --json"

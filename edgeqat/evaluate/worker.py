@@ -6,31 +6,47 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
-from edgeqat.errors import EdgeQATError, UsageError
+from edgeqat.errors import EdgeQATError
 from edgeqat.evaluate.engines import Job, file_bytes, open_steps, weight_bytes
-from edgeqat.evaluate.latency import Test
+from edgeqat.evaluate.latency import Died, Test
 from edgeqat.evaluate.steps import Steps
 from edgeqat.runtime.shape import Shape
 
 _SETTLE = 0.02  # seconds in which the threads of the engine before stop spinning
+_LONGEST = 3600  # seconds for an answer: opening, or one test, on a slow board
+_FAREWELL = 5  # seconds that a process takes to end behind its last word
 _CODE = "from edgeqat.evaluate.worker import serve; serve()"
 
 
 class Worker:
-    """A contender in a child process, whose stderr goes to the file `errors`."""
+    """A contender in a child process, whose stderr goes to the file `errors`; `spare` is a job for
+    a second process, where the first one dies.
+    """
 
-    def __init__(self, job: Job, errors: Path) -> None:
+    def __init__(self, job: Job, errors: Path, spare: Job | None = None) -> None:
         self.name = job.engine
+        self._errors, self._spare = errors, spare
+        self.facts: dict[str, Any] = {}
+        self.weight_bytes = self._peak = 0
+        try:
+            self._open(job)
+        except Died:
+            if not self.reopen():
+                raise
+
+    def _open(self, job: Job) -> None:
         threads = str(job.threads)
-        self._errors = errors
-        with open(errors, "wb") as file:
+        with open(self._errors, "wb") as file:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", _CODE],
                 stdin=subprocess.PIPE,
@@ -39,17 +55,23 @@ class Worker:
                 text=True,
                 env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             )
-        self.facts: dict[str, Any] = {}
         opened = self._ask({"job": asdict(job)})
-        self.facts = {name: opened[name] for name in ("isa", "file_bytes")}
+        self.facts["isa"] = opened["isa"]
+        self.facts.setdefault("file_bytes", opened["file_bytes"])
         self.weight_bytes = opened["weight_bytes"]
-        self._peak = 0
 
     def run(self, test: Test) -> float:
         """Seconds that the timed part of a test took."""
         answer = self._ask({"test": asdict(test)})
         self._peak = answer["peak"]
         return answer["seconds"]
+
+    def reopen(self) -> bool:
+        """The spare job in a process of its own, once."""
+        job, self._spare = self._spare, None
+        if job is not None:
+            self._open(job)
+        return job is not None
 
     def peak_rss(self) -> int:
         """Bytes of memory the process has held at most."""
@@ -58,33 +80,58 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         self._child.kill()
-        self._child.communicate()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            with suppress(OSError):  # what it was not told any more
+                if pipe is not None:
+                    pipe.close()
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a question; Died where none comes, EdgeQATError where it is one."""
         assert self._child.stdin is not None and self._child.stdout is not None
+        late = Event()
+
+        def give_up() -> None:
+            late.set()
+            self._child.kill()
+
+        timer = Timer(_LONGEST, give_up)
+        timer.daemon = True
+        timer.start()
         try:
             self._child.stdin.write(json.dumps(question) + "\n")
             self._child.stdin.flush()
-            line = self._child.stdout.readline()
-        except OSError:
-            line = ""
-        answer = json.loads(line) if line else {"error": self._last_words()}
+            answer = json.loads(self._child.stdout.readline())
+        except (OSError, ValueError):  # the pipe has an end, or half an answer in it
+            raise Died(self._reason(late.is_set())) from None
+        finally:
+            timer.cancel()
         if "error" in answer:
             self.close()
-            reason = answer["error"]
-            if answer.get("usage"):
-                raise UsageError(reason)
-            raise EdgeQATError(
-                f"engine: '{self.name}' failed ({reason}); choose others with --engine"
-            )
+            raise EdgeQATError(answer["error"])
         return answer
 
-    def _last_words(self) -> str:
-        code = self._child.wait()
-        lines = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if lines:
-            return lines[-1]
-        return "not enough memory" if code == -9 else f"its process ended with {code}"
+    def _reason(self, late: bool) -> str:
+        """Why there is no answer; the process has ended afterwards."""
+        code: int | None = None
+        with suppress(subprocess.TimeoutExpired):  # it lives, and has closed its end
+            code = self._child.wait(_FAREWELL)
+        self.close()
+        if late:
+            return f"it gave no answer within {_LONGEST} s"
+        if code is None:
+            return "its process closed the connection"
+        return last_words(code, self._errors.read_text(encoding="utf-8", errors="replace"))
+
+
+def last_words(code: int, told: str) -> str:
+    """Why a process ended, from its exit code and what it told on stderr."""
+    lines = told.strip().splitlines()
+    if code == -signal.SIGKILL and not lines:
+        return "not enough memory"
+    if code < 0:
+        return f"its process died of signal {-code} ({signal.strsignal(-code)})"
+    return lines[-1] if lines else f"its process ended with {code}"
 
 
 def serve() -> None:
@@ -111,7 +158,7 @@ def serve() -> None:
                 answer = {"seconds": seconds, "peak": steps.peak_rss()}
         except Exception as error:
             words = " ".join(str(error).split()) or type(error).__name__
-            answer = {"error": words[:300], "usage": isinstance(error, UsageError)}
+            answer = {"error": words[:300]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -7,7 +7,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from typing import Any
 from edgeqat import native
 from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.evaluate import latency
-from edgeqat.evaluate.chart import RATES
+from edgeqat.evaluate.chart import RATES, measured
 from edgeqat.evaluate.engines import KINDS, Job, select, unfit
 from edgeqat.evaluate.latency import Test
 from edgeqat.output import whole_file
@@ -76,7 +76,9 @@ def run(
     repeat: int = 5,
     step: Callable[[str, str], None] = lambda engine, test: None,
 ) -> list[dict[str, Any]]:
-    """Rows of every test and engine (none named: all that are installed), measured in turns."""
+    """Rows of every test and engine (none named: all that are installed), measured in turns; those
+    of an engine that fails say why in "error".
+    """
     tests = tests_for(subject, depths)
     names = _fitting(select(engines), subject.shape, bool(engines))
     if not tests:
@@ -86,9 +88,9 @@ def run(
         )
     counted = threads or native.physical_cores()
     context = max(test.context for test in tests)
-    with _contenders(subject, names, bool(engines), counted, context) as contenders:
-        packed = [c.weight_bytes for c in contenders if c.name == "native"]
-        size = packed[0] if packed else _READ_BYTES
+    with _contenders(subject, names, counted, context) as contenders:
+        size = next((own.weight_bytes for own in contenders if own.name == "native"), 0)
+        size = size or _READ_BYTES
         able = native.library() is not None
         read = (lambda: native.read_speed(size, counted)) if able else None
         rows = latency.measure(contenders, tests, repeat, read, step)
@@ -114,10 +116,10 @@ def _fitting(names: Sequence[str], sizes: Shape, demanded: bool) -> list[str]:
 
 @contextmanager
 def _contenders(
-    subject: Subject, names: Sequence[str], demanded: bool, threads: int, context: int
+    subject: Subject, names: Sequence[str], threads: int, context: int
 ) -> Iterator[list[latency.Contender]]:
-    """One process for each engine, with its model open; files and processes go afterwards. An
-    engine that does not open the model is an error only where it was `demanded`.
+    """One process for each engine, with its model open; files and processes go afterwards.
+    llama.cpp that dies is opened again without its extra buffers.
     """
     from edgeqat import checkpoint
     from edgeqat.evaluate.llama_bench import LlamaBench
@@ -137,12 +139,11 @@ def _contenders(
             if kind.family == "llama.cpp" and find_spec("llama_cpp") is None:
                 contender = LlamaBench(job)
             else:
+                spare = replace(job, cautious=True) if kind.family == "llama.cpp" else None
                 try:
-                    contender = worker = Worker(job, place / f"{name}.log")
+                    contender = worker = Worker(job, place / f"{name}.log", spare)
                 except EdgeQATError as error:
-                    if demanded:
-                        raise
-                    _logger.warning("%s", error)
+                    opened.append(latency.Unopened(name, str(error)))
                     continue
                 stack.callback(worker.close)
             if kind.family == "native" and subject.folder is not None:
@@ -150,8 +151,6 @@ def _contenders(
             if file:
                 contender.facts["file_bytes"] = Path(file).stat().st_size
             opened.append(contender)
-        if not opened:
-            raise UsageError("engine: none of them opens this model; see the lines above")
         yield opened
 
 
@@ -180,13 +179,24 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def check_measured(rows: list[dict[str, Any]]) -> None:
+    """An EdgeQATError in one line where no engine gave a speed."""
+    if not measured(rows):
+        names = ", ".join(dict.fromkeys(row["engine"] for row in rows))
+        raise EdgeQATError(
+            f"engine: {names} failed ({rows[0]['error']}); choose others with --engine"
+        )
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """One line a row, mean and sd in columns of their own."""
     flat = []
     for row in rows:
-        rate = next(name for name in RATES if name in row)
-        flat.append({**row, rate: row[rate]["mean"], "sd": row[rate]["sd"]})
+        rate = next((name for name in RATES if name in row), None)
+        speeds = {} if rate is None else {rate: row[rate]["mean"], "sd": row[rate]["sd"]}
+        flat.append({**row, **speeds})
+    columns = list(dict.fromkeys(name for row in flat for name in row))
     with whole_file(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, flat[0])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(flat)
