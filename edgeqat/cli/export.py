@@ -28,7 +28,9 @@ def command(
     """Write a packed folder in the format of another runtime.
 
     Language models become gguf or compressed-tensors, image classifiers onnx, with their learned
-    integers and scales. What the target cannot hold exactly is refused unless --requantize.
+    integers and scales. What the target cannot hold exactly is refused unless --requantize. An onnx
+    graph keeps offsets of activations exactly, in float32; --requantize rounds those of 8-bit
+    activations to zero points, with which runtimes compute in integers.
     """
     log.setup()
     if target not in _TARGETS:
@@ -55,12 +57,12 @@ def _compressed_tensors(folder: Path, output: Path, requantize: bool, drop_kv: b
 
 
 def _onnx(folder: Path, output: Path, requantize: bool, drop_kv: bool) -> list[str]:
-    if requantize or drop_kv:
-        raise UsageError("requantize, drop-kv: they are for language models; leave them out")
+    if drop_kv:
+        raise UsageError("drop-kv: it is for compressed-tensors; leave it out")
     from edgeqat.export import onnx
 
     onnx.check_installed()
-    return [onnx.export_folder(folder, output), f"wrote {output}"]
+    return [*onnx.export_folder(folder, output, requantize), f"wrote {output}"]
 
 
 _TARGETS: dict[str, Callable[[Path, Path, bool, bool], list[str]]] = {

@@ -4,10 +4,11 @@
     activation: QuantizeLinear, DequantizeLinear
 
 2- to 6-bit codes travel in int8; half-step ones as 2 c + 1 with half the scale. A batch norm behind
-a convolution becomes its scale and bias (codes change their sign where gamma < 0). Where
-all activations have 8 bits x = s c + beta is stored with the zero point -beta / s rounded, so that
-a runtime computes in integers; else beta is kept exactly, as additions around a clipped pair of
-nodes.
+a convolution becomes its scale and bias (codes change their sign where gamma < 0).
+
+Activations are x = s c + beta. A pair of nodes holds beta where -beta / s is an integer of 8 bits;
+else additions around the pair keep it exactly, and the product is one of floats. Requantized, a
+graph of 8-bit activations has -beta / s and its biases rounded, and runtimes compute in integers.
 
 The graph is read off the model with torch.fx; what the rules below do not know is refused by name.
 Not here: running it (evaluate/onnx_runtime). Legend: O output channels, I input channels.
@@ -16,6 +17,7 @@ Not here: running it (evaluate/onnx_runtime). Legend: O output channels, I input
 from __future__ import annotations
 
 import operator
+import statistics
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,15 @@ from edgeqat.nn import folding
 from edgeqat.nn.conv import PackedConv2d, geometry
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.output import whole_file
+from edgeqat.quant.functional import STATIC_MIN_SCALE
 from edgeqat.quant.lsq import StaticQuantizer
+from edgeqat.scheme import Grid
 from edgeqat.vision.activation import ReLU6
 
 OPSET, IR_VERSION = 17, 9
 INPUT, OUTPUT = "images", "logits"
-_INT8 = (-128, 127)
+_INT8, _PAIR_BITS = (-128, 127), 8
+_SAME = 1e-4  # steps of a grid that float32 cannot tell apart
 _FUNCTIONS = {
     operator.add: "Add", torch.add: "Add", operator.mul: "Mul", torch.mul: "Mul",
     torch.relu: "Relu", F.relu: "Relu", torch.sigmoid: "Sigmoid", F.relu6: "Clip", F.silu: "SiLU",
@@ -56,8 +61,8 @@ def check_installed() -> None:
         raise UsageError("onnx: it is not installed; pip install 'edgeqat[export]'")
 
 
-def export_folder(folder: Path, path: Path) -> str:
-    """Write the packed image classifier of a folder to an .onnx file; returns a line about it.
+def export_folder(folder: Path, path: Path, requantize: bool = False) -> list[str]:
+    """Write the packed image classifier of a folder to an .onnx file; returns lines about it.
 
     Raises an EdgeQATError in one line.
     """
@@ -75,20 +80,24 @@ def export_folder(folder: Path, path: Path) -> str:
         "deviation": " ".join(map(str, kind.deviation)),
         "labels": "\n".join(config[image_source.IMAGE]["labels"]),
     }
-    export(image_folder.load(folder, config), kind.size, path, told)
-    return (
+    rounded = export(image_folder.load(folder, config), kind.size, path, told, requantize)
+    return [
         f"{scheme}: {INPUT} (batch, 3, {kind.size}, {kind.size}), (pixels / 255 - mean) / "
-        f"deviation, to {OUTPUT} (batch, {kind.classes})"
-    )
+        f"deviation, to {OUTPUT} (batch, {kind.classes})",
+        *rounded,
+    ]
 
 
-def export(model: nn.Module, size: int, path: Path, facts: dict[str, str]) -> None:
+def export(
+    model: nn.Module, size: int, path: Path, facts: dict[str, str], requantize: bool = False
+) -> list[str]:
     """Write a packed classifier of images (B, 3, size, size) to an .onnx file; `facts` become its
-    metadata. Raises ModelError for a layer that ONNX cannot hold.
+    metadata. Returns lines that say what was rounded, or could be. Raises ModelError for a layer
+    that ONNX cannot hold.
     """
     import onnx
 
-    graph = _Graph(model.eval())
+    graph = _Graph(model.eval(), requantize)
     shape = onnx.helper.make_tensor_value_info
     kind = onnx.TensorProto.FLOAT
     made = onnx.helper.make_graph(
@@ -104,18 +113,21 @@ def export(model: nn.Module, size: int, path: Path, facts: dict[str, str]) -> No
     onnx.checker.check_model(whole)
     with whole_file(path) as temporary:
         temporary.write_bytes(whole.SerializeToString())
+    return graph.words()
 
 
 class _Graph:
     """Nodes and constants of a model, one fx node after the other."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.classes = model, 0
+    def __init__(self, model: nn.Module, requantize: bool) -> None:
+        self.model, self.classes, self._requantize = model, 0, requantize
+        self._shifts: list[float] = []  # of zero points that are no integers, in steps
+        self._clamped = 0  # weights that lost a level
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self._names: dict[fx.Node, str] = {}
         static = [m for m in model.modules() if isinstance(m, StaticQuantizer)]
-        self._in_integers = all(quantizer.grid.bits == 8 for quantizer in static)
+        self._in_integers = all(quantizer.grid.bits == _PAIR_BITS for quantizer in static)
         self._quantized: dict[tuple[str, float, float], str] = {}
         try:
             traced = folding.trace(model)
@@ -132,6 +144,24 @@ class _Graph:
                 self._names[node] = self._names[before]
             else:
                 self._names[node] = self._emit(node, norms.get(node))
+
+    def words(self) -> list[str]:
+        """What was rounded, or could be for speed, one line each."""
+        if self._quantized and self._in_integers and not self._requantize:
+            return [
+                "offsets of activations and biases are exact, so that runtimes compute in float32; "
+                "--requantize rounds them, for integers"
+            ]
+        lines = []
+        if self._shifts:
+            lines.append(
+                f"{len(self._shifts)} of {len(self._quantized)} activation quantizers have rounded "
+                f"zero points: values move by up to {max(self._shifts):.2f} steps, "
+                f"{statistics.mean(self._shifts):.2f} on average"
+            )
+        if self._clamped:
+            lines.append(f"{self._clamped} weights of level 128 became 127, the largest of int8")
+        return lines
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """A node; returns the name of its output."""
@@ -256,20 +286,39 @@ class _Graph:
         codes, scale = layer.codes().int(), layer.scale()[:, 0]
         if layer.grid.half_step:
             codes, scale = 2 * codes + 1, scale / 2
+        mirrored = None
         if gain is not None:
             scale = scale * gain
-            codes = torch.where(scale[:, None] < 0, -codes, codes).clamp(*_INT8)
+            codes, mirrored = self._turned(codes, scale < 0)
             scale = scale.abs().clamp(min=torch.finfo(torch.float32).tiny)
         codes = codes.unflatten(1, kernel) if kernel else codes
         values = self.constant(codes, np.int8)
         zero = self.constant(np.zeros(len(scale)), np.int8)
-        return self.add("DequantizeLinear", values, self.constant(scale), zero, axis=0), scale
+        weight = self.add("DequantizeLinear", values, self.constant(scale), zero, axis=0)
+        if mirrored is None:
+            return weight, scale
+        signs = torch.where(mirrored, -1.0, 1.0).view(-1, 1, 1, 1)
+        return self.add("Mul", weight, self.constant(signs)), None
+
+    def _turned(self, codes: Tensor, negative: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes (O, I) with the sign of `negative` rows (O,) changed, and the rows that stay as
+        they are because int8 does not hold the 128 of a -128; requantized, that becomes 127.
+        """
+        turned = torch.where(negative[:, None], -codes, codes)
+        over = turned > _INT8[1]
+        if not over.any():
+            return turned, None
+        if self._requantize:
+            self._clamped += int(over.sum())
+            return turned.clamp(*_INT8), None
+        rows = over.any(dim=1)
+        return torch.where(rows[:, None], codes, turned), rows
 
     def _bias(self, bias: Tensor, scale: Tensor | None, step: float | None) -> str:
-        """A bias (O,): in int32 where input and weight are quantized, which lets a runtime compute
-        in integers; exact to half an accumulator unit.
+        """A bias (O,): requantized in int32 where input and weight are quantized, which lets a
+        runtime compute in integers; exact to half an accumulator unit.
         """
-        if scale is None or step is None:
+        if scale is None or step is None or not self._requantize:
             return self.constant(bias)
         unit = scale.double() * step
         codes = (bias.detach().double() / unit).round()
@@ -289,14 +338,20 @@ class _Graph:
                 "onnx: activations with a scale for each token cannot be held; train with "
                 "quant.activation.mode=static"
             )
-        grid, scale = quantizer.grid, float(quantizer.scale.detach().clamp(min=2**-14))
+        scale = float(quantizer.scale.detach().clamp(min=STATIC_MIN_SCALE))
         beta = float(quantizer.beta.detach())
-        key = (input, scale, beta)
         zero = round(-beta / scale)
-        plain = self._in_integers and _INT8[0] <= zero <= _INT8[1]
+        key = (input, scale, beta)
+        shift = abs(zero + beta / scale)
+        fits = self._in_integers and _INT8[0] <= zero <= _INT8[1]
+        plain = fits and (self._requantize or shift < _SAME)
         if key not in self._quantized:
+            if plain and shift >= _SAME:
+                self._shifts.append(shift)
             self._quantized[key] = (
-                self._pair(input, scale, zero) if plain else self._exact(input, scale, beta, grid)
+                self._pair(input, scale, zero)
+                if plain
+                else self._exact(input, scale, beta, quantizer.grid)
             )
         return self._quantized[key], scale if plain else None
 
@@ -304,12 +359,13 @@ class _Graph:
         ends = (self.constant(scale), self.constant(zero, np.int8))
         return self.add("DequantizeLinear", self.add("QuantizeLinear", input, *ends), *ends)
 
-    def _exact(self, input: str, scale: float, beta: float, grid: Any) -> str:
+    def _exact(self, input: str, scale: float, beta: float, grid: Grid) -> str:
         offset = self.constant(beta + grid.offset * scale)
         moved = self.add("Sub", input, offset)
-        ends = (self.constant(grid.qmin * scale), self.constant(grid.qmax * scale))
-        pair = self._pair(self.add("Clip", moved, *ends), scale, 0)
-        return self.add("Add", pair, offset)
+        if grid.bits < _PAIR_BITS:  # else the pair clips
+            ends = (self.constant(grid.qmin * scale), self.constant(grid.qmax * scale))
+            moved = self.add("Clip", moved, *ends)
+        return self.add("Add", self._pair(moved, scale, 0), offset)
 
     def _module(self, node: fx.Node) -> Any:
         return self.model.get_submodule(str(node.target))

@@ -3,7 +3,8 @@ and in float, under onnxruntime, in turns.
 
 A row: {"engine", "model", "scheme", "test": "b1" | "b64" (images at once), "images_per_second":
 {"mean", "sd"}, "milliseconds" of a batch, "threads", "file_bytes"}; of an engine that failed
-"error" in the place of speeds. The float graph is the same network with the dequantized weights.
+"error" in the place of speeds. The quantized graph is the one of `--requantize`, which runs in
+integers; the float graph is the same network with the dequantized weights.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def _open(
     if name == ENGINES[1]:
         convert.restore(model)
     file = place / f"{name}.onnx"
-    onnx.export(model, image_source.from_config(config).size, file, {})
+    onnx.export(model, image_source.from_config(config).size, file, {}, requantize=True)
     return onnx_runtime.OnnxClassifier(file, threads), file.stat().st_size
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from onnx import load
 from torch import nn
 
 from edgeqat.cli import run
@@ -15,6 +16,7 @@ from edgeqat.hf import image_folder
 from edgeqat.hf.image_source import named
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
+from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import QuantSection
 from edgeqat.vision.zoo import build
 
@@ -71,7 +73,68 @@ def test_one_quantized_layer_is_exact(tmp_path, scheme):
     convert.convert(net)
     onnx.export(net, 16, tmp_path / "net.onnx", {})
     distance, agreed = difference(net, tmp_path / "net.onnx")
-    assert distance < (0.05 if scheme == "w8a8" else 1e-3) and agreed > 0.9
+    assert distance < 1e-3 and agreed == 1
+
+
+def static(model):
+    return [own for own in model.modules() if isinstance(own, StaticQuantizer)]
+
+
+def test_zero_points_are_rounded_only_where_it_is_asked_for(tmp_path):
+    model, _ = packed("mobilenetv2-x0.1-cifar10", "w8a8")
+    with torch.no_grad():
+        for own in static(model):
+            own.beta.add_(0.3 * own.scale)  # as training moves it
+    (exact,) = onnx.export(model, 16, tmp_path / "exact.onnx", {})
+    rounded, *_ = onnx.export(model, 16, tmp_path / "rounded.onnx", {}, requantize=True)
+    moved = [(-own.beta / own.scale).item() for own in static(model)]
+    shifts = [abs(value - round(value)) for value in moved if -128 <= round(value) <= 127]
+    shifts = [shift for shift in shifts if shift >= 1e-4]
+    assert exact == (
+        "offsets of activations and biases are exact, so that runtimes compute in float32; "
+        "--requantize rounds them, for integers"
+    )
+    assert rounded == (
+        f"{len(shifts)} of {len(moved)} activation quantizers have rounded zero points: values "
+        f"move by up to {max(shifts):.2f} steps, {sum(shifts) / len(shifts):.2f} on average"
+    )
+    distances = [difference(model, tmp_path / f"{name}.onnx")[0] for name in ("exact", "rounded")]
+    assert 2 * distances[0] < distances[1]
+
+
+def test_offsets_that_are_zero_points_need_no_rounding(tmp_path):
+    model, _ = packed("resnet20-cifar10", "w8a8")
+    with torch.no_grad():
+        for own in static(model):
+            own.beta.copy_((own.beta / own.scale).round().clamp(-127, 128) * own.scale)
+    lines = onnx.export(model, 16, tmp_path / "net.onnx", {}, requantize=True)
+    assert not [line for line in lines if "zero points" in line]
+    onnx.export(model, 16, tmp_path / "net.onnx", {})
+    graph = load(tmp_path / "net.onnx").graph
+    assert "Sub" not in {node.op_type for node in graph.node}
+    assert difference(model, tmp_path / "net.onnx")[1] > 0.9
+
+
+@pytest.mark.parametrize("requantize", [False, True])
+def test_the_lowest_code_behind_a_negative_gamma(tmp_path, requantize):
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+                        nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()  # fmt: skip
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([-1.0, 1] * 4))
+        net[1].bias.fill_(5)
+        net[0].weight[:, 0, 0, 0] = -2  # below what its scale reaches: code -128
+    convert.prepare(net, QuantSection(scheme="w8a16kv16", edges="same"))
+    with torch.no_grad():
+        net[0].weight_quantizer.scale.mul_(0.25)
+    convert.convert(net)
+    lowest = int((net[0].codes()[::2] == -128).sum())
+    lines = onnx.export(net, 16, tmp_path / "net.onnx", {}, requantize)
+    words = f"{lowest} weights of level 128 became 127, the largest of int8"
+    assert lowest >= 4 and lines == ([words] if requantize else [])
+    images = torch.randn(4, 3, 16, 16)
+    found = torch.from_numpy(OnnxClassifier(tmp_path / "net.onnx", 1)(images))
+    with torch.no_grad():
+        assert ((found - net(images)).abs().max() < 1e-5) is not requantize
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2-x0.1-cifar10", "efficientnet-b0-cifar10"])
@@ -118,7 +181,11 @@ def folder(tmp_path_factory):
 
 def test_a_folder_is_exported_and_measured(folder, tmp_path, capsys):
     assert run(["export", "onnx", str(folder), "--output", str(tmp_path / "net.onnx")]) == 0
-    assert "logits (batch, 10)" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "logits (batch, 10)" in output and "--requantize rounds them" in output
+    rounded = ["--output", str(tmp_path / "rounded.onnx"), "--requantize"]
+    assert run(["export", "onnx", str(folder), *rounded]) == 0
+    assert "have rounded zero points: values move by up to 0." in capsys.readouterr().out
     assert run(["export", "onnx", str(folder), "--output", str(tmp_path / "net.onnx")]) == 2
     assert "exists" in capsys.readouterr().err
     arguments = ["--repeat", "1", "--threads", "1"]
@@ -139,10 +206,24 @@ def test_a_folder_is_exported_and_measured(folder, tmp_path, capsys):
     assert sizes["onnxruntime"] < 0.5 * sizes["onnxruntime-float"]
 
 
+def test_integers_are_what_a_bench_measures(folder, monkeypatch):
+    asked = []
+    write = onnx.export
+
+    def noted(model, size, path, facts, requantize=False):
+        asked.append(requantize)
+        return write(model, size, path, facts, requantize)
+
+    monkeypatch.setattr(onnx, "export", noted)
+    assert run(["bench", str(folder), "--engine", "onnxruntime", "--repeat", "1"]) == 0
+    assert asked == [True]
+
+
 def test_wrong_use(folder, packed_folder, tmp_path, capsys):
     place = str(tmp_path / "x")
     for given, words in (
         (["export", "onnx", str(packed_folder), "--output", place], "holds a language model"),
+        (["export", "onnx", str(folder), "--output", place, "--drop-kv"], "drop-kv: it is for"),
         (["export", "onxn", str(folder), "--output", place], "did you mean 'onnx'"),
         (["bench", str(folder), "--engine", "native"], "engine: 'native' is unknown"),
         (["bench", str(folder), "--depth", "4"], "depth: images have none"),
