@@ -2,7 +2,8 @@
 embedded demo.
 
 Of a folder hidden files and folders (.ipynb_checkpoints, ._notes.txt) are passed over: they are
-copies and remains, and a copy of a held-out text would be trained on.
+copies and remains, and a copy of a held-out text would be trained on. So are files that speak about
+the data (README.md, LICENSE).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from edgeqat.errors import DataError
 
 DEMO = "demo"
 _HELD_OUT_WORDS = {"valid", "validation", "val", "test", "dev", "heldout"}
+_ABOUT = {"readme", "license", "licence"}
 _COUNTED = 5  # suffixes of a message
 
 
@@ -75,10 +77,11 @@ def _documents(source: str, text_field: str) -> Iterator[str]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """The files of a folder, sorted, without hidden ones."""
+    """The files of a folder, sorted, without hidden ones and those about the data."""
 
     def hidden(path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+        parts = path.relative_to(folder).parts
+        return path.stem.lower() in _ABOUT or any(part.startswith(".") for part in parts)
 
     return sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path))
 

@@ -105,7 +105,14 @@ def test_rows_without_text_join_nothing(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "name", [".ipynb_checkpoints/valid-checkpoint.txt", ".ipynb_checkpoints/a.txt", "._a.txt"]
+    "name",
+    [
+        ".ipynb_checkpoints/valid-checkpoint.txt",
+        ".ipynb_checkpoints/a.txt",
+        "._a.txt",
+        "README.md",
+        "LICENSE.txt",
+    ],
 )
 def test_hidden_files_are_not_read(tmp_path, name):
     (tmp_path / ".ipynb_checkpoints").mkdir()
