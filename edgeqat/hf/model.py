@@ -100,7 +100,8 @@ def save(
     overwrite: bool = False,
 ) -> None:
     """Pack a language model that prepare() made, in place, and write its folder: what
-    edgeqat.load(), `edgeqat generate` and `edgeqat eval --data TEXT` read.
+    edgeqat.load(), `edgeqat generate` and `edgeqat eval --data TEXT` read. Without a tokenizer the
+    verbs that read or write text refuse the folder; edgeqat.Engine and `edgeqat bench` take it.
     """
     quant, target = getattr(model, _QUANT, None), Path(folder)
     if quant is None:

@@ -78,11 +78,9 @@ def _evaluate_text(
     backend: str,
     threads: int | None,
 ) -> dict[str, Any]:
-    model = packed_folder.load(folder, integer=backend == PACKED)
-    opened = None
-    if backend == NATIVE:
-        opened = Native(folder, packed_folder.load_tokenizer(folder), threads)
     tokenizer, floating = packed_folder.load_tokenizer(folder), None
+    model = packed_folder.load(folder, integer=backend == PACKED)
+    opened = Native(folder, tokenizer, threads) if backend == NATIVE else None
     if against is not None:
         floating = source.load_model(against).eval()
         check_same_vocabulary("against", against, floating, model, tokenizer)
