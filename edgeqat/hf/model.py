@@ -17,6 +17,7 @@ from edgeqat import recipe as recipes
 from edgeqat.errors import ModelError
 from edgeqat.hf import conv1d, kv_cache
 from edgeqat.hf import folder as packed_folder
+from edgeqat.hf.source import check_vocabulary
 from edgeqat.nn import convert
 from edgeqat.nn.decision import edges
 from edgeqat.nn.finite import check_finite
@@ -109,6 +110,8 @@ def save(
             f"model: edgeqat.prepare() did not make this {type(model).__name__} from a language "
             "model; save what it returned, or edgeqat.convert() a network of your own"
         )
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, model)
     name = model.name_or_path or type(model).__name__
     context = min(DataSection().context, model.config.max_position_embeddings)
     data = DataSection(context=context)  # what `edgeqat eval` cuts a text into

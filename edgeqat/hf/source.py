@@ -116,6 +116,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Refuse a tokenizer that makes ids the model has no embedding for."""
+    if len(tokenizer) > model.config.vocab_size:
+        raise ModelError(
+            f"model: the tokenizer has {len(tokenizer)} entries, the embedding only "
+            f"{model.config.vocab_size}; use the tokenizer the model was trained with"
+        )
+
+
 def fingerprint(name: str, weights: str | None = None) -> str:
     """A hash of the weights behind a model name and of what says how they are used, where they are
     local files; else the name.

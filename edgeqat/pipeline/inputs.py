@@ -173,7 +173,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
         )
     tokenizer = source.load_tokenizer(recipe.model.name)
     train, valid = load_blocks(data, tokenizer)
-    check_vocabulary(tokenizer, model)
+    source.check_vocabulary(tokenizer, model)
     name = recipe.distill.teacher
     if name and not needs_teacher(recipe):
         raise RecipeError(
@@ -225,13 +225,4 @@ def check_same_vocabulary(
     if not same:
         raise ModelError(
             f"{field}: '{name}' has other tokens than the model; choose one with the same tokenizer"
-        )
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Refuse a tokenizer that makes ids the model has no embedding for."""
-    if len(tokenizer) > model.config.vocab_size:
-        raise ModelError(
-            f"model: the tokenizer has {len(tokenizer)} entries, the embedding only "
-            f"{model.config.vocab_size}; use the tokenizer the model was trained with"
         )

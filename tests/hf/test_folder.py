@@ -240,3 +240,10 @@ def test_a_folder_keeps_its_numbers_in_half_precision(tmp_path, caplog):
         model.to(torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(model.to("cpu")(tiny.ids()).logits, expected)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_not_saved(tmp_path):
+    model = edgeqat.prepare(tiny.llama(vocab_size=300), "w4a8kv4")
+    with pytest.raises(ModelError, match="the tokenizer has 320 entries, the embedding only 300"):
+        edgeqat.save(model, tmp_path / "out", tiny.tokenizer())
+    assert not (tmp_path / "out").exists()

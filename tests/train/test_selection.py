@@ -185,7 +185,8 @@ def test_a_score_of_text_uses_all_classes_where_they_fit(monkeypatch):
     logits = tiny.llama(0)(data.blocks.ids).logits
     exact = scores.relative_entropy(logits, whole.log_probabilities)
     found = scores.relative_entropy(logits, most.log_probabilities, most.numbers.long())
-    assert torch.allclose(found, exact, rtol=0.05)
+    assert torch.allclose(found, exact, rtol=0.2)  # of random weights, which are as good as flat
+    assert (found < exact).all()  # what is joined can only come nearer
     assert CoresetSection().kept_classes is None
 
 
