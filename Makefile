@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal
 
-# The ablation of recipes/README.md, hours: EDGEQAT_DATA=FOLDER make experiments MODEL=FOLDER; may be stopped and started.
+# The ablation of docs/results.md, hours: EDGEQAT_DATA=FOLDER make experiments MODEL=FOLDER; may be stopped and started.
 experiments: $(VENV)/.installed
 	$(VENV)/bin/python eval/experiments.py $(MODEL)
 	$(VENV)/bin/python eval/experiments.py --table

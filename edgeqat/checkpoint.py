@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeqat.errors import FormatError, OutputError
 from edgeqat.output import real, storage
-from edgeqat.recipe import RESOLVED
+from edgeqat.recipe.files import RESOLVED
 
 if TYPE_CHECKING:
     from torch import Tensor  # the engine reads folders without torch

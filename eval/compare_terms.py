@@ -4,7 +4,7 @@ usage: python eval/compare_terms.py FOLDER FOLDER ... [--term kl] [--every 100]
 
 Runs with the same seed, data, batch size and number of steps draw the same batches, so that
 the difference of their terms is far less noisy than that of their held-out perplexities
-(docs/log.md).
+(docs/log/training.md).
 FOLDER is what `edgeqat quantize` wrote, or its FOLDER.run while it trains.
 """
 
@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 from edgeqat.checkpoint import RECORDS
-from edgeqat.evaluate.report import series
-from edgeqat.pipeline.report import read_records
+from edgeqat.report.page import series
+from edgeqat.report.write import read_records
 
 
 def main() -> None:

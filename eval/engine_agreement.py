@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeqat import recipe as recipes
 from edgeqat.data.text import held_out_blocks
 from edgeqat.evaluate.perplexity import perplexity_of
-from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import packed_folder
+from edgeqat.recipe import files as recipes
 from edgeqat.runtime.engine import Engine
 
 

@@ -22,12 +22,12 @@ import yaml
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from edgeqat import recipe as recipes
 from edgeqat.coreset import index_file, select
 from edgeqat.errors import EdgeQATError, UsageError
-from edgeqat.pipeline.inputs import load_task, with_data_root
-from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.load import load_task, with_data_root
+from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.sampling import selection_of, settle
+from edgeqat.recipe import files as recipes
 
 GROUP = "entropy"
 

@@ -20,19 +20,18 @@ import torch
 from torch import Tensor
 
 from edgeqat import checkpoint
-from edgeqat import recipe as recipes
+from edgeqat.bench import llama_cpp
+from edgeqat.bench.onnx_runtime import OnnxClassifier
 from edgeqat.data.text import held_out_blocks
-from edgeqat.evaluate import llama_cpp
-from edgeqat.evaluate.onnx_runtime import OnnxClassifier
 from edgeqat.evaluate.perplexity import perplexity_of
 from edgeqat.export.llama import KV_TYPES
-from edgeqat.hf import folder as packed_folder
-from edgeqat.hf import image_folder, image_source
+from edgeqat.hf import image_folder, image_model, packed_folder
 from edgeqat.nn.folding import inference
 from edgeqat.nn.logits import class_logits
-from edgeqat.pipeline.image_inputs import held_out
+from edgeqat.pipeline.image_task import held_out
 from edgeqat.quant.dynamic import CacheQuantizer
-from edgeqat.recipe import Recipe
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.recipe import Recipe
 
 
 @torch.no_grad()
@@ -91,7 +90,7 @@ def compare_text(options: argparse.Namespace, recipe: Recipe) -> str:
 def compare_images(options: argparse.Namespace, recipe: Recipe) -> str:
     """How often both give held-out images the same class."""
     config = checkpoint.read_config(options.folder)
-    kind = image_source.from_config(config)
+    kind = image_model.from_config(config)
     images, normalizer = held_out(recipe.data, kind), kind.normalizer()
     exported, same = OnnxClassifier(options.export, options.threads), 0
     with inference(image_folder.load(options.folder, config)) as model:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The rows of recipes/README.md: llama-8m-novels at every scheme of the main table, one folder a run under runs/.
+# The rows of docs/results.md: llama-8m-novels at every scheme of the main table, one folder a run under runs/.
 # usage: EDGEQAT_DATA=FOLDER_WITH_NOVELS eval/main_table.sh MODEL_FOLDER [RUN ...]     a finished run is skipped
 set -euo pipefail
 model=$1; shift

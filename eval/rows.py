@@ -1,4 +1,4 @@
-"""Rows of recipes/README.md from finished runs of llama-8m-novels:
+"""Rows of docs/results.md from finished runs of llama-8m-novels:
 `python eval/rows.py runs/w*/metrics.json`.
 """
 

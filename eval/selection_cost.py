@@ -20,12 +20,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from edgeqat import recipe as recipes
+from edgeqat.coreset.samples import Samples
 from edgeqat.errors import EdgeQATError
-from edgeqat.pipeline.inputs import load_task, with_data_root
-from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.load import load_task, with_data_root
+from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.sampling import selection_of
-from edgeqat.train.samples import Samples
+from edgeqat.recipe import files as recipes
 
 MILLION = 1_000_000
 

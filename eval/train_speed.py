@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str,
     native.keep_freed_memory()  # before torch
     import torch
 
-    from edgeqat.pipeline.quantize import peak_rss_bytes
+    from edgeqat.memory import peak_rss_bytes
 
     of_images = images(options)
     native.keep_freed_memory(of_any_size=of_images)
@@ -113,7 +113,7 @@ def measure(options: argparse.Namespace, rows: list[str]) -> dict[str, dict[str,
 
 def images(options: argparse.Namespace) -> bool:
     """Whether the shape is an image model's."""
-    from edgeqat.pipeline.image_inputs import is_image_model
+    from edgeqat.pipeline.image_task import is_image_model
 
     return is_image_model(options.shape)
 
@@ -131,7 +131,7 @@ def images_of(options: argparse.Namespace) -> dict[str, Any]:
     """A batch as train/image_objective wants it."""
     import torch
 
-    from edgeqat.hf.image_source import named
+    from edgeqat.hf.image_model import named
 
     kind, index = named(options.shape), torch.arange(options.batch)
     pixels = torch.randint(256, (options.batch, 3, kind.size, kind.size), dtype=torch.uint8)
@@ -142,10 +142,10 @@ def image_stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None
     """One training step of a row, as a function of a batch of images; no guidance."""
     import torch
 
-    from edgeqat import recipe as recipes
-    from edgeqat.hf.image_source import named
+    from edgeqat.hf.image_model import named
     from edgeqat.hf.model import prepare
     from edgeqat.nn.calibration import calibrate
+    from edgeqat.recipe import files as recipes
     from edgeqat.train.image_objective import ImageObjective
     from edgeqat.train.optim import make_optimizer, with_rates
 
@@ -176,10 +176,10 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     """One training step of a row, as a function of a batch of token ids."""
     import torch
 
-    from edgeqat import recipe as recipes
+    from edgeqat.hf.float_model import random_model
     from edgeqat.hf.model import prepare
-    from edgeqat.hf.source import random_model
-    from edgeqat.pipeline.quantize import trainable
+    from edgeqat.pipeline.preparation import trainable
+    from edgeqat.recipe import files as recipes
     from edgeqat.runtime.shape import named
     from edgeqat.train.objective import Objective
     from edgeqat.train.optim import make_optimizer, with_rates

@@ -22,12 +22,12 @@ def test_a_machine_with_a_compiler_has_the_library():
 
 REPORT = """
 import ctypes, os
-from edgeqat import native
+from edgeqat import memory
 calls = []
 class C:
     def mallopt(self, option, value): calls.append(option)
-native.ctypes.CDLL = lambda name: C()
-native.keep_freed_memory({any_size})
+memory.ctypes.CDLL = lambda name: C()
+memory.keep_freed_memory({any_size})
 print(calls, os.environ["THP_MEM_ALLOC_ENABLE"])
 """
 

@@ -56,44 +56,43 @@ def command(
     if folder is not None and scheme is not None:
         raise UsageError(f"scheme: '{scheme}' is for --shape; a packed folder has its own")
     from edgeqat import checkpoint
-    from edgeqat.evaluate import chart
+    from edgeqat.bench import chart, images, text
     from edgeqat.hf import image_folder
     from edgeqat.output import check_file, write_json
-    from edgeqat.pipeline import bench, image_bench
 
     check_file(json, csv, png)
     if png is not None:
         chart.check_installed()
-    images = folder is not None and image_folder.is_image_folder(checkpoint.read_config(folder))
-    if images:
+    of_images = folder is not None and image_folder.is_image_folder(checkpoint.read_config(folder))
+    if of_images:
         if depth:
             raise UsageError("depth: images have none; leave it out")
         assert folder is not None
         with log.console().status("measuring"):
-            rows = image_bench.run(folder, tuple(engine or ()), threads, repeat)
+            rows = images.run(folder, tuple(engine or ()), threads, repeat)
     else:
         if folder is not None:
-            subject = bench.Subject.of_folder(folder)
+            subject = text.Subject.of_folder(folder)
         else:
             assert shape is not None
-            subject = bench.Subject.of_shape(shape, str(Scheme.parse(scheme or "w4a8kv4")))
+            subject = text.Subject.of_shape(shape, str(Scheme.parse(scheme or "w4a8kv4")))
         with log.console().status("opening") as status:
-            rows = bench.run(
+            rows = text.run(
                 subject, engine or (), threads, depth or (), repeat,
                 lambda name, test: status.update(f"{test} on {name}"),
             )  # fmt: skip
     if json is not None:
         write_json(json, rows)
     if csv is not None:
-        bench.write_csv(csv, rows)
+        text.write_csv(csv, rows)
     if png is not None and chart.measured(rows):
         chart.speed_bars(png, chart.measured(rows))
-    (_image_table if images else _table)(rows)
-    bench.check_measured(rows)
+    (_image_table if of_images else _table)(rows)
+    text.check_measured(rows)
 
 
 def _image_table(rows: list[dict[str, Any]]) -> None:
-    from edgeqat.evaluate.chart import measured
+    from edgeqat.bench.chart import measured
 
     print(f"{rows[0]['model']} on {rows[0]['cpu']}, {rows[0]['threads']} threads")
     names = ["test", "engine", "scheme"]
@@ -116,7 +115,7 @@ def _image_table(rows: list[dict[str, Any]]) -> None:
 
 def _list() -> None:
     from edgeqat import native
-    from edgeqat.evaluate.engines import KINDS, missing
+    from edgeqat.bench.engines import KINDS, missing
 
     if native.library() is not None:
         active = native.active_isa()
@@ -128,7 +127,7 @@ def _list() -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    from edgeqat.evaluate.chart import measured
+    from edgeqat.bench.chart import measured
 
     first = rows[0]
     read = next((row["read_bytes_per_second"] for row in measured(rows)), None)

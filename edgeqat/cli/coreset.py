@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from edgeqat import log
-from edgeqat import recipe as recipes
 from edgeqat.cli import options
+from edgeqat.recipe import files as recipes
 
 _BAR = 40
 

@@ -98,7 +98,7 @@ def command(
     backend = backend or "fake-quant"
     if tasks is not None:
         _refuse(text, f"is for {_TEXT}; leave out --tasks or this option")
-        from edgeqat.pipeline.tasks import evaluate_tasks
+        from edgeqat.harness.run import evaluate_tasks
 
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         _, printed = evaluate_tasks(folder, names, backend, output, threads=threads, **scored)

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from edgeqat.recipe import Recipe
+from edgeqat.recipe.recipe import Recipe
 
 
 class Field(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeqat.errors import FormatError
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import average_words, input_words
 
 ROWS = ("float", "float_same_steps", "ptq", "qat_start", "qat")

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeqat import recipe as recipes
 from edgeqat.errors import UsageError, nearest
+from edgeqat.recipe import files as recipes
 from edgeqat.scheme import GROUP_MULTIPLE
 
 RecipeOption = Annotated[

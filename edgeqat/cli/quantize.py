@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from edgeqat import log
-from edgeqat import recipe as recipes
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
+from edgeqat.recipe import files as recipes
 from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def command(
     if resolved.quant.adaptive.share is not None:
         name += f"-adaptive{resolved.quant.adaptive.share}"
     place = Path(name if output is None else output)
-    from edgeqat.native import keep_freed_memory
+    from edgeqat.memory import keep_freed_memory
 
     log.setup()
     if chosen != recipe:
@@ -79,7 +79,7 @@ def command(
 
         _print_plan(plan(resolved, place, overwrite))
         return
-    from edgeqat.pipeline.image_inputs import is_image_model
+    from edgeqat.pipeline.image_task import is_image_model
     from edgeqat.pipeline.quantize import quantize
 
     keep_freed_memory(of_any_size=is_image_model(resolved.model.name))
@@ -103,8 +103,8 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from edgeqat.evaluate.report import metric_of, over_float
-    from edgeqat.pipeline.card import table
+    from edgeqat.report.card import table
+    from edgeqat.report.page import metric_of, over_float
 
     rows = Table(title=f"{metrics['model']} at {metrics['scheme']}", title_justify="left")
     metric = metric_of(metrics)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from edgeqat import recipe as recipes
 from edgeqat.cli.fields import fields
 from edgeqat.errors import UsageError
+from edgeqat.recipe import files as recipes
 
 
 def command(

@@ -28,7 +28,7 @@ def command(
     report.html already; this adds speed, writes it elsewhere, or draws its figures as PNG.
     """
     log.setup()
-    from edgeqat.pipeline.report import report
+    from edgeqat.report.write import report
 
     target = output or Path(f"{folder.absolute().name}-report.html")
     for path in report(folder, target, bench, png):

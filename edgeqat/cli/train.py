@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from edgeqat import log
-from edgeqat import recipe as recipes
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
+from edgeqat.recipe import files as recipes
 
 
 def command(
@@ -31,11 +31,11 @@ def command(
     values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
     resolved = recipes.load(recipe, values)
     target = Path(Path(recipe).stem if output is None else output)
-    from edgeqat.native import keep_freed_memory
+    from edgeqat.memory import keep_freed_memory
 
     log.setup()
     keep_freed_memory()  # before torch is imported
-    from edgeqat.pipeline.image_inputs import is_image_model
+    from edgeqat.pipeline.image_task import is_image_model
     from edgeqat.pipeline.pretrain import pretrain
 
     keep_freed_memory(of_any_size=is_image_model(resolved.model.name))

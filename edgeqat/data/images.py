@@ -69,7 +69,7 @@ class Images(Dataset):
     @property
     def at_once(self) -> int:
         """How many of them go through a network at once where no gradients are kept: on a CPU more
-        are slower (docs/log.md).
+        are slower (docs/log/images-and-coresets.md).
         """
         if torch.cuda.is_available():
             return _ON_A_GPU

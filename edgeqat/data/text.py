@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 from edgeqat.data.documents import DEMO, documents, left_out, text_files
 from edgeqat.data.rows import is_read
 from edgeqat.errors import DataError
-from edgeqat.recipe import DataSection
+from edgeqat.recipe.data import DataSection
 
 ROOT_VARIABLE = "EDGEQAT_DATA"  # where data are, unless a root is named
 HELD_OUT = 0.05

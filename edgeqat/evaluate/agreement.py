@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from edgeqat.data.text import Blocks
 from edgeqat.errors import UsageError
-from edgeqat.evaluate.widths import WidthMeter
+from edgeqat.evaluate.average_bits import WidthMeter
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.layers import attentions

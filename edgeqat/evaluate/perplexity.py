@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeqat.data.text import Blocks
-from edgeqat.recipe import DataSection
+from edgeqat.recipe.data import DataSection
 
 _TOKENS_AT_ONCE = 4096
 _MAX_NATS = 700.0  # exp of more overflows a float

@@ -11,7 +11,7 @@ else additions around the pair keep it exactly, and the product is one of floats
 graph of 8-bit activations has -beta / s and its biases rounded, and runtimes compute in integers.
 
 The graph is read off the model with torch.fx; what the rules below do not know is refused by name.
-Not here: running it (evaluate/onnx_runtime). Legend: O output channels, I input channels.
+Not here: running it (bench/onnx_runtime). Legend: O output channels, I input channels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from edgeqat import checkpoint
 from edgeqat.errors import ModelError, UsageError
-from edgeqat.hf import image_folder, image_source
+from edgeqat.hf import image_folder, image_model
 from edgeqat.nn import folding
 from edgeqat.nn.conv import PackedConv2d, geometry
 from edgeqat.nn.packed import PackedLinear, PackedWeight
@@ -72,13 +72,13 @@ def export_folder(folder: Path, path: Path, requantize: bool = False) -> list[st
             f"folder: '{folder}' holds a language model, ONNX files are for image classifiers; "
             "serve it with `edgeqat generate`"
         )
-    kind = image_source.from_config(config)
+    kind = image_model.from_config(config)
     scheme = config["quantization_config"]["scheme"]
     told = {
         "scheme": scheme,
         "mean": " ".join(map(str, kind.mean)),
         "deviation": " ".join(map(str, kind.deviation)),
-        "labels": "\n".join(config[image_source.IMAGE]["labels"]),
+        "labels": "\n".join(config[image_model.IMAGE]["labels"]),
     }
     rounded = export(image_folder.load(folder, config), kind.size, path, told, requantize)
     return [

@@ -17,7 +17,7 @@ from edgeqat.errors import UsageError
 from edgeqat.nn.packed import PackedSpec
 from edgeqat.quant import packing
 from edgeqat.quant.hadamard import rotate
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
 

@@ -1,5 +1,5 @@
-"""Packed folders of image classifiers: the files and hashes of hf/folder, no tokenizer, and in
-config.json the part `image` (hf/image_source).
+"""Packed folders of image classifiers: the files and hashes of hf/packed_folder, no tokenizer, and
+in config.json the part `image` (hf/image_model).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import nn
 from edgeqat import checkpoint
 from edgeqat.checkpoint import IMAGE
 from edgeqat.errors import FormatError
-from edgeqat.hf.folder import stored_tensors
-from edgeqat.hf.image_source import ImageModel, from_config
+from edgeqat.hf.image_model import ImageModel, from_config
 from edgeqat.hf.quantizer import quantization_config
+from edgeqat.hf.stored import stored_tensors
 from edgeqat.nn import convert
 from edgeqat.nn.packed import PackedSpec
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 
 def is_image_folder(config: dict[str, Any]) -> bool:

@@ -13,15 +13,17 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 import edgeqat.hf.attention as attention
 from edgeqat import checkpoint
-from edgeqat import recipe as recipes
 from edgeqat.errors import ModelError
-from edgeqat.hf import conv1d, kv_cache
-from edgeqat.hf import folder as packed_folder
-from edgeqat.hf.source import check_vocabulary
+from edgeqat.hf import conv1d, kv_cache, packed_folder
+from edgeqat.hf.float_model import check_vocabulary
 from edgeqat.nn import convert
 from edgeqat.nn.decision import edges
 from edgeqat.nn.finite import check_finite
-from edgeqat.recipe import RESOLVED, DataSection, ModelSection, QuantSection, Recipe
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.data import DataSection, ModelSection
+from edgeqat.recipe.files import RESOLVED
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.recipe import Recipe
 
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 CONV1D_FAMILY = "gpt2"

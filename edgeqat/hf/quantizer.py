@@ -28,7 +28,7 @@ from edgeqat.errors import FormatError
 from edgeqat.hf import attention, conv1d, kv_cache
 from edgeqat.nn import convert
 from edgeqat.nn.packed import PackedSpec
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from edgeqat.nn import kivi, zipcache
 from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
 from edgeqat.nn.token_importance import TokenImportance
 from edgeqat.quant import ggml
+from edgeqat.quant.activation_modes import input_quantizer
 from edgeqat.quant.dynamic import CacheQuantizer
 from edgeqat.quant.hadamard import HEAD_BLOCK, block_size, rotate
-from edgeqat.quant.inputs import input_quantizer
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 
 IMPLEMENTATION = "edgeqat"  # of attention, in transformers' registry (hf/attention)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeqat.nn.packed import PackedSpec, PackedWeight
-from edgeqat.quant.inputs import input_quantizer
+from edgeqat.quant.activation_modes import input_quantizer
 from edgeqat.scheme import FLOAT_BITS
 
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups")

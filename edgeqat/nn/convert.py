@@ -23,13 +23,13 @@ from edgeqat.nn.layers import FUSED_PROJECTION, attentions, replace
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance
+from edgeqat.quant.activation_modes import input_quantizer, mode_of
 from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.hadamard import rotate
-from edgeqat.quant.inputs import input_quantizer, mode_of
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import WeightQuantizer
 from edgeqat.quant.minmax import MinMaxWeightQuantizer
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from edgeqat.nn.half import HalfLinear
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
 HEAD = "lm_head"

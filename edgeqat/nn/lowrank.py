@@ -16,7 +16,7 @@ from edgeqat.nn.decision import HEAD
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
-from edgeqat.sections import LowRankSection
+from edgeqat.recipe.train import LowRankSection
 
 
 def add_adapters(model: nn.Module, section: LowRankSection) -> nn.Module:

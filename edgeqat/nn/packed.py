@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.quant import functional, packing
+from edgeqat.quant.activation_modes import input_quantizer
 from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.exact import linear
 from edgeqat.quant.hadamard import rotate
-from edgeqat.quant.inputs import input_quantizer
 from edgeqat.scheme import FLOAT_BITS, grid_of, group_count
 
 

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import TokenWidths
 from edgeqat.quant.exact import is_exact
-from edgeqat.sections import AdaptiveSection
+from edgeqat.recipe.quant import AdaptiveSection
 
 MEASURED = ("importance", "reversed")  # rules with thresholds
 _RATE = 0.1  # how far one step's quantile moves the threshold

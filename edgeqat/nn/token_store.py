@@ -2,7 +2,7 @@
 
 Every sequence of the batch has its own tokens in each stream, in order; `high` says in which stream
 a token is, and its place there is the number of tokens of its kind before it. A stream holds rows
-of packed codes (quant/rows) and fp16 scales and grows by a few tokens at a time.
+of packed codes (quant/cache_rows) and fp16 scales and grows by a few tokens at a time.
 
 Legend: B batch, K key/value heads, T new tokens, S stored tokens, D head_dim, C capacity.
 """

@@ -14,11 +14,12 @@ from pathlib import Path
 import edgeqat
 from edgeqat import cache
 from edgeqat.data.text import BlockStream
-from edgeqat.hf import source
+from edgeqat.hf import float_model
 from edgeqat.nn.half import float_copy
 from edgeqat.pipeline.run import DRAWS, Run
 from edgeqat.pipeline.task import Score, Task
-from edgeqat.recipe import GuideSection, Recipe
+from edgeqat.recipe.recipe import Recipe
+from edgeqat.recipe.train import GuideSection
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.trainer import QATTrainer
@@ -56,7 +57,7 @@ def _cache_file(task: Task, recipe: Recipe) -> Path | None:
     if isinstance(task.train, BlockStream):
         return None
     digest = hashlib.sha256()
-    digest.update(source.fingerprint(recipe.model.name, recipe.model.weights).encode())
+    digest.update(float_model.fingerprint(recipe.model.name, recipe.model.weights).encode())
     digest.update((task.train.fingerprint() + task.valid.fingerprint()).encode())
     train = recipe.train.model_dump(exclude={"save_steps"})
     told = [recipe.seed, train, recipe.data.images.model_dump(), processes.count()]

@@ -8,10 +8,10 @@ from typing import Any
 from edgeqat.coreset import index_file
 from edgeqat.errors import UsageError
 from edgeqat.output import check_file
-from edgeqat.pipeline.inputs import load_task, with_data_root
-from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.load import load_task, with_data_root
+from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.sampling import selection_of, settle
-from edgeqat.recipe import Recipe
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes
 
 

@@ -11,21 +11,22 @@ from typing import Any
 import torch
 
 from edgeqat import checkpoint
-from edgeqat import recipe as recipes
 from edgeqat.data.classes import are_named, first_difference
 from edgeqat.data.text import held_out_blocks, is_below, source_name
 from edgeqat.errors import FormatError, ModelError, UsageError, nearest
 from edgeqat.evaluate.accuracy import accuracy, same_top
 from edgeqat.evaluate.agreement import MODES, agreement
-from edgeqat.evaluate.backends import BACKENDS, FAKE_QUANT, FLOAT, NATIVE, PACKED, Native
+from edgeqat.evaluate.average_bits import average_bits
 from edgeqat.evaluate.perplexity import conditions, perplexity
-from edgeqat.hf import folder as packed_folder
-from edgeqat.hf import image_folder, image_source, source
+from edgeqat.harness.backends import BACKENDS, FAKE_QUANT, FLOAT, NATIVE, PACKED, Native
+from edgeqat.hf import float_model, image_folder, image_model, packed_folder
 from edgeqat.output import check_file, write_json
-from edgeqat.pipeline.image_inputs import held_out, matched, place_of
-from edgeqat.pipeline.inputs import check_same_vocabulary, with_data_root
-from edgeqat.pipeline.quantize import average_bits
-from edgeqat.recipe import RESOLVED, Recipe
+from edgeqat.pipeline.image_task import held_out, matched, place_of
+from edgeqat.pipeline.load import with_data_root
+from edgeqat.pipeline.text_task import check_same_vocabulary
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.files import RESOLVED
+from edgeqat.recipe.recipe import Recipe
 
 
 def evaluate(
@@ -82,7 +83,7 @@ def _evaluate_text(
     model = packed_folder.load(folder, integer=backend == PACKED)
     opened = Native(folder, tokenizer, threads) if backend == NATIVE else None
     if against is not None:
-        floating = source.load_model(against).eval()
+        floating = float_model.load_model(against).eval()
         check_same_vocabulary("against", against, floating, model, tokenizer)
     held = held_out_blocks(recipe.data, tokenizer)
     scheme = recipe.quant.bits()
@@ -111,7 +112,7 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     `against` is a folder, or a safetensors file of the recipe's architecture.
     """
     model = packed_folder.load(folder)
-    kind = image_source.from_config(checkpoint.read_config(folder))
+    kind = image_model.from_config(checkpoint.read_config(folder))
     kind, (images,) = matched(kind, recipe.data, [held_out(recipe.data, kind)])
     normalizer = kind.normalizer()
     found: dict[str, Any] = {
@@ -125,7 +126,7 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     if against is not None:
         weights = against.endswith(".safetensors")
         name = recipe.model.name if weights else against
-        floating, other = image_source.load(name, against if weights else None)
+        floating, other = image_model.load(name, against if weights else None)
         if other.classes != kind.classes:
             raise ModelError(
                 f"against: '{against}' has {other.classes} classes, the packed model "

@@ -60,7 +60,7 @@ class _Transformers:
     """A tokenizer that only transformers reads."""
 
     def __init__(self, folder: Path) -> None:
-        from edgeqat.hf import folder as packed_folder
+        from edgeqat.hf import packed_folder
 
         self._reader: Any = packed_folder.load_tokenizer(folder)
 
@@ -126,7 +126,7 @@ def _torch_pieces(
     import torch
     from transformers import TextIteratorStreamer, set_seed
 
-    from edgeqat.hf import folder as packed_folder
+    from edgeqat.hf import packed_folder
     from edgeqat.hf.generation import neutral
 
     tokenizer: Any = packed_folder.load_tokenizer(folder)

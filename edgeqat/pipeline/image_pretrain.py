@@ -11,19 +11,22 @@ from typing import Any
 
 from transformers import set_seed
 
-from edgeqat import recipe as recipes
 from edgeqat.checkpoint import CONFIG, METRICS, WEIGHTS, write_tensors
 from edgeqat.data.classes import are_named
 from edgeqat.errors import DataError
-from edgeqat.hf import image_source
+from edgeqat.hf import image_model
+from edgeqat.memory import peak_rss_bytes
 from edgeqat.output import json_text
-from edgeqat.pipeline.image_inputs import ImageInputs, check_recipe, load_both, matched
-from edgeqat.pipeline.quantize import peak_rss_bytes, spoken
+from edgeqat.pipeline.image_task import ImageInputs, check_recipe, load_both, matched
+from edgeqat.pipeline.preparation import spoken
 from edgeqat.pipeline.run import check_start, identity, open_run
-from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
-from edgeqat.recipe import RESOLVED, Recipe
+from edgeqat.pipeline.sampling import FROM_SCRATCH
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.files import RESOLVED
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
+from edgeqat.train.horizon import in_steps
 from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer
 
@@ -39,10 +42,10 @@ def pretrain_images(
     check_recipe(recipe)
     check_start(output, overwrite)
     set_seed(recipe.seed)
-    kind = image_source.named(recipe.model.name).sized(recipe.data.images.size)
+    kind = image_model.named(recipe.model.name).sized(recipe.data.images.size)
     images = load_both(recipe.data, kind)
     if are_named(images[0].names):  # they are the model's classes
-        kind = image_source.named(recipe.model.name, len(images[0].names)).sized(kind.size)
+        kind = image_model.named(recipe.model.name, len(images[0].names)).sized(kind.size)
     kind, (train, valid) = matched(kind, recipe.data, images)
     inputs = ImageInputs(kind.build(), kind, train, valid)
     if not inputs.train.labelled:

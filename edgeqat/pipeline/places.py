@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edgeqat.aliases import DEMO
 from edgeqat.checkpoint import CONFIG
-from edgeqat.recipe import DataSection, Recipe
+from edgeqat.recipe.data import DataSection
+from edgeqat.recipe.recipe import Recipe
 
 
 def absolute(recipe: Recipe) -> Recipe:

@@ -19,15 +19,17 @@ from torch import nn
 from edgeqat.checkpoint import WEIGHTS, check_output
 from edgeqat.coreset.select import size
 from edgeqat.errors import FormatError
-from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import packed_folder
+from edgeqat.hf.stored import float_size, size_by_kind
 from edgeqat.nn import convert
 from edgeqat.nn.decision import Decision, decisions, layers
 from edgeqat.nn.layers import attentions
-from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
-from edgeqat.pipeline.quantize import prepared, trainable
+from edgeqat.pipeline.load import load_task, with_data_root
+from edgeqat.pipeline.preparation import prepared, trainable
 from edgeqat.pipeline.sampling import with_steps
 from edgeqat.pipeline.task import Task
-from edgeqat.recipe import Recipe
+from edgeqat.pipeline.text_task import needs_teacher
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, input_words
 from edgeqat.train.optim import make_optimizer, with_rates
 
@@ -56,7 +58,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
         task.write(Path(name), model, recipe.quant)
         file = (Path(name) / WEIGHTS).stat().st_size
         _check_equal(model, packed_folder.load(name), task)
-    sizes = {**packed_folder.size_by_kind(model), **packed_folder.float_size(task.model)}
+    sizes = {**size_by_kind(model), **float_size(task.model)}
     packed = dict(layers(model))
     rows = [_row(name, layer, d, packed[name]) for name, layer, d in found]
     quant, scheme = recipe.quant, recipe.quant.bits()

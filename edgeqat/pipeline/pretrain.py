@@ -14,23 +14,26 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from edgeqat import recipe as recipes
 from edgeqat.checkpoint import METRICS
 from edgeqat.data.documents import documents
 from edgeqat.data.text import load_blocks, source_name, training_source
 from edgeqat.errors import RecipeError
 from edgeqat.evaluate.perplexity import conditions, perplexity
+from edgeqat.memory import peak_rss_bytes
 from edgeqat.output import write_json
-from edgeqat.pipeline.image_inputs import is_image_model
 from edgeqat.pipeline.image_pretrain import pretrain_images
-from edgeqat.pipeline.inputs import with_data_root
-from edgeqat.pipeline.quantize import peak_rss_bytes
+from edgeqat.pipeline.image_task import is_image_model
+from edgeqat.pipeline.load import with_data_root
 from edgeqat.pipeline.run import check_start, identity, open_run
-from edgeqat.pipeline.sampling import FROM_SCRATCH, in_steps
-from edgeqat.recipe import RESOLVED, ArchitectureSection, DataSection, Recipe
+from edgeqat.pipeline.sampling import FROM_SCRATCH
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.data import ArchitectureSection, DataSection
+from edgeqat.recipe.files import RESOLVED
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.guidance import Guidance
+from edgeqat.train.horizon import in_steps
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import with_rates
 from edgeqat.train.trainer import QATTrainer

@@ -9,38 +9,33 @@ from __future__ import annotations
 
 import gc
 import logging
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import set_seed
 
 from edgeqat import checkpoint
-from edgeqat import recipe as recipes
 from edgeqat.checkpoint import METRICS
-from edgeqat.evaluate import portrait
-from edgeqat.evaluate import report as pages
-from edgeqat.evaluate.widths import WidthMeter
-from edgeqat.hf import folder as packed_folder
-from edgeqat.hf import lowrank, source
-from edgeqat.hf.model import prepare
-from edgeqat.nn import convert, kivi
-from edgeqat.nn.calibration import calibrate
-from edgeqat.nn.half import float_copy
-from edgeqat.nn.lowrank import add_adapters
+from edgeqat.evaluate.average_bits import WidthMeter, average_bits
+from edgeqat.hf import float_model, lowrank, packed_folder
+from edgeqat.hf.stored import float_size, size_by_kind
+from edgeqat.memory import peak_rss_bytes
+from edgeqat.nn import convert
 from edgeqat.output import json_text
-from edgeqat.pipeline import card
 from edgeqat.pipeline.baseline import float_same_steps
-from edgeqat.pipeline.inputs import load_task, needs_teacher, with_data_root
-from edgeqat.pipeline.portraits import Portraits
-from edgeqat.pipeline.report import FILE, read_records
+from edgeqat.pipeline.load import load_task, with_data_root
+from edgeqat.pipeline.preparation import prepared, spoken, trainable
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
 from edgeqat.pipeline.sampling import coreset_of, settle, with_steps
+from edgeqat.pipeline.snapshots import Portraits
 from edgeqat.pipeline.task import Score, Task
-from edgeqat.recipe import RESOLVED, QuantSection, Recipe
-from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
+from edgeqat.pipeline.text_task import needs_teacher
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.files import RESOLVED
+from edgeqat.recipe.recipe import Recipe
+from edgeqat.report import card, snapshot
+from edgeqat.report import page as pages
+from edgeqat.report.write import FILE, read_records
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.optim import with_rates
@@ -66,7 +61,7 @@ def quantize(
     logger.info("%s at %s: %s", name, recipe.quant.scheme, task.describe())
     if recipe.quant.adaptive.share is not None:
         logger.info("%s", recipe.quant.adaptive.words(recipe.quant.bits()))
-    model_hash = source.fingerprint(recipe.model.name, recipe.model.weights)
+    model_hash = float_model.fingerprint(recipe.model.name, recipe.model.weights)
     wanted = identity("quantize", recipe, model_hash, task.train, task.valid)
     with open_run(output, overwrite, wanted) as run:
         done = processes.agreed(run.metrics)
@@ -88,23 +83,6 @@ def quantize(
         if processes.is_first():
             _write_output(model, task, recipe, run, metrics)
     return metrics
-
-
-def prepared(task: Task, recipe: Recipe, quant: QuantSection) -> Any:
-    """A copy of the float model, fake-quantized and calibrated, not trained."""
-    gc.collect()  # a prepared model before this one refers to itself
-    set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
-    model: Any = prepare(float_copy(task.model), quant=quant)
-    calibrate(model, task.calibration(recipe))
-    return model
-
-
-def trainable(model: Any, recipe: Recipe) -> Any:
-    """The prepared model with what the recipe's method trains: everything, or adapters in place."""
-    if recipe.train.method == "lowrank":
-        set_seed(recipe.seed)  # adapters: the float row before them may have been there already
-        add_adapters(model, recipe.train.lowrank)
-    return model
 
 
 def train(
@@ -142,34 +120,6 @@ def train(
     return metrics
 
 
-def spoken(score: Score) -> str:
-    """A score in words, for example `perplexity 68.540`."""
-    return ", ".join(f"{name} {value:.3f}" for name, value in score.items())
-
-
-def peak_rss_bytes() -> int:
-    """The largest resident size this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def average_bits(recipe: Recipe, measured: dict[str, float] | None = None) -> dict[str, float]:
-    """Average widths of activations and of cached keys and values: as `measured`
-    (evaluate/widths), else as the scheme says over one block, sinks counted. KIVI's cache, which
-    holds its newest tokens in float only for a while, is never measured.
-    """
-    scheme, context = recipe.quant.bits(), recipe.data.context
-    kv = float(scheme.kv_bits)
-    if recipe.quant.kv.kivi is not None:
-        kv = kivi.average_bits(scheme.kv_bits, recipe.quant.kv.kivi, context)
-        measured = measured and {**measured, "kv": round(kv, 4)}
-    elif kv < HIGH_BITS:
-        sinks = min(recipe.quant.kv.sink_tokens, context)
-        kv += (HIGH_BITS - kv) * sinks / context
-    activations = float(min(scheme.activation_bits, FLOAT_BITS))
-    return measured or {"activations": activations, "kv": round(kv, 4)}
-
-
 def _write_output(
     model: Any, task: Task, recipe: Recipe, run: Run, metrics: dict[str, Any]
 ) -> None:
@@ -180,8 +130,8 @@ def _write_output(
         device = next(model.parameters()).device
         convert.convert(model)
         metrics["bytes"] = {
-            **packed_folder.size_by_kind(model),
-            **packed_folder.float_size(task.model),
+            **size_by_kind(model),
+            **float_size(task.model),
         }
         task.write(folder, model, recipe.quant)
         portraits = Portraits(task, run)
@@ -204,7 +154,7 @@ def _write_output(
         }
         data = portraits.arrays()
         if data is not None:
-            portrait.save(folder / portrait.FILE, data)
+            snapshot.save(folder / snapshot.FILE, data)
         layers = {name: spec.to_json() for name, spec in convert.packed_specs(model).items()}
         texts[FILE] = pages.page(
             metrics, card.table(metrics), read_records(run.records), layers, texts[RESOLVED], data

@@ -4,7 +4,7 @@ command continues.
     run.json        what the run is: verb, resolved recipe, hashes of model and data, processes
     results.json    numbers that its stages have computed
     metrics.jsonl   records of training
-    portrait-*.npz  what the report draws of models that are gone (pipeline/portraits)
+    portrait-*.npz  what the report draws of models that are gone (pipeline/snapshots)
     float/, qat/    checkpoints of a stage (train/checkpoints)
 
 The output is put together in here too and moved out in one step; then the folder goes. A folder of
@@ -29,9 +29,9 @@ from edgeqat.checkpoint import RECORDS, atomic_folder, check_output
 from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, OutputError, StorageError, UsageError
-from edgeqat.hf import source
+from edgeqat.hf import float_model
 from edgeqat.output import real, write_text
-from edgeqat.recipe import Recipe
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes
 from edgeqat.train.checkpoints import Checkpoints
 
@@ -129,7 +129,7 @@ def identity(
         "data": hashlib.sha256("".join(prints).encode()).hexdigest(),
         "recipe": recipe.model_dump(mode="json"),
         "coreset": checkpoint.sha256(file) if file.is_file() else None,
-        "teacher": None if teacher is None else source.fingerprint(teacher),
+        "teacher": None if teacher is None else float_model.fingerprint(teacher),
     }
 
 

@@ -6,25 +6,22 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from torch import nn
 from transformers import set_seed
 
 from edgeqat.coreset import index_file
-from edgeqat.data.text import BlockStream
-from edgeqat.errors import UsageError
-from edgeqat.hf import source
+from edgeqat.coreset.float_outputs import float_outputs
+from edgeqat.coreset.forgetting import forgetting_scores
+from edgeqat.coreset.reselection import Reselection
+from edgeqat.coreset.selection import Selection, needs_outputs
+from edgeqat.hf import float_model
 from edgeqat.nn.calibration import calibrate, quantizers_disabled
 from edgeqat.pipeline.task import Task
 from edgeqat.quant.lsq import StaticQuantizer
-from edgeqat.recipe import Recipe
-from edgeqat.train import processes
-from edgeqat.train.float_outputs import float_outputs
-from edgeqat.train.forgetting import forgetting_scores
+from edgeqat.recipe.recipe import Recipe
+from edgeqat.train.horizon import in_steps
 from edgeqat.train.optim import with_rates
-from edgeqat.train.reselection import Reselection
-from edgeqat.train.selection import Selection, needs_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -43,23 +40,6 @@ def with_steps(recipe: Recipe, task: Task) -> Recipe:
     elif section.is_on:
         chosen = Selection(section, task.samples(recipe), task.model, recipe.seed).count
     return in_steps(recipe, task.train, chosen)
-
-
-def in_steps(recipe: Recipe, data: Any, chosen: int | None = None) -> Recipe:
-    """The recipe with `train.epochs` as steps: passes over data, or over as many as are chosen."""
-    train = recipe.train
-    if train.epochs is None:
-        return recipe
-    if isinstance(data, BlockStream):
-        raise UsageError(
-            f"train.epochs: {train.epochs:g} passes over a stream have no end; set train.steps"
-        )
-    count = chosen or len(data)
-    per_pass = -(-count // (train.batch_size * processes.count()))
-    steps = round(train.epochs * -(-per_pass // train.accumulation))
-    return recipe.model_copy(
-        update={"train": train.model_copy(update={"steps": steps, "epochs": None})}
-    )
 
 
 def settle(task: Task, recipe: Recipe, student: nn.Module) -> bool:
@@ -104,7 +84,7 @@ def selection_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Select
     samples = task.samples(recipe)
     selection = Selection(recipe.coreset, samples, task.model, recipe.seed)
     if needs_outputs(recipe.coreset):
-        key = source.fingerprint(recipe.model.name, recipe.model.weights)
+        key = float_model.fingerprint(recipe.model.name, recipe.model.weights)
         selection.outputs = float_outputs(task.model, samples, key, recipe.coreset.kept_classes)
         return selection, selection.outputs.seconds
     start = time.perf_counter()

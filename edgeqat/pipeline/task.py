@@ -1,6 +1,6 @@
-"""What of a run depends on the kind of model: data, metric, objective and folder. Language models
-(pipeline/inputs) and image classifiers (pipeline/image_inputs) are the two of them; everything else
-of the pipeline is the same for both.
+"""Everything that differs between text and image models: data, metric, objective and folder.
+Language models (pipeline/text_task) and image classifiers (pipeline/image_task) are the two tasks;
+the rest of the pipeline is the same for both.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeqat.recipe import QuantSection, Recipe
+from edgeqat.coreset.samples import Samples
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import TOKENS
-from edgeqat.train.samples import Samples
 
 Score = dict[str, float]
 

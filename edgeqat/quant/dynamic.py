@@ -3,9 +3,9 @@
     m = clip * absmax,  s = m / top,  code = clamp(round(v * (top / m) - z), qmin, qmax)
 
 clip < 1 gives up the largest values for finer steps: at few bits that is the smaller error
-(docs/log.md has the measurement). For activations it is a constant of the width, so kernels need
-nothing more than the absmax they compute anyway; keys and values, written once and read often, take
-the best of four scales with a sign (functional.quantize_searched).
+(docs/log/quantizers.md has the measurement). For activations it is a constant of the width, so
+kernels need nothing more than the absmax they compute anyway; keys and values, written once and
+read often, take the best of four scales with a sign (functional.quantize_searched).
 
 The deployed default for activations (int8 per token, float32 scale) and the layout of the KV cache
 (fp16 scale, the first `sink_tokens` tokens at 8 bit). Stored is at most one offset per key
@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeqat.quant import rows, ste
+from edgeqat.quant import cache_rows, ste
 from edgeqat.quant.functional import (
     CACHE_CLIPS,
     FP16_MAX_SCALE,
@@ -118,12 +118,12 @@ class CacheQuantizer(nn.Module):
             codes, scale = quantize_searched(grouped, grid, clips)
         else:
             codes, scale = quantize_dynamic(grouped, grid)
-        return rows.pack(codes.flatten(-2), grid.bits), scale.squeeze(-1).half()
+        return cache_rows.pack(codes.flatten(-2), grid.bits), scale.squeeze(-1).half()
 
     def decode(self, packed: Tensor, scale: Tensor, high: bool, head_dim: int) -> Tensor:
         """Values (B, K, T, D) float32 of packed rows and scales."""
         grid = self.high if high else self.low
-        codes = rows.unpack(packed, grid.bits, scale.shape[-1] * self.group_size)
+        codes = cache_rows.unpack(packed, grid.bits, scale.shape[-1] * self.group_size)
         values = dequantize(codes.unflatten(-1, (-1, self.group_size)), scale[..., None], grid)
         return values.flatten(-2)[..., :head_dim]
 

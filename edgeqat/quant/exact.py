@@ -3,8 +3,9 @@ computed at once.
 
 A float32 product of one token and of many differ in the last bit. A quantizer turns such a bit into
 another code now and then, and every code that differs moves others in the layers behind it: two
-ways through the same model end a part of the quantization error apart (docs/log.md). In float64 the
-difference vanishes in the rounding. For comparisons (evaluate/agreement), not for speed.
+ways through the same model end a part of the quantization error apart (docs/log/evaluation.md). In
+float64 the difference vanishes in the rounding. For comparisons (evaluate/agreement), not for
+speed.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgeqat.quant import rows
+from edgeqat.quant import cache_rows
 from edgeqat.quant.dynamic import CacheQuantizer, in_groups
 from edgeqat.scheme import HIGH_BITS, grid_of
 
@@ -65,7 +65,7 @@ class BlockCacheQuantizer(CacheQuantizer):
     def encode(self, values: Tensor, high: bool) -> tuple[Tensor, Tensor]:
         """Packed rows (B, K, T, bytes) uint8 and scales (B, K, T, G) fp16."""
         codes, scale = quantize_blocks(self._grouped(values).float(), self.low.bits)
-        return rows.pack(codes.flatten(-2), self.low.bits), scale.squeeze(-1).half()
+        return cache_rows.pack(codes.flatten(-2), self.low.bits), scale.squeeze(-1).half()
 
 
 def _rounded(grouped: Tensor, values: Tensor, bits: int) -> Tensor:

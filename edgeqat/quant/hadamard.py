@@ -3,8 +3,8 @@
     x' = x H,  H orthonormal and symmetric (Sylvester), so that rotating twice gives x back
 
 Rows are rotated in blocks of the largest power of two that divides their length, up to a limit: 32
-for inputs of linear layers (16 to 256 measured equal, docs/log.md), 128 for heads. A product keeps
-its value when both sides are rotated: (x H)(w H)^T = x w^T, (q H)(k H)^T = q k^T.
+for inputs of linear layers (16 to 256 measured equal, docs/log/quantizers.md), 128 for heads. A
+product keeps its value when both sides are rotated: (x H)(w H)^T = x w^T, (q H)(k H)^T = q k^T.
 Sources: QuIP# 2402.04396, QuaRot 2404.00456.
 """
 

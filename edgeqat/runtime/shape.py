@@ -60,7 +60,7 @@ class Shape:
         return blocks + self.vocabulary * self.hidden
 
 
-# kernels/src/random.cc has the same. llama-8m: recipes/README.md; llama-58m: EdgeQAT 2402.10787,
+# kernels/src/random.cc has the same. llama-8m: docs/results.md; llama-58m: EdgeQAT 2402.10787,
 # section 4.1
 SHAPES = {
     "llama-8m": Shape(8192, 256, 8, 4, 2, 688, 64, tied=True),

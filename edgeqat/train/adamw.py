@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from edgeqat.recipe import LARGEST_BF16_BETA
+from edgeqat.recipe.train import LARGEST_BF16_BETA
 
 _SLICE = 1 << 20
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from edgeqat.errors import RecipeError
 from edgeqat.losses.layer_correction import layer_correction
 from edgeqat.nn.blocks import block_names, tapped
-from edgeqat.sections import CorrectSection
+from edgeqat.recipe.train import CorrectSection
 
 
 class Correction:

@@ -22,7 +22,7 @@ from edgeqat.hf import attention
 from edgeqat.losses import distribution, entropy
 from edgeqat.nn.attention import real_tokens
 from edgeqat.nn.taps import Tap, capture
-from edgeqat.recipe import GuideSection
+from edgeqat.recipe.train import GuideSection
 
 Taps = dict[int, Tap]
 _SHAPE = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")

@@ -17,8 +17,7 @@ from edgeqat.data.images import Normalizer, augment
 from edgeqat.nn.blocks import AUTO
 from edgeqat.nn.folding import folded
 from edgeqat.nn.logits import class_logits
-from edgeqat.recipe import DistillSection
-from edgeqat.sections import CorrectSection
+from edgeqat.recipe.train import CorrectSection, DistillSection
 from edgeqat.seeds import mixed
 from edgeqat.train.objective import Objective
 

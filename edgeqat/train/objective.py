@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from edgeqat.losses.distill import IGNORE, distill
 from edgeqat.nn.token_importance import observing
-from edgeqat.recipe import DistillSection, GuideSection
-from edgeqat.sections import CorrectSection
+from edgeqat.recipe.train import CorrectSection, DistillSection, GuideSection
 from edgeqat.train.correction import Correction
 from edgeqat.train.guidance import Guidance
 

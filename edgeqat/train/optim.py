@@ -4,7 +4,7 @@ Matrices and filters decay, norms and biases do not, scales have a learning rate
 the recipe names no learning rate, SGD's is the papers' 0.01 and AdamW's follows from what there is
 to recover, the PTQ gap g in nats: 1.7e-3 g^(3/4), because a small gap drowns in the noise of large
 steps. Steps of fewer than 2,048 tokens are noisier, and the rate falls with the root of their
-number (2205.10287; docs/log.md has the measurements).
+number (2205.10287; docs/log/training.md has the measurements).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from edgeqat.nn.lowrank import adapters
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
 from edgeqat.quant.pact import PactQuantizer
-from edgeqat.recipe import TrainSection
+from edgeqat.recipe.train import TrainSection
 from edgeqat.train.adamw import AdamWBF16
 
 BETA1 = 0.9

@@ -33,7 +33,7 @@ from edgeqat.checkpoint import WEIGHTS, read_tensors, write_tensors
 from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, TrainingError
-from edgeqat.recipe import Recipe
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.seeds import mixed
 from edgeqat.train import processes
 from edgeqat.train.callbacks import Listener, Recorder
@@ -42,7 +42,7 @@ from edgeqat.train.diagnosis import Diagnosis
 from edgeqat.train.interruption import Interruption
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
-from edgeqat.train.reselection import Reselection
+from edgeqat.train.sample_choice import SampleChoice
 from edgeqat.train.thresholds import Thresholds
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class QATTrainer(Trainer):
         metrics_path: Path | None = None,
         listener: Listener | None = None,
         checkpoints: Checkpoints | None = None,
-        reselection: Reselection | None = None,
+        reselection: SampleChoice | None = None,
     ) -> None:
         if checkpoints is None:
             train = recipe.train.model_copy(update={"save_steps": 0})
@@ -160,7 +160,7 @@ class QATTrainer(Trainer):
         train = self.recipe.train
         samples: float = train.batch_size * train.accumulation * self.args.world_size
         if not isinstance(data, BlockStream):
-            total = len(self.reselection.sampler if self.reselection else data)
+            total = len(data if self.reselection is None else self.reselection)
             samples = total / -(-total // int(samples))  # the last batch is smaller
         if isinstance(data, Images):
             return samples, "samples"
@@ -249,7 +249,7 @@ class QATTrainer(Trainer):
             progress = {
                 "seconds": self.recorder.seconds,
                 "selection_seconds": self.recorder.selection_seconds,
-                "coreset": self.reselection.state() if self.reselection else None,
+                "coreset": None if self.reselection is None else self.reselection.state(),
                 "first": self.diagnosis.first,
                 "told": self.diagnosis.told,
                 "count": self._count,

@@ -1,7 +1,7 @@
 """ReLU6 in place for training: backward needs the output alone, which the next layer keeps anyway.
 
 torch's own in-place ReLU6 copies its input for backward, a tenth of a MobileNetV2 step
-(docs/log.md).
+(docs/log/training-speed.md).
 """
 
 from __future__ import annotations

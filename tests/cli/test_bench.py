@@ -11,8 +11,8 @@ import pytest
 from marks import needs_kernels
 
 from edgeqat import native
+from edgeqat.bench import latency
 from edgeqat.cli import run
-from edgeqat.evaluate import latency
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 import torch
 from marks import needs_kernels
 
+from edgeqat.bench import latency, onnx_runtime, process
 from edgeqat.cli import run
-from edgeqat.evaluate import latency, onnx_runtime, worker
 from edgeqat.hf import image_folder as packed
-from edgeqat.hf.image_source import named
+from edgeqat.hf.image_model import named
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.vision.zoo import build
 
 pytestmark = needs_kernels
@@ -24,12 +24,12 @@ pytestmark = needs_kernels
 SEGFAULT = "its process died of signal 11 (Segmentation fault)"
 DYING = """
 import itertools, json, os, sys
-from edgeqat.evaluate import worker
+from edgeqat.bench import process
 line = sys.stdin.readline()
 if json.loads(line)["job"]["engine"] in {names!r}:
     os.kill(os.getpid(), 11)
 sys.stdin = itertools.chain([line], sys.stdin)
-worker.serve()
+process.serve()
 """
 LLAMA_CPP = """
 import os
@@ -88,7 +88,7 @@ def bench(folder, place, *engines):
 def test_an_engine_that_dies_leaves_the_rows_of_the_others(
     packed_folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(worker, "_CODE", DYING.format(names=["torch-bf16"]))
+    monkeypatch.setattr(process, "_CODE", DYING.format(names=["torch-bf16"]))
     code, rows = bench(packed_folder, tmp_path, "native", "torch-bf16")
     output, error = capsys.readouterr()
     assert (code, error) == (0, "")
@@ -113,7 +113,7 @@ def test_an_engine_that_dies_leaves_the_rows_of_the_others(
 
 
 def test_no_engine_left_is_an_error_behind_the_rows(packed_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "_CODE", DYING.format(names=["native", "torch-bf16"]))
+    monkeypatch.setattr(process, "_CODE", DYING.format(names=["native", "torch-bf16"]))
     code, rows = bench(packed_folder, tmp_path, "native", "torch-bf16")
     assert code == 1 and {row["error"] for row in rows} == {SEGFAULT}
     (line,) = capsys.readouterr().err.splitlines()

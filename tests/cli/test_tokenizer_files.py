@@ -12,7 +12,7 @@ from marks import needs_kernels
 import edgeqat
 from edgeqat.cli import run
 from edgeqat.errors import FormatError
-from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import packed_folder
 
 PROMPT = ["--prompt", "the old river", "--max-tokens", "8"]
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from edgeqat.data.documents import documents, left_out
 from edgeqat.data.text import BlockStream, load_blocks
 from edgeqat.errors import DataError
-from edgeqat.recipe import DataSection
+from edgeqat.recipe.data import DataSection
 
 PAGES = ['One, "two"\nthree', "Größe\tvier", "five\u2028six"]
 

@@ -12,7 +12,7 @@ import torch
 from edgeqat.data.documents import documents
 from edgeqat.data.text import Blocks, BlockStream, load_blocks
 from edgeqat.errors import DataError
-from edgeqat.recipe import DataSection
+from edgeqat.recipe.data import DataSection
 
 
 def section(**values):

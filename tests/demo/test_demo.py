@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 
-from edgeqat import recipe as recipes
 from edgeqat.data.documents import documents
 from edgeqat.demo import model, text
 from edgeqat.errors import DataError, ModelError
-from edgeqat.hf import source
+from edgeqat.hf import float_model
+from edgeqat.recipe import files as recipes
 
 pytest.importorskip("pydoc_data.topics", reason="a minimal Python without help topics")
 WEIGHTS = model.__file__.removesuffix("model.py") + "weights"
@@ -60,7 +60,7 @@ def test_a_missing_demo_model_is_one_line(monkeypatch, tmp_path):
 
 @pytest.fixture
 def demo():
-    return source.load_model("demo")
+    return float_model.load_model("demo")
 
 
 def test_the_demo_model_has_the_shape_of_its_recipe(demo):
@@ -85,7 +85,7 @@ def test_the_demo_is_small_enough_to_ship(demo):
 
 
 def test_the_demo_has_learned_its_text(demo):
-    tokenizer = source.load_tokenizer("demo")
+    tokenizer = float_model.load_tokenizer("demo")
     page = next(iter(text.topics("valid")))
     ids = tokenizer(page, return_tensors="pt")["input_ids"][:, :256]
     with torch.no_grad():

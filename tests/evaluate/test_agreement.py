@@ -15,12 +15,13 @@ from edgeqat.cli import run
 from edgeqat.data.text import Blocks, held_out_blocks, load_blocks
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.agreement import _Totals, agreement, decoded
+from edgeqat.evaluate.average_bits import WidthMeter
 from edgeqat.evaluate.perplexity import perplexity
-from edgeqat.evaluate.widths import WidthMeter
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate, quantizers_disabled
 from edgeqat.nn.layers import attentions
-from edgeqat.recipe import DataSection, QuantSection
+from edgeqat.recipe.data import DataSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import Scheme
 
 BLOCKS = Blocks(tiny.ids(6, 20))

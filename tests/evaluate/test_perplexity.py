@@ -12,7 +12,7 @@ from torch import nn
 
 from edgeqat.data.text import Blocks
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
-from edgeqat.recipe import DataSection
+from edgeqat.recipe.data import DataSection
 
 
 class Bigram(nn.Module):

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from edgeqat import checkpoint
 from edgeqat.cli import run
 from edgeqat.export import compressed_tensors
-from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import packed_folder
 
 PLAIN = """
 import sys, torch

@@ -21,13 +21,13 @@ from transformers import (
 )
 
 import edgeqat
+from edgeqat.bench import llama_cpp
 from edgeqat.cli import run
 from edgeqat.errors import FormatError, UsageError
-from edgeqat.evaluate import llama_cpp
 from edgeqat.export import llama, vocabulary
-from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 KV = {"llama_cpp": True, "sink_tokens": 0, "key_offset": False, "rotate_keys": False}
 SHAPE = {"head_dim": 64, "num_attention_heads": 2, "num_key_value_heads": 1}

@@ -8,16 +8,16 @@ import torch
 from onnx import load
 from torch import nn
 
+from edgeqat.bench.onnx_runtime import OnnxClassifier
 from edgeqat.cli import run
 from edgeqat.errors import ModelError
-from edgeqat.evaluate.onnx_runtime import OnnxClassifier
 from edgeqat.export import onnx
 from edgeqat.hf import image_folder
-from edgeqat.hf.image_source import named
+from edgeqat.hf.image_model import named
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
 from edgeqat.quant.lsq import StaticQuantizer
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.vision.zoo import build
 
 SCHEMES = ("w1a32", "w2a32", "w4a32", "w8a8", "w4a4", "w2a2")

@@ -11,10 +11,10 @@ import torch
 import edgeqat
 from edgeqat import checkpoint
 from edgeqat.errors import FormatError
-from edgeqat.hf import folder
+from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 
 def written(path, drop="", **quant):
@@ -23,12 +23,12 @@ def written(path, drop="", **quant):
     calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
     convert.convert(model)
     path.mkdir()
-    folder.write(path, model, section, tiny.tokenizer())
+    packed_folder.write(path, model, section, tiny.tokenizer())
     if drop:
-        tensors = folder.stored_tensors(model)
+        tensors = packed_folder.stored_tensors(model)
         kept = {name: tensor for name, tensor in tensors.items() if drop not in name}
         checkpoint.write_tensors(path / checkpoint.WEIGHTS, kept)
-        folder.seal(path, model, section)
+        packed_folder.seal(path, model, section)
     return model
 
 
@@ -97,6 +97,6 @@ def test_a_half_precision_model_keeps_its_norms_in_float32(tmp_path):
     section = QuantSection.model_validate({"scheme": "w4a8kv4"})
     model = edgeqat.prepare(tiny.llama().half(), quant=section)
     calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
-    stored = folder.stored_tensors(convert.convert(model))
+    stored = packed_folder.stored_tensors(convert.convert(model))
     assert {t.dtype for n, t in stored.items() if "weight_scale" in n} == {torch.float16}
     assert {t.dtype for n, t in stored.items() if "norm" in n} == {torch.float32}

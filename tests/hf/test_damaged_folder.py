@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 import edgeqat
 from edgeqat import checkpoint
 from edgeqat.errors import FormatError
-from edgeqat.hf import folder
+from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def whole(tmp_path_factory):
     path.mkdir()
     quant = QuantSection(scheme="w4a8kv4")
     model = convert.convert(edgeqat.prepare(tiny.llama(), quant=quant))
-    folder.write(path, model, quant, tiny.tokenizer())
-    folder.seal(path, model, quant, {"metrics.json": "{}", "README.md": "a card"})
+    packed_folder.write(path, model, quant, tiny.tokenizer())
+    packed_folder.seal(path, model, quant, {"metrics.json": "{}", "README.md": "a card"})
     return path
 
 
@@ -116,6 +116,6 @@ def test_weights_of_another_model_do_not_load(packed, tmp_path):
     other.mkdir()
     quant = QuantSection(scheme="w4a8kv4")
     model = convert.convert(edgeqat.prepare(tiny.llama(intermediate_size=128), quant=quant))
-    folder.write(other, model, quant, None)
+    packed_folder.write(other, model, quant, None)
     shutil.copy(other / "model.safetensors", packed / "model.safetensors")
     refused(packed, r"^model\.safetensors: .* was changed")

@@ -29,13 +29,14 @@ from transformers.pytorch_utils import Conv1D
 
 import edgeqat
 from edgeqat.errors import ModelError, UsageError
-from edgeqat.hf import folder
+from edgeqat.hf import packed_folder
 from edgeqat.hf.model import FAMILIES
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.layers import attentions
 from edgeqat.pipeline.generate import generate
-from edgeqat.recipe import DistillSection, QuantSection
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.train import DistillSection
 from edgeqat.train.objective import Objective
 
 MODELS = {
@@ -86,7 +87,7 @@ def test_prepare_train_write_load_generate(tmp_path, family, tied):
     expected = logits(model)
     assert torch.equal(expected, trained)  # packed codes are the trained ones
     (tmp_path / "packed").mkdir()
-    folder.write(tmp_path / "packed", model, QUANT, tiny.tokenizer())
+    packed_folder.write(tmp_path / "packed", model, QUANT, tiny.tokenizer())
     loaded = edgeqat.load(tmp_path / "packed")
     assert torch.equal(logits(loaded), expected)
     tokens = loaded.generate(tiny.ids(1, 5), max_new_tokens=3, do_sample=False, pad_token_id=0)
@@ -106,7 +107,7 @@ def test_restore_gives_the_family_s_own_layers_back(family):
 
 def test_gpt2_continues_a_prompt(tmp_path):
     model = edgeqat.prepare(made("gpt2"), quant=QUANT)
-    folder.write(tmp_path, convert.convert(model), QUANT, tiny.tokenizer())
+    packed_folder.write(tmp_path, convert.convert(model), QUANT, tiny.tokenizer())
     assert isinstance("".join(generate(tmp_path, "the river", 4)), str)
     with pytest.raises(UsageError, match="exceed the model's 128 positions"):
         list(generate(tmp_path, "the river", 400))

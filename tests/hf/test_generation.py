@@ -15,7 +15,7 @@ from transformers import (
 
 import edgeqat
 from edgeqat.nn import convert
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 # Sums of another order flip ties of rounding; a flipped 2-bit key moves a logit by some percent.
 TOLERANCE = {"w4a8kv4": 0.03, "w4kv4": 0.01, "kv2": 0.01, "w8a8kv8": 0.03, "w4": 1e-4}

@@ -16,12 +16,12 @@ from transformers import (
 
 import edgeqat
 from edgeqat.errors import ModelError
-from edgeqat.hf import image_folder, image_source
+from edgeqat.hf import image_folder, image_model
 from edgeqat.nn import convert
 from edgeqat.nn.blocks import block_names
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.logits import class_logits
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 MODELS = {
     "vit": (ViTForImageClassification, ViTConfig(
@@ -53,8 +53,8 @@ def folder(request, tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["w4a8", "w2a32"])
 def test_a_folder_of_transformers_is_packed_and_loads_back(folder, tmp_path, scheme):
-    assert image_source.is_image_model(str(folder))
-    model, kind = image_source.load(str(folder))
+    assert image_model.is_image_model(str(folder))
+    model, kind = image_model.load(str(folder))
     assert (kind.network, kind.classes) == (None, 5)
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def test_a_folder_of_transformers_is_packed_and_loads_back(folder, tmp_path, sch
         image_folder.write(tmp_path, prepared, quant, kind)
         assert torch.equal(class_logits(edgeqat.load(tmp_path), images), expected)
     with pytest.raises(ModelError, match="is quantized already"):
-        image_source.load(str(tmp_path))
+        image_model.load(str(tmp_path))
 
 
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -85,7 +85,7 @@ HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 def test_pixels_are_normalised_as_transformers_does(tmp_path, values, mean, deviation):
     made("vit").save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
-    kind = image_source.load(str(tmp_path))[1]
+    kind = image_model.load(str(tmp_path))[1]
     assert (kind.mean, kind.deviation) == ((mean,) * 3, (deviation,) * 3)
 
 
@@ -97,7 +97,7 @@ def test_pixels_made_otherwise_are_refused(tmp_path, values):
     made("vit").save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
     with pytest.raises(ModelError, match=f"{next(iter(values))} of .* which is not known here"):
-        image_source.load(str(tmp_path))
+        image_model.load(str(tmp_path))
 
 
 def test_blocks_of_a_transformer_are_its_layers():
@@ -114,13 +114,13 @@ def test_restored_models_are_float_again():
 
 def test_vit_tiny_has_the_published_size():
     with torch.device("meta"):
-        model = image_source.named("vit-tiny-imagenet").build()
+        model = image_model.named("vit-tiny-imagenet").build()
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(5.717e6, rel=1e-3)
-    assert image_source.named("vit-tiny-cifar100").size == 32
+    assert image_model.named("vit-tiny-cifar100").size == 32
 
 
 def test_a_transformer_is_built_for_the_size_that_is_asked_for():
-    kind = image_source.named("vit-tiny-cifar100").sized(16)
+    kind = image_model.named("vit-tiny-cifar100").sized(16)
     assert kind.build()(torch.randn(1, 3, 16, 16)).logits.shape == (1, 100)
 
 

@@ -20,13 +20,13 @@ from transformers import (
 
 import edgeqat
 from edgeqat.errors import ModelError, UsageError
+from edgeqat.hf.float_model import random_model
 from edgeqat.hf.kv_cache import KVCache, is_packable
-from edgeqat.hf.source import random_model
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate, quantizers_disabled
 from edgeqat.nn.layers import attentions
 from edgeqat.nn.token_store import TokenStore
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.runtime.shape import named
 
 # Sums of another order flip ties of rounding; a flipped 2-bit key moves a logit by some percent.

@@ -28,8 +28,8 @@ from transformers import (
 
 import edgeqat
 from edgeqat import native
-from edgeqat.hf import folder as packed_folder
-from edgeqat.hf.source import load_model, load_tokenizer
+from edgeqat.hf import packed_folder
+from edgeqat.hf.float_model import load_model, load_tokenizer
 from edgeqat.runtime.engine import Engine
 
 SCHEME = "w8a8kv8"

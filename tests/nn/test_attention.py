@@ -6,7 +6,7 @@ import torch
 
 from edgeqat.nn.attention import AttentionQuantizer, real_tokens, token_positions
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import grid_of
 
 KEY = torch.zeros(2, 1, 6, 8)

@@ -9,11 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import edgeqat
-from edgeqat import recipe as recipes
 from edgeqat.errors import DataError
-from edgeqat.pipeline.inputs import load_inputs
-from edgeqat.pipeline.quantize import prepared
-from edgeqat.recipe import QuantSection
+from edgeqat.pipeline.preparation import prepared
+from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.quant import QuantSection
 
 STATIC = QuantSection.model_validate({"scheme": "w4a8kv4", "activation": {"mode": "static"}})
 IDS = tiny.ids(4)

@@ -12,7 +12,7 @@ from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d
 from edgeqat.nn.decision import edges, rule
-from edgeqat.recipe import QuantSection, WeightSection
+from edgeqat.recipe.quant import QuantSection, WeightSection
 from edgeqat.vision.zoo import build
 
 

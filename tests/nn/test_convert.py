@@ -18,7 +18,7 @@ from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.quant.hadamard import block_size, rotate
 from edgeqat.quant.lsq import StaticQuantizer
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 SCHEMES = ["w4a8kv4", "w2a4kv2", "w4", "a8", "kv2"]
 

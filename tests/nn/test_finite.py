@@ -64,7 +64,7 @@ def test_a_broken_weights_file_is_named(tmp_path, model_folder, text_file, capsy
 def test_a_broken_classifier_is_named(tmp_path):
     from safetensors.torch import save_file
 
-    from edgeqat.hf import image_source
+    from edgeqat.hf import image_model
     from edgeqat.vision import zoo
 
     state = zoo.build("mobilenetv2-x0.5-cifar10", 10).state_dict()
@@ -72,4 +72,4 @@ def test_a_broken_classifier_is_named(tmp_path):
     state[name][0] = float("nan")
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match=f"{name} of"):
-        image_source.load("mobilenetv2-x0.5-cifar10", str(tmp_path / "w.safetensors"))
+        image_model.load("mobilenetv2-x0.5-cifar10", str(tmp_path / "w.safetensors"))

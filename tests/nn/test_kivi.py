@@ -10,7 +10,8 @@ from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 import edgeqat
 from edgeqat.errors import RecipeError, UsageError
 from edgeqat.nn import kivi
-from edgeqat.recipe import QuantSection, validate
+from edgeqat.recipe.files import validate
+from edgeqat.recipe.quant import QuantSection
 
 
 def reference(query, key, value, bits, window, scale):

@@ -16,8 +16,7 @@ from edgeqat.nn.calibration import quantizers_disabled
 from edgeqat.nn.lowrank import adapters, add_adapters
 from edgeqat.nn.packed import PackedLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
-from edgeqat.recipe import DistillSection, TrainSection
-from edgeqat.sections import LowRankSection
+from edgeqat.recipe.train import DistillSection, LowRankSection, TrainSection
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer, with_rates
 

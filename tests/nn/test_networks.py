@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPForImageClassification, Qwen2Config, Qw
 import edgeqat
 from edgeqat.errors import ModelError
 from edgeqat.nn.linear import QuantLinear
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 
 def error(found, expected):

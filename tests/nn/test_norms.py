@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from edgeqat.coreset.samples import ImageSamples
 from edgeqat.data.images import Images, Normalizer, augment
 from edgeqat.nn.norms import estimate, has_norms
-from edgeqat.train.samples import ImageSamples
 
 
 def net():
@@ -69,7 +69,7 @@ def test_one_image_has_no_variance_and_changes_nothing():
 
 
 def test_every_batch_is_spread_over_the_images(monkeypatch):
-    monkeypatch.setattr("edgeqat.train.samples._NORMS_AT_ONCE", 8)
+    monkeypatch.setattr("edgeqat.coreset.samples._NORMS_AT_ONCE", 8)
     pixels = torch.arange(32, dtype=torch.uint8).view(32, 1, 1, 1).expand(32, 3, 8, 8)
     sorted_ones = Images(pixels * 8, torch.zeros(32), [])
     shuffled = sorted_ones.subset(torch.randperm(32, generator=torch.Generator().manual_seed(0)))

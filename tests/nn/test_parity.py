@@ -12,7 +12,7 @@ from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.decision import layers
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear
 from edgeqat.quant.lsq import WeightQuantizer
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 SHAPES = {
     "grouped heads": {},

@@ -9,7 +9,7 @@ from torch import nn
 
 import edgeqat
 from edgeqat.errors import ModelError
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 
 def rescaled(factor):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import edgeqat
-from edgeqat.hf.source import load_model, load_tokenizer
+from edgeqat.hf.float_model import load_model, load_tokenizer
 from edgeqat.nn import convert
 from edgeqat.nn.decision import layers
 from edgeqat.nn.packed import PackedLinear

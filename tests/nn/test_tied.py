@@ -8,7 +8,7 @@ import tiny
 import torch
 
 import edgeqat
-from edgeqat.hf.folder import stored_tensors
+from edgeqat.hf.stored import stored_tensors
 from edgeqat.nn import convert
 
 

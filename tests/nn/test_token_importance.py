@@ -11,7 +11,7 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3Fo
 
 import edgeqat
 from edgeqat.errors import ModelError
-from edgeqat.evaluate.widths import WidthMeter
+from edgeqat.evaluate.average_bits import WidthMeter
 from edgeqat.nn import convert, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer, TokenWidths
 from edgeqat.nn.calibration import calibrate
@@ -28,8 +28,7 @@ from edgeqat.nn.token_importance import (
 from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.exact import exact_products
 from edgeqat.quant.lsq import StaticQuantizer
-from edgeqat.recipe import QuantSection
-from edgeqat.sections import AdaptiveSection
+from edgeqat.recipe.quant import AdaptiveSection, QuantSection
 
 FIRST = torch.zeros(1, dtype=torch.int64)
 

@@ -9,10 +9,10 @@ from transformers import DynamicCache
 
 import edgeqat
 from edgeqat.errors import UsageError
-from edgeqat.evaluate.backends import Torch
-from edgeqat.evaluate.widths import WidthMeter
+from edgeqat.evaluate.average_bits import WidthMeter
+from edgeqat.harness.backends import Torch
 from edgeqat.nn.zipcache import saliency, salient
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 
 POSITION = torch.arange(3)[None]
 

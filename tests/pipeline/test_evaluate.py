@@ -7,12 +7,12 @@ import tiny
 from marks import needs_kernels
 
 import edgeqat
-from edgeqat import recipe as recipes
 from edgeqat.cli import run
 from edgeqat.data.text import load_blocks
 from edgeqat.pipeline.evaluate import evaluate
 from edgeqat.pipeline.quantize import quantize
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.quant import QuantSection
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from scripts import FOLDER, loaded, needs_scripts
 
-from edgeqat import recipe as recipes
+from edgeqat.recipe import files as recipes
 
 pytestmark = needs_scripts
 

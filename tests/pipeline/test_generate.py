@@ -13,10 +13,10 @@ from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 import edgeqat
 from edgeqat import native
 from edgeqat.errors import UsageError
-from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
 from edgeqat.pipeline import generate as pipeline
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.runtime.engine import Engine
 
 PROMPT = "the old river"

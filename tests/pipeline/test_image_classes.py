@@ -9,10 +9,10 @@ from pictures import parquet, picture
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 
-from edgeqat import recipe as recipes
 from edgeqat.cli import run
 from edgeqat.errors import DataError
-from edgeqat.pipeline.inputs import load_task
+from edgeqat.pipeline.load import load_task
+from edgeqat.recipe import files as recipes
 from edgeqat.vision.zoo import build
 
 MODEL, SIZE = "mobilenetv2-x0.1-cifar10", {"width": 16, "height": 16}

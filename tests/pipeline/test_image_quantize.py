@@ -9,15 +9,15 @@ from pictures import parquet
 from safetensors.torch import load_file, save_file
 
 import edgeqat
-from edgeqat import recipe as recipes
 from edgeqat.cli import run
-from edgeqat.hf import image_source
+from edgeqat.coreset import samples
+from edgeqat.hf import image_model
 from edgeqat.nn.conv import PackedConv2d
-from edgeqat.pipeline.inputs import load_task
-from edgeqat.pipeline.quantize import prepared
+from edgeqat.pipeline.load import load_task
+from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.sampling import settle
 from edgeqat.quant.lsq import StaticQuantizer
-from edgeqat.train import samples
+from edgeqat.recipe import files as recipes
 from edgeqat.vision.zoo import build
 
 MODEL = "mobilenetv2-x0.1-cifar10"
@@ -245,7 +245,7 @@ def test_weights_replace_those_of_a_folder(floating, images, tmp_path):
     name = "classifier.1.bias"
     tensors[name] = torch.tensor([50.0] + [0.0] * (len(tensors[name]) - 1))
     save_file(tensors, tmp_path / "w.safetensors")
-    model, _ = image_source.load(str(floating), str(tmp_path / "w.safetensors"))
+    model, _ = image_model.load(str(floating), str(tmp_path / "w.safetensors"))
     assert model.classifier[1].bias[0] == 50
 
 

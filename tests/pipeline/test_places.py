@@ -10,9 +10,9 @@ import tiny
 from pictures import parquet
 from safetensors.torch import save_file
 
-from edgeqat import recipe as recipes
 from edgeqat.cli import run
-from edgeqat.pipeline.inputs import with_data_root
+from edgeqat.pipeline.load import with_data_root
+from edgeqat.recipe import files as recipes
 from edgeqat.vision.zoo import build
 
 QUICK = ["--set", "data.context=32", "--set", "train.batch_size=2", "--steps", "1"]

@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from edgeqat import recipe as recipes
 from edgeqat.data.text import held_out_blocks
 from edgeqat.errors import DataError, RecipeError
 from edgeqat.evaluate.perplexity import perplexity
-from edgeqat.hf import source
+from edgeqat.hf import float_model
 from edgeqat.pipeline.pretrain import pretrain
 from edgeqat.pipeline.quantize import quantize
-from edgeqat.recipe import Recipe
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.recipe import Recipe
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def recipe(text_file):
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_folder_is_a_model_of_the_recipe_s_shape(recipe, tmp_path, tied):
     metrics = pretrain(recipe(tied=tied, dtype="float16"), tmp_path / "out")
-    model = source.load_model(str(tmp_path / "out"))
+    model = float_model.load_model(str(tmp_path / "out"))
     assert model.config.vocab_size == 300
     assert model.config.tie_word_embeddings == tied
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
     assert metrics["parameters"] == model.num_parameters()
-    tokenizer = source.load_tokenizer(str(tmp_path / "out"))
+    tokenizer = float_model.load_tokenizer(str(tmp_path / "out"))
     text = "the old river runs past a mill"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert len(tokenizer) <= 300
@@ -80,7 +80,7 @@ def test_what_it_writes_can_be_quantized(recipe, tmp_path):
 def test_the_same_seed_writes_the_same_weights(recipe, tmp_path):
     for name in ("one", "two"):
         pretrain(recipe(), tmp_path / name)
-    one, two = (source.load_model(str(tmp_path / name)) for name in ("one", "two"))
+    one, two = (float_model.load_model(str(tmp_path / name)) for name in ("one", "two"))
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
 
 
@@ -119,6 +119,6 @@ def test_what_it_would_not_heed_is_refused(recipe, tmp_path, section, values, fi
 def test_the_number_is_that_of_the_written_weights(recipe, tmp_path):
     chosen = recipe(dtype="bfloat16")
     metrics = pretrain(chosen, tmp_path / "out")
-    model = source.load_model(str(tmp_path / "out")).float()
-    valid = held_out_blocks(chosen.data, source.load_tokenizer(str(tmp_path / "out")))
+    model = float_model.load_model(str(tmp_path / "out")).float()
+    valid = held_out_blocks(chosen.data, float_model.load_tokenizer(str(tmp_path / "out")))
     assert perplexity(model, valid) == metrics["float"]["perplexity"]

@@ -12,18 +12,21 @@ import torch
 from transformers import OPTConfig
 
 import edgeqat
-from edgeqat import recipe as recipes
 from edgeqat.data.text import load_blocks
 from edgeqat.errors import DataError, FormatError, ModelError, RecipeError
+from edgeqat.evaluate.average_bits import average_bits
 from edgeqat.evaluate.perplexity import perplexity
-from edgeqat.hf import source
+from edgeqat.hf import float_model
 from edgeqat.nn.lowrank import adapters
 from edgeqat.pipeline import baseline
 from edgeqat.pipeline.evaluate import evaluate
-from edgeqat.pipeline.inputs import load_inputs
 from edgeqat.pipeline.plan import plan
-from edgeqat.pipeline.quantize import average_bits, prepared, quantize
-from edgeqat.recipe import Recipe
+from edgeqat.pipeline.preparation import prepared
+from edgeqat.pipeline.quantize import quantize
+from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.optim import make_optimizer
 
 
@@ -104,7 +107,7 @@ def test_without_steps_the_packed_folder_is_where_qat_starts(recipe, tmp_path):
 )
 def test_any_scheme_is_trained_packed_and_loaded(recipe, tmp_path, quant):
     metrics = quantize(recipe(quant=quant), tmp_path / "out")
-    assert metrics["scheme"] == recipes.QuantSection.model_validate(quant).scheme
+    assert metrics["scheme"] == QuantSection.model_validate(quant).scheme
     assert metrics["qat"]["perplexity"] > 1
     edgeqat.load(tmp_path / "out")
 
@@ -386,10 +389,10 @@ def test_the_float_row_is_that_of_as_many_processes(recipe, monkeypatch):
 
 def test_what_says_how_weights_are_used_is_in_their_fingerprint(model_folder, tmp_path):
     copied = shutil.copytree(model_folder, tmp_path / "copy")
-    before = source.fingerprint(str(copied))
-    assert before == source.fingerprint(str(model_folder))
+    before = float_model.fingerprint(str(copied))
+    assert before == float_model.fingerprint(str(model_folder))
     values = json.loads((copied / "config.json").read_text(encoding="utf-8"))
     (copied / "config.json").write_text(json.dumps({**values, "rms_norm_eps": 0.5}))
-    assert source.fingerprint(str(copied)) != before
+    assert float_model.fingerprint(str(copied)) != before
     weights = str(copied / "model.safetensors")
-    assert source.fingerprint("one", weights) != source.fingerprint("other", weights)
+    assert float_model.fingerprint("one", weights) != float_model.fingerprint("other", weights)

@@ -16,13 +16,13 @@ from edgeqat import cache
 from edgeqat.cli import run
 from edgeqat.coreset import index_file
 from edgeqat.errors import DataError, Interrupted, OutputError, StorageError, TrainingError
-from edgeqat.hf import folder as packed_folder
-from edgeqat.pipeline import inputs
+from edgeqat.hf import packed_folder
 from edgeqat.pipeline import run as runs
+from edgeqat.pipeline import text_task
 from edgeqat.pipeline.pretrain import pretrain
 from edgeqat.pipeline.quantize import quantize
 from edgeqat.pipeline.run import RECORDS
-from edgeqat.recipe import Recipe
+from edgeqat.recipe.recipe import Recipe
 
 TIMES = ("seconds", "tokens_per_second", "peak_rss_bytes")
 
@@ -124,8 +124,10 @@ def test_numbers_that_are_known_are_not_computed_again(recipe, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         quantize(recipe(), tmp_path / "out", listener=at("qat", 4, kill))
     calls = []
-    perplexity = inputs.perplexity
-    monkeypatch.setattr(inputs, "perplexity", lambda *given: calls.append(1) or perplexity(*given))
+    perplexity = text_task.perplexity
+    monkeypatch.setattr(
+        text_task, "perplexity", lambda *given: calls.append(1) or perplexity(*given)
+    )
     with caplog.at_level("INFO", "edgeqat"):
         quantize(recipe(), tmp_path / "out")
     assert len(calls) == 1  # the packed folder's
@@ -237,7 +239,7 @@ def test_a_run_that_stops_half_way_leaves_its_run_folder_only(recipe, tmp_path, 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, DataError, RuntimeError])
 def test_a_run_that_got_nowhere_leaves_nothing(recipe, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(inputs, "perplexity", lambda *_: fail(kind))
+    monkeypatch.setattr(text_task, "perplexity", lambda *_: fail(kind))
     with pytest.raises((kind, Interrupted), match=r"stop"):
         quantize(recipe(), tmp_path / "deep" / "out")
     assert names(tmp_path) == []
@@ -284,7 +286,7 @@ def test_another_coreset_or_teacher_under_the_same_name_is_another_run(
 ):
     teacher = shutil.copytree(model_folder, tmp_path / "teacher")
     chosen = recipe(coreset={"file": str(tmp_path / "idx.json")}, distill={"teacher": str(teacher)})
-    samples = inputs.load_inputs(recipe()).samples(recipe())
+    samples = text_task.load_inputs(recipe()).samples(recipe())
     told = {"samples": len(samples), "data": samples.fingerprint()}
     index_file.write(tmp_path / "idx.json", torch.arange(8), told)
     with pytest.raises(SystemExit):
@@ -338,13 +340,13 @@ def test_a_run_into_a_link_stops_continues_and_ends_where_the_link_leads(recipe,
 def test_a_perplexity_that_is_no_number_is_null_in_the_results(
     recipe, tmp_path, monkeypatch, killed
 ):
-    perplexity, calls = inputs.perplexity, []
+    perplexity, calls = text_task.perplexity, []
 
     def broken(*given):  # the packed folder's
         calls.append(1)
         return float("nan") if len(calls) == (1 if killed else 4) else perplexity(*given)
 
-    monkeypatch.setattr(inputs, "perplexity", broken)
+    monkeypatch.setattr(text_task, "perplexity", broken)
     if killed:
         with pytest.raises(SystemExit):
             quantize(recipe(), tmp_path / "out", listener=at("qat", 4, kill))

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 import edgeqat
-from edgeqat import recipe as recipes
 from edgeqat.pipeline.pretrain import pretrain
 from edgeqat.pipeline.quantize import quantize
+from edgeqat.recipe import files as recipes
 
 # As the real ones: bias of q, k and v in Qwen2, head norms in Qwen3, tied embeddings, scaled RoPE.
 SCALED = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0,

@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from edgeqat import recipe as recipes
-from edgeqat.hf.image_source import named
+from edgeqat.hf.image_model import named
 from edgeqat.nn.blocks import block_names
+from edgeqat.recipe import files as recipes
 
 NAME = re.compile(r"(?P<model>.+)-(?P<scheme>w\d+a\d+)-(?P<share>\d+)pct-(?P<selector>.+)")
 VISION = sorted(n for n, path in recipes.shipped().items() if path.parent.name == "vision")

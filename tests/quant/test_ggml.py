@@ -14,7 +14,8 @@ from edgeqat.hf.kv_cache import KVCache
 from edgeqat.nn.layers import attentions
 from edgeqat.quant import ggml
 from edgeqat.quant.hadamard import rotate
-from edgeqat.recipe import QuantSection, validate
+from edgeqat.recipe.files import validate
+from edgeqat.recipe.quant import QuantSection
 
 GGUF_KV = {"llama_cpp": True, "sink_tokens": 0, "key_offset": False, "rotate_keys": False}
 

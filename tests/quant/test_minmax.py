@@ -7,15 +7,15 @@ import tiny
 import torch
 
 import edgeqat
-from edgeqat import recipe as recipes
 from edgeqat.errors import RecipeError
-from edgeqat.hf import folder
+from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
 from edgeqat.quant import functional
 from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer, MinMaxQuantizer
 from edgeqat.quant.lsq import WeightQuantizer
 from edgeqat.quant.minmax import MinMaxWeightQuantizer
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.quant import QuantSection
 
 SECTION = {
     "scheme": "w4a4kv4",
@@ -89,7 +89,7 @@ def test_a_model_trains_and_loads_back(tmp_path):
         convert.convert(model)
         assert torch.equal(model(tiny.ids()).logits, trained)
         (tmp_path / "packed").mkdir()
-        folder.write(tmp_path / "packed", model, section(), tiny.tokenizer())
+        packed_folder.write(tmp_path / "packed", model, section(), tiny.tokenizer())
         assert torch.equal(edgeqat.load(tmp_path / "packed")(tiny.ids()).logits, trained)
 
 

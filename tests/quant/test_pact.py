@@ -7,12 +7,13 @@ import tiny
 import torch
 
 import edgeqat
-from edgeqat.hf import folder
+from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
 from edgeqat.quant import functional
 from edgeqat.quant.pact import PactQuantizer
-from edgeqat.recipe import QuantSection, TrainSection
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.train import TrainSection
 from edgeqat.train.optim import parameter_groups, with_rates
 
 
@@ -64,7 +65,7 @@ def test_a_model_trains_its_clips_with_decay_and_loads_back(tmp_path):
     assert all(parameter.grad is not None for parameter in groups["clips"]["params"])
     convert.convert(model.eval())
     (tmp_path / "packed").mkdir()
-    folder.write(tmp_path / "packed", model, section, tiny.tokenizer())
+    packed_folder.write(tmp_path / "packed", model, section, tiny.tokenizer())
     with torch.no_grad():
         expected = model(tiny.ids()).logits
         assert torch.equal(edgeqat.load(tmp_path / "packed")(tiny.ids()).logits, expected)

@@ -29,13 +29,13 @@ from transformers import (
 import edgeqat
 from edgeqat import native
 from edgeqat.errors import FormatError, UsageError
-from edgeqat.hf import folder as packed_folder
-from edgeqat.hf.source import load_model, load_tokenizer
+from edgeqat.hf import packed_folder
+from edgeqat.hf.float_model import load_model, load_tokenizer
 from edgeqat.nn import convert
 from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.packed import PackedLinear
-from edgeqat.recipe import QuantSection
+from edgeqat.recipe.quant import QuantSection
 from edgeqat.runtime.engine import Engine
 
 pytestmark = needs_kernels

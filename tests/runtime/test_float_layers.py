@@ -11,7 +11,7 @@ import torch
 
 import edgeqat
 from edgeqat import native
-from edgeqat.hf import folder as packed_folder
+from edgeqat.hf import packed_folder
 from edgeqat.runtime.engine import Engine
 
 SKIP = ["lm_head", "model.layers.0.mlp.*", "model.layers.1.self_attn.o_proj"]

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import edgeqat
-from edgeqat import recipe as recipes
-from edgeqat.hf import source
-from edgeqat.pipeline.inputs import load_inputs
-from edgeqat.pipeline.quantize import prepared, quantize
-from edgeqat.recipe import Recipe
-from edgeqat.sections import CoresetSection
-from edgeqat.train.float_outputs import float_outputs
+from edgeqat.coreset.float_outputs import float_outputs
+from edgeqat.coreset.selection import Selection
+from edgeqat.hf import float_model
+from edgeqat.pipeline.preparation import prepared
+from edgeqat.pipeline.quantize import quantize
+from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.data import CoresetSection
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
-from edgeqat.train.selection import Selection
 
 STEPS = 6
 
@@ -97,7 +98,7 @@ def test_a_sharded_step_is_a_plain_one_and_its_folder_loads(folder, seen, model_
     chosen = recipe(model_folder, text_file, 4)
     inputs = load_inputs(chosen)
     model = prepared(inputs, chosen, chosen.quant)
-    objective = Objective(chosen.distill, source.load_model(str(model_folder)))
+    objective = Objective(chosen.distill, float_model.load_model(str(model_folder)))
     optimizer = make_optimizer(model, chosen.train)
     for batch, found in zip(inputs.train.ids.split(4), seen[0]["losses"], strict=False):
         loss = objective(model, {"input_ids": batch})["loss"]

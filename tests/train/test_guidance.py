@@ -13,7 +13,8 @@ import edgeqat
 from edgeqat.data.text import Blocks
 from edgeqat.errors import RecipeError
 from edgeqat.nn import taps
-from edgeqat.recipe import DistillSection, GuideSection, Recipe
+from edgeqat.recipe.recipe import Recipe
+from edgeqat.recipe.train import DistillSection, GuideSection
 from edgeqat.train.guidance import Guidance
 from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from edgeqat.data.images import Normalizer
 from edgeqat.errors import RecipeError
-from edgeqat.recipe import DistillSection
-from edgeqat.sections import CorrectSection
+from edgeqat.recipe.train import CorrectSection, DistillSection
 from edgeqat.train.correction import Correction
 from edgeqat.train.image_objective import ImageObjective
 from edgeqat.vision import zoo

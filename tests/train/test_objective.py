@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from edgeqat.losses.distill import IGNORE
-from edgeqat.recipe import DistillSection
+from edgeqat.recipe.train import DistillSection
 from edgeqat.train.objective import Objective
 
 

@@ -7,7 +7,8 @@ import itertools
 import tiny
 
 import edgeqat
-from edgeqat.recipe import QuantSection, TrainSection
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.train import TrainSection
 from edgeqat.train.optim import make_optimizer, parameter_groups, with_rates
 
 TRAIN = TrainSection(learning_rate=1e-3, scale_learning_rate=1e-5, weight_decay=0.1)

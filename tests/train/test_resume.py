@@ -14,7 +14,8 @@ import torch
 import edgeqat
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, StorageError, TrainingError
-from edgeqat.recipe import DataSection, Recipe
+from edgeqat.recipe.data import DataSection
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import trainer as trainers
 from edgeqat.train.checkpoints import COMPLETE, Checkpoints
 from edgeqat.train.objective import Objective

@@ -9,8 +9,8 @@ import edgeqat
 from edgeqat.data.text import Blocks
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
-from edgeqat.recipe import Recipe
-from edgeqat.sections import AdaptiveSection
+from edgeqat.recipe.quant import AdaptiveSection
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer
 

@@ -15,7 +15,7 @@ import torch
 import edgeqat
 from edgeqat.data.text import Blocks
 from edgeqat.errors import TrainingError
-from edgeqat.recipe import Recipe
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.objective import Objective
 from edgeqat.train.trainer import QATTrainer, training_arguments
 

@@ -14,18 +14,18 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from edgeqat import recipe as recipes
 from edgeqat.cli import run
-from edgeqat.hf import folder as packed_folder
+from edgeqat.coreset.float_outputs import float_outputs
+from edgeqat.coreset.selection import Selection
+from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
-from edgeqat.pipeline.inputs import load_inputs
-from edgeqat.pipeline.quantize import prepared
-from edgeqat.sections import CoresetSection
+from edgeqat.pipeline.preparation import prepared
+from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.recipe import files as recipes
+from edgeqat.recipe.data import CoresetSection
 from edgeqat.train import processes, sharding
-from edgeqat.train.float_outputs import float_outputs
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
-from edgeqat.train.selection import Selection
 
 
 def quantize(folder: Path) -> int:

@@ -1,0 +1,188 @@
+"""What a run of a language model starts from: the float model, its tokenizer and the blocks of
+text, checked against each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from edgeqat.coreset.samples import BlockSamples
+from edgeqat.data.text import (
+    Blocks,
+    BlockStream,
+    load_blocks,
+    source_name,
+)
+from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
+from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
+from edgeqat.export import llama
+from edgeqat.hf import float_model, packed_folder
+from edgeqat.hf.model import check_family
+from edgeqat.nn.half import keep_half
+from edgeqat.pipeline.task import Score, Task
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.recipe import Recipe
+from edgeqat.train import processes
+from edgeqat.train.correction import Correction
+from edgeqat.train.guidance import Guidance
+from edgeqat.train.objective import Objective
+
+_CALIBRATION_TOKENS = 2048  # of one forward pass
+
+
+@dataclass
+class Inputs(Task):
+    """Model, teacher (None: the model's own float weights), tokenizer and blocks of a run."""
+
+    metric = "perplexity"
+
+    model: PreTrainedModel
+    teacher: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    train: Blocks | BlockStream
+    valid: Blocks
+
+    def describe(self) -> str:
+        held = f"{len(self.valid)} held-out blocks of {self.valid.ids.shape[1]} tokens"
+        if isinstance(self.train, Blocks):
+            return f"{len(self.train)} training blocks, {held}"
+        return f"streaming, {held}"
+
+    def source(self, recipe: Recipe) -> str:
+        return source_name(recipe.data)
+
+    def evaluate(self, model: nn.Module) -> Score:
+        return {"perplexity": perplexity(model, self.valid)}
+
+    def conditions(self, recipe: Recipe) -> dict[str, Any]:
+        return conditions(recipe.data, self.valid)
+
+    def gap(self, found: Score, floating: Score) -> float:
+        return math.log(found["perplexity"] / floating["perplexity"])
+
+    def recovered(self, floating: Score, ptq: Score, qat: Score) -> float | None:
+        return recovered(floating["perplexity"], ptq["perplexity"], qat["perplexity"])
+
+    def objective(self, recipe: Recipe, teacher: nn.Module | None) -> Objective:
+        correct = None if teacher is None else recipe.correct
+        return Objective(recipe.distill, teacher, recipe.guide, correct)
+
+    def step_tokens(self, recipe: Recipe) -> int:
+        train = recipe.train
+        return train.batch_size * train.accumulation * processes.count() * recipe.data.context
+
+    def samples(self, recipe: Recipe) -> BlockSamples:
+        if not isinstance(self.train, Blocks):
+            raise UsageError(
+                "coreset: streamed text has no samples to select from; set data.streaming to false"
+            )
+        return BlockSamples(self.train)
+
+    def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
+        """Blocks of token ids, as many as a training step has, however it is split into batches and
+        processes; a few at a time.
+        """
+        train = recipe.train
+        size = train.batch_size * train.accumulation * processes.count()
+        wanted = recipe.quant.activation.calibration_batches * size
+        if isinstance(self.train, Blocks):
+            ids = self.train.evenly(min(wanted, len(self.train))).ids
+        else:
+            ids = torch.stack([block["input_ids"] for block in islice(self.train, wanted)])
+        at_once = max(1, _CALIBRATION_TOKENS // recipe.data.context)
+        return (batch.to(self.model.device) for batch in ids.split(at_once))
+
+    def batch(self, size: int) -> dict[str, Tensor]:
+        blocks = self.train if isinstance(self.train, Blocks) else self.valid
+        return {"input_ids": blocks.ids[:size]}
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module) -> Tensor:
+        return model.eval()(input_ids=self.valid.ids[:1], use_cache=False).logits
+
+    def write(self, folder: Path, model: Any, quant: QuantSection) -> None:
+        packed_folder.write(folder, model, quant, self.tokenizer)
+
+    def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
+        packed_folder.seal(folder, model, quant, files)
+
+
+def load_inputs(recipe: Recipe) -> Inputs:
+    """What load_task gives for a language model."""
+    set_seed(recipe.seed)
+    data = recipe.data
+    check_family(float_model.load_config(recipe.model.name))
+    model = keep_half(float_model.load_model(recipe.model.name, recipe.model.weights))
+    if recipe.quant.kv.llama_cpp or recipe.quant.activation.mode == "q8_0":
+        reason = llama.unsupported(model.config.to_dict(), recipe.quant.bits())
+        if reason is not None:
+            raise UsageError(f"target: gguf cannot hold this model ({reason}); leave out --target")
+    longest = model.config.max_position_embeddings
+    if data.context > longest:
+        raise DataError(
+            f"data.context: {data.context} exceeds the model's {longest} positions; lower it"
+        )
+    tokenizer = float_model.load_tokenizer(recipe.model.name)
+    train, valid = load_blocks(data, tokenizer)
+    float_model.check_vocabulary(tokenizer, model)
+    name = recipe.distill.teacher
+    if name and not needs_teacher(recipe):
+        raise RecipeError(
+            f"distill.teacher: '{name}' teaches nothing with distill.weight 0; leave it out or "
+            "raise the weight"
+        )
+    teacher = load_teacher(name, model, tokenizer) if name else None
+    Guidance(recipe.guide).check(model, teacher or model)
+    Correction(recipe.correct).check(model, teacher or model)
+    return Inputs(model, teacher, tokenizer, train, valid)
+
+
+def needs_teacher(recipe: Recipe) -> bool:
+    """Whether the run trains against the float model, or another teacher."""
+    helped = Guidance(recipe.guide).needs_teacher or recipe.correct.weight > 0
+    return recipe.distill.weight > 0 or helped
+
+
+def load_teacher(
+    name: str, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """Another model as teacher; its tokenizer must be the student's."""
+    teacher = keep_half(float_model.load_model(name))
+    check_same_vocabulary("distill.teacher", name, teacher, student, tokenizer)
+    return teacher
+
+
+def check_same_vocabulary(
+    field: str,
+    name: str,
+    other: PreTrainedModel,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuse to compare the logits of a model with those of one that has other tokens or fewer
+    rows; more rows are padding, which is cut off. Without a tokenizer beside it, the number of rows
+    decides.
+    """
+    rows, own = other.config.vocab_size, model.config.vocab_size
+    try:
+        same = float_model.load_tokenizer(name).get_vocab() == tokenizer.get_vocab()
+    except ModelError:
+        same = rows == own
+    if rows < own or (not same and rows != own):
+        raise ModelError(
+            f"{field}: '{name}' has a vocabulary of {rows}, the model one of {own}; choose one "
+            "with the same tokenizer"
+        )
+    if not same:
+        raise ModelError(
+            f"{field}: '{name}' has other tokens than the model; choose one with the same tokenizer"
+        )
