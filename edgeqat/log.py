@@ -21,7 +21,7 @@ def console() -> Any:
     return _consoles[0]
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that prints, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -38,7 +38,7 @@ def setup(debug: bool = False) -> None:
         )
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
-    if not speaks():
+    if not is_main_process():
         logger.setLevel(logging.ERROR)
     logger.propagate = False
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -26,7 +26,7 @@ from edgeqat.coreset import index_file, select
 from edgeqat.errors import EdgeQATError, UsageError
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import prepared
-from edgeqat.pipeline.sampling import selection_of, settle
+from edgeqat.pipeline.sampling import recalibrate_batch_norms, selection_of
 from edgeqat.recipe import files as recipes
 
 GROUP = "entropy"
@@ -74,7 +74,7 @@ def prepare(options: argparse.Namespace) -> None:
     recipe = with_data_root(recipes.load(options.recipe, values))
     task = load_task(recipe)
     student = prepared(task, recipe, recipe.quant)
-    settle(task, recipe, student)
+    recalibrate_batch_norms(task, recipe, student)
     selection, _ = selection_of(task, recipe, student)
     entropy, _ = selection.score(student, 0.0, options.seed)
     samples = task.samples(recipe)

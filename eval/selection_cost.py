@@ -68,7 +68,7 @@ def compare(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDGEQAT_CACHE"] = folder  # nothing is known before
         selection, outputs = selection_of(task, recipe, student)
-    settling = seconds(lambda: samples.settle(student))
+    settling = seconds(lambda: samples.recalibrate_batch_norms(student))
     own = seconds(lambda: selection.score(student, 1.0, 0)) - settling
     each, count = 1 / len(samples), options.selections
     print(f"{len(samples)} images: float model {outputs:.1f} s, student with scores {own:.1f} s,")

@@ -44,7 +44,7 @@ def command(
 
     with log.console().status("selecting"):
         summary = choose(resolved, output, overwrite, against)
-    if log.speaks():
+    if log.is_main_process():
         for line in _lines(summary):
             print(line)
         print(f"wrote {output}")

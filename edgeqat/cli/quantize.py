@@ -85,7 +85,7 @@ def command(
     keep_freed_memory(of_any_size=is_image_model(resolved.model.name))
     with training_progress() as listener:
         metrics = quantize(resolved, place, overwrite, listener)
-    if log.speaks():
+    if log.is_main_process():
         _print_table(metrics, place)
 
 

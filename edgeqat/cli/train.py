@@ -41,7 +41,7 @@ def command(
     keep_freed_memory(of_any_size=is_image_model(resolved.model.name))
     with training_progress() as listener:
         metrics = pretrain(resolved, target, overwrite, listener)
-    if log.speaks():
+    if log.is_main_process():
         score = ", ".join(f"{name} {value:.3f}" for name, value in metrics["float"].items())
         print(f"{score} on {metrics['evaluation']}")
         print(f"wrote {target}")

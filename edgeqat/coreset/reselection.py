@@ -54,7 +54,7 @@ class Reselection(SampleChoice):
         before = self.sampler.index if self.turns else None
         progress = state.global_step / state.max_steps
         chosen = self.selection(model, progress, len(self.turns), before)
-        self.sampler.exchange(processes.agreed(lambda: chosen.indices))
+        self.sampler.exchange(processes.broadcast_from_first(lambda: chosen.indices))
         self.turns.append({"epoch": epoch, "step": state.global_step, **chosen.summary})
         self.recorder.selection_seconds += chosen.summary["seconds"]
         self._tell()

@@ -45,7 +45,7 @@ class Samples(ABC):
         """A hash of all of them."""
 
     @abstractmethod
-    def settle(self, model: nn.Module) -> bool:
+    def recalibrate_batch_norms(self, model: nn.Module) -> bool:
         """Free a model of what the choice of samples it was trained on has left in its estimates
         of the data; whether it has any.
         """
@@ -81,7 +81,7 @@ class ImageSamples(Samples):
     def fingerprint(self) -> str:
         return self.images.fingerprint()
 
-    def settle(self, model: nn.Module) -> bool:
+    def recalibrate_batch_norms(self, model: nn.Module) -> bool:
         if not self.norm_images or not has_norms(model):
             return False
         estimate(model, self._as_trained(next(model.parameters()).device))
@@ -118,5 +118,5 @@ class BlockSamples(Samples):
     def fingerprint(self) -> str:
         return self.blocks.fingerprint()
 
-    def settle(self, model: nn.Module) -> bool:
+    def recalibrate_batch_norms(self, model: nn.Module) -> bool:
         return False

@@ -128,7 +128,7 @@ class Selection:
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         samples = self.samples
         rows = []
-        samples.settle(student)
+        samples.recalibrate_batch_norms(student)
         with inference(student) as ready:
             for index in processes.shard(len(samples)).split(samples.at_once):
                 logits = samples.logits(ready, index).float()

@@ -27,7 +27,7 @@ from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError, nearest
 from edgeqat.harness.prefixes import Batch, Ids, batches, common
 from edgeqat.hf import float_model, image_folder, packed_folder
-from edgeqat.hf.generation import Stops, neutral
+from edgeqat.hf.generation import Stops, reset_generation_config
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.layers import attentions
 from edgeqat.recipe import files as recipes
@@ -111,7 +111,7 @@ class Torch(Backend):
 
     def __init__(self, name: str, model: Any, tokenizer: Any, batch_size: int) -> None:
         self.name, self.model, self.tokenizer = name, model, tokenizer
-        neutral(model)
+        reset_generation_config(model)
         self.positions = model.config.max_position_embeddings
         self.facts = {"threads": torch.get_num_threads()}
         own = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria
 
 
-def neutral(model: Any) -> None:
+def reset_generation_config(model: Any) -> None:
     """Leave of a model's generation_config only where a text begins and ends, which is all that
     the engine reads: no repetition penalty, no sampling unless generate() is asked for it.
     """

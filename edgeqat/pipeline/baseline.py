@@ -30,7 +30,7 @@ _ROW = "float_same_steps"
 def float_same_steps(task: Task, recipe: Recipe, run: Run, listener: Listener | None) -> Score:
     """Score of the float model after the run's steps of plain training on all data."""
     file = _cache_file(task, recipe)
-    known = processes.agreed(lambda: run.known(_ROW) or _read(file))
+    known = processes.broadcast_from_first(lambda: run.known(_ROW) or _read(file))
     if known is None:
         checkpoints = run.checkpoints("float")
         model = float_copy(task.model)

@@ -10,7 +10,7 @@ from edgeqat.errors import UsageError
 from edgeqat.output import check_file
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import prepared
-from edgeqat.pipeline.sampling import selection_of, settle
+from edgeqat.pipeline.sampling import recalibrate_batch_norms, selection_of
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes
 
@@ -34,7 +34,7 @@ def choose(
         None if against is None else index_file.read(against, len(samples), samples.fingerprint())
     )
     student = prepared(task, recipe, recipe.quant)
-    settle(task, recipe, student)
+    recalibrate_batch_norms(task, recipe, student)
     selection, seconds = selection_of(task, recipe, student)
     chosen = selection(student, 0.0, 0, before)
     told = {

@@ -127,11 +127,11 @@ def _torch_pieces(
     from transformers import TextIteratorStreamer, set_seed
 
     from edgeqat.hf import packed_folder
-    from edgeqat.hf.generation import neutral
+    from edgeqat.hf.generation import reset_generation_config
 
     tokenizer: Any = packed_folder.load_tokenizer(folder)
     model: Any = packed_folder.load(folder, verify=False)  # verified already
-    neutral(model)
+    reset_generation_config(model)
     options: dict[str, Any] = {"do_sample": False}
     if sampling[0] > 0:
         names = ("temperature", "top_k", "top_p")

@@ -17,8 +17,8 @@ from edgeqat.errors import DataError
 from edgeqat.hf import image_model
 from edgeqat.memory import peak_rss_bytes
 from edgeqat.output import json_text
-from edgeqat.pipeline.image_task import ImageInputs, check_recipe, load_both, matched
-from edgeqat.pipeline.preparation import spoken
+from edgeqat.pipeline.image_task import ImageTask, check_recipe, load_both, matched
+from edgeqat.pipeline.preparation import format_score
 from edgeqat.pipeline.run import check_start, identity, open_run
 from edgeqat.pipeline.sampling import FROM_SCRATCH
 from edgeqat.recipe import files as recipes
@@ -47,7 +47,7 @@ def pretrain_images(
     if are_named(images[0].names):  # they are the model's classes
         kind = image_model.named(recipe.model.name, len(images[0].names)).sized(kind.size)
     kind, (train, valid) = matched(kind, recipe.data, images)
-    inputs = ImageInputs(kind.build(), kind, train, valid)
+    inputs = ImageTask(kind.build(), kind, train, valid)
     if not inputs.train.labelled:
         raise DataError("data: the training images have no labels; name labelled ones")
     recipe = in_steps(recipe, inputs.train)
@@ -57,7 +57,7 @@ def pretrain_images(
     logger.info("%.2fM parameters, %s", parameters / 1e6, inputs.describe())
     wanted = identity("train", recipe, "", inputs.train, inputs.valid)
     with open_run(output, overwrite, wanted) as run:
-        done = processes.agreed(run.metrics)
+        done = processes.broadcast_from_first(run.metrics)
         if done is not None:
             return done
         trainer = QATTrainer(
@@ -65,11 +65,11 @@ def pretrain_images(
             listener, run.checkpoints("float"),
         )  # fmt: skip
         trainer.run()
-        told = trainer.told()
+        told = trainer.metrics()
         if sharding.is_sharded(model):
             model = sharding.gathered(model, kind.build())
         score = run.result("float", lambda: inputs.evaluate(model))
-        logger.info("float: %s", spoken(score))
+        logger.info("float: %s", format_score(score))
         metrics: dict[str, Any] = {
             "model": recipe.model.name,
             "data": inputs.source(recipe),

@@ -39,7 +39,7 @@ is_image_model = image_model.is_image_model
 
 
 @dataclass
-class ImageInputs(Task):
+class ImageTask(Task):
     """Model, what describes it, and the images of a run; the teacher is the float model itself."""
 
     metric = "top1"
@@ -118,7 +118,7 @@ class ImageInputs(Task):
         image_folder.seal(folder, model, quant, self.kind, files)
 
 
-def load_inputs(recipe: Recipe) -> ImageInputs:
+def load_classifier(recipe: Recipe) -> ImageTask:
     """Load and cross-check everything a run of a classifier needs; seeds every generator first."""
     set_seed(recipe.seed)
     check_recipe(recipe)
@@ -134,7 +134,7 @@ def load_inputs(recipe: Recipe) -> ImageInputs:
     _keep_paths(model)
     Correction(recipe.correct).check(model, model)
     kind, (train, valid) = matched(kind, recipe.data, load_both(recipe.data, kind))
-    inputs = ImageInputs(model, kind, train, valid)
+    inputs = ImageTask(model, kind, train, valid)
     if not inputs.train.labelled and recipe.distill.weight < 1:
         raise UsageError(
             f"distill.weight: {recipe.distill.weight:g} needs labels and the training images have "
@@ -162,7 +162,7 @@ def load_both(data: DataSection, kind: ImageModel) -> tuple[Images, Images]:
     DataError in one line.
     """
     if processes.count() > 1:  # the first process decodes, the others read what it has kept
-        processes.agreed(lambda: len(_both(data, kind)))
+        processes.broadcast_from_first(lambda: len(_both(data, kind)))
     return _both(data, kind)
 
 

@@ -14,7 +14,7 @@ from edgeqat.errors import RecipeError, UsageError
 from edgeqat.pipeline import image_task
 from edgeqat.pipeline.places import absolute
 from edgeqat.pipeline.task import Task
-from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.pipeline.text_task import load_text
 from edgeqat.recipe.recipe import Recipe
 
 
@@ -48,5 +48,5 @@ def load_task(recipe: Recipe) -> Task:
             "scheme: w16a16kv16 leaves everything in float; write for example --w4a8kv4"
         )
     if image_task.is_image_model(recipe.model.name):
-        return image_task.load_inputs(recipe)
-    return load_inputs(recipe)
+        return image_task.load_classifier(recipe)
+    return load_text(recipe)

@@ -33,6 +33,6 @@ def trainable(model: Any, recipe: Recipe) -> Any:
     return model
 
 
-def spoken(score: Score) -> str:
+def format_score(score: Score) -> str:
     """A score in words, for example `perplexity 68.540`."""
     return ", ".join(f"{name} {value:.3f}" for name, value in score.items())

@@ -66,7 +66,7 @@ def pretrain(
     recipe = in_steps(recipe, train)
     recipe = recipe.model_copy(update={"train": with_rates(recipe.train, FROM_SCRATCH)})
     with open_run(output, overwrite, identity("train", recipe, "", train, valid)) as run:
-        done = processes.agreed(run.metrics)
+        done = processes.broadcast_from_first(run.metrics)
         if done is not None:
             return done
         objective = Objective(recipe.distill, teacher=None)
@@ -75,7 +75,7 @@ def pretrain(
             run.checkpoints("float"),
         )  # fmt: skip
         trainer.run()
-        told = trainer.told()
+        told = trainer.metrics()
         if sharding.is_sharded(model):
             model = sharding.gathered(model, build(shape, tokenizer))
         dtype = getattr(torch, shape.dtype)

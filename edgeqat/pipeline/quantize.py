@@ -24,10 +24,10 @@ from edgeqat.nn import convert
 from edgeqat.output import json_text
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.load import load_task, with_data_root
-from edgeqat.pipeline.preparation import prepared, spoken, trainable
+from edgeqat.pipeline.preparation import format_score, prepared, trainable
 from edgeqat.pipeline.run import Run, check_start, identity, open_run
-from edgeqat.pipeline.sampling import coreset_of, settle, with_steps
-from edgeqat.pipeline.snapshots import Portraits
+from edgeqat.pipeline.sampling import coreset_of, recalibrate_batch_norms, with_steps
+from edgeqat.pipeline.snapshots import Snapshots
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.pipeline.text_task import needs_teacher
 from edgeqat.recipe import files as recipes
@@ -64,7 +64,7 @@ def quantize(
     model_hash = float_model.fingerprint(recipe.model.name, recipe.model.weights)
     wanted = identity("quantize", recipe, model_hash, task.train, task.valid)
     with open_run(output, overwrite, wanted) as run:
-        done = processes.agreed(run.metrics)
+        done = processes.broadcast_from_first(run.metrics)
         if done is not None:
             return done
         metrics, model = _rows_before(task, recipe, run, name)
@@ -73,7 +73,7 @@ def quantize(
         recipe = recipe.model_copy(update={"train": rates})
         if recipe.train.compare_float and recipe.train.steps > 0:
             same_steps = float_same_steps(task, recipe, run, listener)
-            logger.info("float, trained for the same steps: %s", spoken(same_steps))
+            logger.info("float, trained for the same steps: %s", format_score(same_steps))
             metrics["float_same_steps"] = same_steps
         model = trainable(model, recipe)
         metrics |= train(model, task, recipe, run, listener)
@@ -99,9 +99,9 @@ def train(
         run.checkpoints("qat"), reselection,
     )  # fmt: skip
     trainer.run()
-    told = trainer.told()  # before anything else takes time
+    told = trainer.metrics()  # before anything else takes time
     if reselection is not None:
-        task.samples(recipe).settle(model)
+        task.samples(recipe).recalibrate_batch_norms(model)
     selected = trainer.recorder.selection_seconds + cache_seconds
     metrics: dict[str, Any] = {
         "train": {
@@ -134,12 +134,12 @@ def _write_output(
             **float_size(task.model),
         }
         task.write(folder, model, recipe.quant)
-        portraits = Portraits(task, run)
+        snapshots = Snapshots(task, run)
         task.model = task.teacher = None
         gc.collect()  # the packed model is unpacked for its evaluation: room for it
         packed: nn.Module = packed_folder.load(folder)
         packed.to(device)
-        portraits.take("qat", packed)
+        snapshots.take("qat", packed)
         with WidthMeter(packed, recipe.quant.bits()) as meter:
             metrics["qat"] = task.evaluate(packed)
         if meter.counted:
@@ -152,7 +152,7 @@ def _write_output(
             RESOLVED: recipes.dump(recipe),
             "README.md": card.render(metrics, recipe, checkpoint.read_config(folder)),
         }
-        data = portraits.arrays()
+        data = snapshots.arrays()
         if data is not None:
             snapshot.save(folder / snapshot.FILE, data)
         layers = {name: spec.to_json() for name, spec in convert.packed_specs(model).items()}
@@ -166,30 +166,30 @@ def _rows_before(task: Task, recipe: Recipe, run: Run, name: str) -> tuple[dict[
     """The rows of the table that need no training, and the model that training starts from; `name`
     is the float model's, as it was given.
     """
-    portraits = Portraits(task, run)
+    snapshots = Snapshots(task, run)
 
     def measured(model: nn.Module, stage: str | None = None) -> Score:
         if stage is not None:
-            portraits.take(stage, model)
+            snapshots.take(stage, model)
         return task.evaluate(model)
 
     floating = run.result("float", lambda: measured(task.model, "float"))
-    logger.info("float: %s", spoken(floating))
-    plain = recipe.quant.plain()
+    logger.info("float: %s", format_score(floating))
+    plain = recipe.quant.ptq_only()
     if convert.differ(task.model, plain, recipe.quant):
         ptq = run.result("ptq", lambda: measured(prepared(task, recipe, plain), "ptq"))
-        logger.info("PTQ at %s: %s", recipe.quant.scheme, spoken(ptq))
+        logger.info("PTQ at %s: %s", recipe.quant.scheme, format_score(ptq))
         model = prepared(task, recipe, recipe.quant)
         start = run.result("qat_start", lambda: measured(model))
-        logger.info("with rotations and key offsets, not trained: %s", spoken(start))
+        logger.info("with rotations and key offsets, not trained: %s", format_score(start))
     else:
         model = prepared(task, recipe, recipe.quant)
         ptq = start = run.result("qat_start", lambda: measured(model, "ptq"))
-        logger.info("PTQ at %s: %s", recipe.quant.scheme, spoken(ptq))
-    settled = recipe.coreset.is_on and settle(task, recipe, model)
+        logger.info("PTQ at %s: %s", recipe.quant.scheme, format_score(ptq))
+    settled = recipe.coreset.is_on and recalibrate_batch_norms(task, recipe, model)
     if settled:
         start = run.result("settled", lambda: measured(model))
-        logger.info("with batch norms estimated anew, not trained: %s", spoken(start))
+        logger.info("with batch norms estimated anew, not trained: %s", format_score(start))
     metrics = {
         "scheme": recipe.quant.scheme,
         "model": name,

@@ -4,7 +4,7 @@ command continues.
     run.json        what the run is: verb, resolved recipe, hashes of model and data, processes
     results.json    numbers that its stages have computed
     metrics.jsonl   records of training
-    portrait-*.npz  what the report draws of models that are gone (pipeline/snapshots)
+    snapshot-*.npz  what the report draws of models that are gone (pipeline/snapshots)
     float/, qat/    checkpoints of a stage (train/checkpoints)
 
 The output is put together in here too and moved out in one step; then the folder goes. A folder of
@@ -71,7 +71,7 @@ class Run:
                 _write(self.folder / _RESULTS, {**results, name: compute()})
             return self._results()[name]
 
-        return processes.agreed(computed)
+        return processes.broadcast_from_first(computed)
 
     @contextmanager
     def finished(self, metrics: dict[str, Any]) -> Iterator[Path]:

@@ -42,18 +42,18 @@ def with_steps(recipe: Recipe, task: Task) -> Recipe:
     return in_steps(recipe, task.train, chosen)
 
 
-def settle(task: Task, recipe: Recipe, student: nn.Module) -> bool:
+def recalibrate_batch_norms(task: Task, recipe: Recipe, student: nn.Module) -> bool:
     """Batch norms estimated anew before training (`coreset.norm_images`); static activation scales,
     which were found on what the norms made of other weights, are found again between two estimates.
     Whether there are such norms.
     """
     samples = task.samples(recipe)
     with quantizers_disabled(student, (StaticQuantizer,)):
-        settled = samples.settle(student)
+        settled = samples.recalibrate_batch_norms(student)
     if settled and any(isinstance(module, StaticQuantizer) for module in student.modules()):
         set_seed(recipe.seed)  # a continued run draws what the first one drew
         calibrate(student, task.calibration(recipe))
-        samples.settle(student)
+        samples.recalibrate_batch_norms(student)
     return settled
 
 

@@ -1,4 +1,4 @@
-"""Portraits of a run's models for the report, taken while they exist and kept in its run folder."""
+"""Snapshots of a run's models for the report, taken while they exist and kept in its run folder."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from edgeqat.report import snapshot
 from edgeqat.report.snapshot import STAGES, Arrays
 
 
-class Portraits:
-    """Portraits of the float model, of PTQ and of QAT on one held-out block; a model without
+class Snapshots:
+    """Snapshots of the float model, of PTQ and of QAT on one held-out block; a model without
     attention has none.
     """
 
@@ -29,7 +29,7 @@ class Portraits:
         if not self._names:
             return
         edges = None if stage == STAGES[0] else snapshot.load(self._file(STAGES[0]))
-        taken = snapshot.portrait(model, self._ids(), self._names, edges)
+        taken = snapshot.take(model, self._ids(), self._names, edges)
         snapshot.save(self._file(stage), taken)
 
     def arrays(self) -> Arrays | None:
@@ -45,4 +45,4 @@ class Portraits:
         return valid.ids[len(valid) // 2]
 
     def _file(self, stage: str) -> Path:
-        return self._run.folder / f"portrait-{stage}.npz"
+        return self._run.folder / f"snapshot-{stage}.npz"

@@ -40,7 +40,7 @@ _CALIBRATION_TOKENS = 2048  # of one forward pass
 
 
 @dataclass
-class Inputs(Task):
+class TextTask(Task):
     """Model, teacher (None: the model's own float weights), tokenizer and blocks of a run."""
 
     metric = "perplexity"
@@ -116,7 +116,7 @@ class Inputs(Task):
         packed_folder.seal(folder, model, quant, files)
 
 
-def load_inputs(recipe: Recipe) -> Inputs:
+def load_text(recipe: Recipe) -> TextTask:
     """What load_task gives for a language model."""
     set_seed(recipe.seed)
     data = recipe.data
@@ -143,7 +143,7 @@ def load_inputs(recipe: Recipe) -> Inputs:
     teacher = load_teacher(name, model, tokenizer) if name else None
     Guidance(recipe.guide).check(model, teacher or model)
     Correction(recipe.correct).check(model, teacher or model)
-    return Inputs(model, teacher, tokenizer, train, valid)
+    return TextTask(model, teacher, tokenizer, train, valid)
 
 
 def needs_teacher(recipe: Recipe) -> bool:

@@ -21,7 +21,7 @@ _PLAIN = (Tensor, nn.Parameter)  # tensors with memory of their own: not those o
 _SHORTEST_ROW = 256
 
 
-def takes(grid: Grid, *tensors: Tensor) -> bool:
+def supports(grid: Grid, *tensors: Tensor) -> bool:
     """Whether the library is here and has this grid and such tensors."""
     return (
         grid.bits in PLANES

@@ -41,7 +41,7 @@ class _LSQ(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, scale)
         ctx.grid, ctx.group_size, ctx.factor = grid, group_size, factor
-        if fused.takes(grid, values, scale):
+        if fused.supports(grid, values, scale):
             return fused.lsq(values, scale, grid, group_size)
         output = torch.empty_like(values)
         for part, steps, out in _in_cache(values, scale, output):
@@ -56,7 +56,7 @@ class _LSQ(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         values, scale = ctx.saved_tensors
         need_values, need_scale = ctx.needs_input_grad[:2]
-        if need_values and need_scale and fused.takes(ctx.grid, values, scale, grad):
+        if need_values and need_scale and fused.supports(ctx.grid, values, scale, grad):
             found = fused.lsq_backward(values, scale, grad, ctx.grid, ctx.group_size)
             return found[0], found[1].mul_(ctx.factor), None, None, None
         grad_values = torch.empty_like(values) if need_values else values
@@ -79,7 +79,7 @@ class _LSQPlus(torch.autograd.Function):
     def forward(ctx, values, scale, beta, grid: Grid, gradient_scale: float):
         ctx.save_for_backward(values, scale, beta)
         ctx.grid, ctx.gradient_scale = grid, gradient_scale
-        if fused.takes(grid, values, scale):
+        if fused.supports(grid, values, scale):
             return fused.lsq(values, scale, grid, beta=beta.item())
         return dequantize(quantize(values - beta, scale, grid), scale, grid).add_(beta)
 
@@ -88,7 +88,7 @@ class _LSQPlus(torch.autograd.Function):
     def backward(ctx, grad):
         values, scale, beta = ctx.saved_tensors
         grid = ctx.grid
-        if fused.takes(grid, values, scale, grad):
+        if fused.supports(grid, values, scale, grad):
             found = fused.lsq_backward(values, scale, grad, grid, beta=beta.item())
             return found[0], *(slope * ctx.gradient_scale for slope in found[1:]), None, None
         ratio = (values - beta) / scale
@@ -108,7 +108,7 @@ class _Dynamic(torch.autograd.Function):
         ctx, values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool
     ) -> Tensor:
         marked = min(clips) < 1 and ctx.needs_input_grad[0]
-        whole = values.dim() > 0 and fused.takes(grid, values)
+        whole = values.dim() > 0 and fused.supports(grid, values)
         if whole and (len(clips) == 1 or fused.searches(values, grid, clips)):
             output, clipped = fused.dynamic(values, grid, clips, fp16_scale, marked)
             if clipped is not None:

@@ -198,7 +198,7 @@ class QuantSection(Section):
         """Whether the input of the layer `name` is rotated."""
         return any(fnmatch(name, pattern) for pattern in self.activation.rotate)
 
-    def plain(self) -> QuantSection:
+    def ptq_only(self) -> QuantSection:
         """The same scheme without rotations and key offsets, MSE-optimal: the table's PTQ row."""
         return self.model_copy(
             update={

@@ -1,7 +1,7 @@
 """report.html: what was made, how good, how it got there, on one page without a network.
 
 The page is a template (page.html.jinja) filled with figures (report/svg); this file turns
-metrics, records, the portraits of report/snapshot and rows of a bench into them. What a folder
+metrics, records, the snapshots of report/snapshot and rows of a bench into them. What a folder
 does not have is left out.
 
 Legend: L layers, N query heads, K key heads.
@@ -38,7 +38,7 @@ def page(
     bench: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The page of a packed folder: its metrics.json, the rows of its table, metrics.jsonl,
-    quantization_config.layers, its recipe, its portraits and rows of `edgeqat bench`.
+    quantization_config.layers, its recipe, its snapshots and rows of `edgeqat bench`.
     """
     import jinja2
 

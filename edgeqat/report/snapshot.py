@@ -38,7 +38,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @torch.no_grad()
-def portrait(model: Any, ids: Tensor, names: list[str], edges: Arrays | None = None) -> Arrays:
+def take(model: Any, ids: Tensor, names: list[str], edges: Arrays | None = None) -> Arrays:
     """Arrays of a model on token ids (T,); `names` are its decoder layers, `edges` the bins that
     the float model's portrait has chosen (None: this is the float model).
     """
@@ -72,7 +72,7 @@ def shown_layers(count: int) -> list[int]:
 
 
 def assemble(stages: dict[str, Arrays], names: list[str], tokens: list[str]) -> Arrays:
-    """What the report needs of the portraits by stage (STAGES), in one set of small arrays."""
+    """What the report needs of the snapshots by stage (STAGES), in one set of small arrays."""
     first = stages["float"]
     found = {
         "tokens": np.array(tokens[:_SHOWN], dtype=np.str_),

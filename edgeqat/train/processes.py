@@ -32,7 +32,7 @@ def wait() -> None:
     _state().wait_for_everyone()
 
 
-def agreed(compute: Callable[[], T]) -> T:
+def broadcast_from_first(compute: Callable[[], T]) -> T:
     """What the first process computes, in every process."""
     values: list[Any] = [compute() if is_first() else None]
     return broadcast_object_list(values)[0] if count() > 1 else values[0]

@@ -124,7 +124,7 @@ class QATTrainer(Trainer):
             model=model,
             args=training_arguments(recipe, folder),
             train_dataset=data,
-            data_collator=_whole,
+            data_collator=_collate,
         )
         self.model_accepts_loss_kwargs = False  # the Trainer divides by accumulation steps
         self.remove_callback(PrinterCallback)
@@ -146,7 +146,7 @@ class QATTrainer(Trainer):
             return self.reselection.sampler
         return super()._get_train_sampler(train_dataset)
 
-    def told(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """What metrics.json says of training: steps, tokens or samples per second, seconds."""
         steps, seconds = self.state.global_step, self.recorder.seconds
         return {
@@ -200,7 +200,9 @@ class QATTrainer(Trainer):
         Raises Interrupted after Ctrl-C or SIGTERM, when the step in hand is done and saved.
         """
         steps = self.recipe.train.steps
-        found = processes.agreed(self.checkpoints.latest) if self.checkpoints else None
+        found = (
+            processes.broadcast_from_first(self.checkpoints.latest) if self.checkpoints else None
+        )
         try:
             if found is not None:
                 logger.debug("%s: continuing at step %d of %d", self.stage, found[0], steps)
@@ -294,7 +296,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-def _whole(rows: list[dict[str, Tensor]] | dict[str, Tensor]) -> dict[str, Tensor]:
+def _collate(rows: list[dict[str, Tensor]] | dict[str, Tensor]) -> dict[str, Tensor]:
     """A batch: of images it comes whole."""
     if isinstance(rows, dict):
         return rows

@@ -56,7 +56,7 @@ def test_one_query_of_decoding_sees_the_same_sinks():
 
 def quantizer(scheme, rotated=False, **quant):
     section = QuantSection.model_validate({"scheme": scheme, **quant})
-    return AttentionQuantizer(section if rotated else section.plain(), 8, 2)
+    return AttentionQuantizer(section if rotated else section.ptq_only(), 8, 2)
 
 
 def test_query_key_and_value_have_their_widths():

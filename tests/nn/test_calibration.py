@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import edgeqat
 from edgeqat.errors import DataError
 from edgeqat.pipeline.preparation import prepared
-from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.pipeline.text_task import load_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.quant import QuantSection
 
@@ -77,6 +77,6 @@ def test_a_step_that_is_split_starts_from_the_same_offsets(model_folder, text_fi
             "quant.activation.mode": "static",
         }  # fmt: skip
         recipe = recipes.load(None, values)
-        found.append(prepared(load_inputs(recipe), recipe, recipe.quant).state_dict())
+        found.append(prepared(load_text(recipe), recipe, recipe.quant).state_dict())
     for other in found[1:]:
         assert all(torch.equal(tensor, other[name]) for name, tensor in found[0].items())

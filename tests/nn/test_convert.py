@@ -43,7 +43,7 @@ def test_prepare_swaps_every_linear_and_embedding():
 def test_prepare_copies_no_weight():
     model = tiny.llama()
     before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
-    edgeqat.prepare(model, quant=section(scheme="w4a8kv4").plain())  # rotated ones are new
+    edgeqat.prepare(model, quant=section(scheme="w4a8kv4").ptq_only())  # rotated ones are new
     after = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
     assert before.items() <= after.items()
 

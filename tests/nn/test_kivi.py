@@ -61,7 +61,7 @@ def test_gradients_pass_straight_through():
 
 @torch.no_grad()
 def test_a_model_decodes_what_one_pass_gives():
-    quant = QuantSection.model_validate({"scheme": "kv2", "kv": {"kivi": 32}}).plain()
+    quant = QuantSection.model_validate({"scheme": "kv2", "kv": {"kivi": 32}}).ptq_only()
     model = edgeqat.prepare(tiny.llama(), quant=quant).eval()
     ids, cache = tiny.ids(2, 80), DynamicCache()
     expected = model(ids, use_cache=False).logits

@@ -49,14 +49,14 @@ def test_a_model_is_left_in_its_mode():
 @pytest.mark.parametrize("augmented", [False, True])
 def test_samples_settle_a_model_on_images_as_it_was_trained(augmented):
     data, one, other = images(), net(), net()
-    ImageSamples(data, Normalizer(), 10, augmented).settle(one)
+    ImageSamples(data, Normalizer(), 10, augmented).recalibrate_batch_norms(one)
     pixels = data.evenly(10).pixels
     if augmented:
         pixels = augment(pixels, 1, torch.Generator().manual_seed(0))
     estimate(other, [Normalizer()(pixels)])
     assert torch.equal(one[1].running_mean, other[1].running_mean)
     kept = net()
-    ImageSamples(data, Normalizer(), 0, augmented).settle(kept)
+    ImageSamples(data, Normalizer(), 0, augmented).recalibrate_batch_norms(kept)
     assert torch.equal(kept[1].running_mean, torch.zeros(5))
 
 
@@ -64,7 +64,7 @@ def test_one_image_has_no_variance_and_changes_nothing():
     model = net()
     model[1].running_var.fill_(3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    ImageSamples(images(), Normalizer(), 1).settle(model)
+    ImageSamples(images(), Normalizer(), 1).recalibrate_batch_norms(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -74,7 +74,7 @@ def test_every_batch_is_spread_over_the_images(monkeypatch):
     sorted_ones = Images(pixels * 8, torch.zeros(32), [])
     shuffled = sorted_ones.subset(torch.randperm(32, generator=torch.Generator().manual_seed(0)))
     one, other = net(), net()
-    ImageSamples(sorted_ones, Normalizer(), 32).settle(one)
-    ImageSamples(shuffled, Normalizer(), 32).settle(other)
+    ImageSamples(sorted_ones, Normalizer(), 32).recalibrate_batch_norms(one)
+    ImageSamples(shuffled, Normalizer(), 32).recalibrate_batch_norms(other)
     ratio = one[1].running_var / other[1].running_var
     assert ((ratio > 0.8) & (ratio < 1.25)).all()

@@ -15,7 +15,7 @@ from edgeqat.hf import image_model
 from edgeqat.nn.conv import PackedConv2d
 from edgeqat.pipeline.load import load_task
 from edgeqat.pipeline.preparation import prepared
-from edgeqat.pipeline.sampling import settle
+from edgeqat.pipeline.sampling import recalibrate_batch_norms
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe import files as recipes
 from edgeqat.vision.zoo import build
@@ -339,13 +339,13 @@ def test_static_scales_are_those_of_the_norms_that_training_starts_with(images, 
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_var.mul_(stale)
         student = prepared(task, recipe, recipe.quant)
-        assert settle(task, recipe, student)
+        assert recalibrate_batch_norms(task, recipe, student)
         norms = [value for name, value in student.named_buffers() if name.endswith("running_var")]
         found.append(torch.cat([*_scales(student), *norms]))
     assert torch.equal(*found) and len(found[0]) > 10
     last = next(m for m in reversed(list(student.modules())) if isinstance(m, torch.nn.BatchNorm2d))
     before = last.running_var.clone()
-    task.samples(recipe).settle(student)
+    task.samples(recipe).recalibrate_batch_norms(student)
     assert torch.equal(last.running_var, before)  # the scales are those the norms were found with
 
 

@@ -23,7 +23,7 @@ from edgeqat.pipeline.evaluate import evaluate
 from edgeqat.pipeline.plan import plan
 from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.quantize import quantize
-from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.pipeline.text_task import load_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
@@ -59,9 +59,9 @@ def test_every_row_is_what_it_says(recipe, tmp_path):
     metrics = quantize(chosen, tmp_path / "out")
     blocks = held_out(chosen)
     assert metrics["float"]["perplexity"] == pytest.approx(perplexity(tiny.llama(), blocks))
-    plain = edgeqat.prepare(tiny.llama(), quant=chosen.quant.plain())
+    plain = edgeqat.prepare(tiny.llama(), quant=chosen.quant.ptq_only())
     assert metrics["ptq"]["perplexity"] == pytest.approx(perplexity(plain, blocks))
-    start = prepared(load_inputs(chosen), chosen, chosen.quant)
+    start = prepared(load_text(chosen), chosen, chosen.quant)
     assert metrics["qat_start"]["perplexity"] == pytest.approx(perplexity(start, blocks))
     assert metrics["qat_start"] != metrics["ptq"]
     packed = edgeqat.load(tmp_path / "out")
@@ -241,9 +241,9 @@ def test_a_stream_is_calibrated_on_what_it_trains_on(recipe, tmp_path, text_file
     valid.write_text(tiny.text(seed=1), encoding="utf-8")
     data = {"train": str(text_file), "valid": str(valid), "streaming": True, "root": None}
     chosen = recipe(data=data, quant={"activation": {"calibration_batches": 3}})
-    (*found,) = load_inputs(chosen).calibration(chosen)
+    (*found,) = load_text(chosen).calibration(chosen)
     whole = recipe(data={**data, "streaming": False})
-    assert torch.equal(torch.cat(found), load_inputs(whole).train.ids[:6])
+    assert torch.equal(torch.cat(found), load_text(whole).train.ids[:6])
 
 
 def test_average_bits_count_layers_left_in_float(recipe, tmp_path):
@@ -381,7 +381,7 @@ def test_a_teacher_that_nothing_uses_is_refused(recipe, tmp_path, model_folder):
 
 def test_the_float_row_is_that_of_as_many_processes(recipe, monkeypatch):
     chosen = recipe()
-    task = load_inputs(chosen)
+    task = load_text(chosen)
     one = baseline._cache_file(task, chosen)
     monkeypatch.setattr("edgeqat.train.processes.count", lambda: 4)
     assert baseline._cache_file(task, chosen) != one

@@ -26,7 +26,7 @@ from edgeqat.recipe.recipe import Recipe
 
 TIMES = ("seconds", "tokens_per_second", "peak_rss_bytes")
 
-PORTRAITS = ("portrait-float.npz", "portrait-ptq.npz")
+PORTRAITS = ("snapshot-float.npz", "snapshot-ptq.npz")
 
 
 @pytest.fixture(autouse=True)
@@ -286,7 +286,7 @@ def test_another_coreset_or_teacher_under_the_same_name_is_another_run(
 ):
     teacher = shutil.copytree(model_folder, tmp_path / "teacher")
     chosen = recipe(coreset={"file": str(tmp_path / "idx.json")}, distill={"teacher": str(teacher)})
-    samples = text_task.load_inputs(recipe()).samples(recipe())
+    samples = text_task.load_text(recipe()).samples(recipe())
     told = {"samples": len(samples), "data": samples.fingerprint()}
     index_file.write(tmp_path / "idx.json", torch.arange(8), told)
     with pytest.raises(SystemExit):

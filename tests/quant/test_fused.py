@@ -53,7 +53,7 @@ def test_lsq(bits, rows, columns, group_size, scales, in_torch):
     values[0, :3] = torch.tensor([0.0, -0.0, 1e30])
     scale = torch.rand(scales, generator=generator) + 0.05
     slope = torch.randn(rows, columns, generator=generator)
-    assert fused.takes(grid_of(bits), values, scale)
+    assert fused.supports(grid_of(bits), values, scale)
     found = lsq(values, scale, bits, group_size, slope)
     expected = in_torch(lsq, values, scale, bits, group_size, slope)
     torch.testing.assert_close(found[:2], expected[:2], rtol=0, atol=0)
@@ -77,7 +77,7 @@ def test_lsq_plus(bits, shape, last, in_torch):
     if last and len(shape) == 4:
         values = values.to(memory_format=torch.channels_last)
     scale, beta = torch.tensor([0.21]), torch.tensor([-0.4])
-    assert fused.takes(grid_of(bits), values, scale)
+    assert fused.supports(grid_of(bits), values, scale)
     found = lsq_plus(values, scale, beta, bits, slope)
     expected = in_torch(lsq_plus, values, scale, beta, bits, slope)
     assert found[0].stride() == expected[0].stride() == values.stride()
@@ -108,7 +108,7 @@ def test_dynamic(bits, clips, fp16_scale, in_torch):
     values[1, 0, 5] = 1e-35
     values[2, 1] = values[2, 1].abs() * -1e-20
     slope = torch.randn(values.shape, generator=generator)
-    assert fused.takes(grid_of(bits), values)
+    assert fused.supports(grid_of(bits), values)
     found = dynamic(values, bits, clips, fp16_scale, slope)
     expected = in_torch(dynamic, values, bits, clips, fp16_scale, slope)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -136,7 +136,7 @@ def test_views_and_other_types(in_torch):
     assert ste.dynamic(torch.empty(0, 64), grid_of(4)).shape == (0, 64)
     assert ste.lsq(torch.empty(0, 8), torch.empty(0, 1), grid_of(4), 1).shape == (0, 8)
     meta = torch.empty(4, 8, device="meta")
-    assert not fused.takes(grid_of(4), meta)
+    assert not fused.supports(grid_of(4), meta)
 
 
 def test_a_scale_of_another_shape_is_refused():

@@ -94,7 +94,7 @@ def test_a_model_trains_and_loads_back(tmp_path):
 
 
 def test_the_ptq_row_stays_the_one_of_every_scheme():
-    plain = edgeqat.prepare(tiny.llama(), quant=section().plain())
+    plain = edgeqat.prepare(tiny.llama(), quant=section().ptq_only())
     kinds = {type(m) for m in plain.modules() if isinstance(m, WeightQuantizer)}
     assert kinds == {WeightQuantizer}
 

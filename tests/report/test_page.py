@@ -102,9 +102,9 @@ def test_the_data_is_small_and_of_all_three(packed_folder):
 @torch.no_grad()
 def test_a_portrait_is_drawn_in_the_float_models_basis():
     ids, names = tiny.ids(1, 32)[0], decoder_layers(tiny.llama())
-    first = snapshot.portrait(tiny.llama(), ids, names)
+    first = snapshot.take(tiny.llama(), ids, names)
     model = edgeqat.prepare(tiny.llama(), "w8a8kv8")
-    second = snapshot.portrait(model, ids, names, first)
+    second = snapshot.take(model, ids, names, first)
     moved = np.abs(first["k"].astype(int) - second["k"].astype(int)).sum() / first["k"].sum()
     assert moved < 0.1  # rotated keys would be another histogram
     assert np.abs(first["attention"] - second["attention"]).max() < 0.02
@@ -114,7 +114,7 @@ def test_a_portrait_is_drawn_in_the_float_models_basis():
 def test_a_float_model_keeps_its_attention():
     model = tiny.llama()
     before = model.config._attn_implementation
-    snapshot.portrait(model, tiny.ids(1, 8)[0], decoder_layers(model))
+    snapshot.take(model, tiny.ids(1, 8)[0], decoder_layers(model))
     assert model.config._attn_implementation == before != "edgeqat"
 
 

@@ -17,7 +17,7 @@ from edgeqat.coreset.selection import Selection
 from edgeqat.hf import float_model
 from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.quantize import quantize
-from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.pipeline.text_task import load_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.data import CoresetSection
 from edgeqat.recipe.recipe import Recipe
@@ -96,7 +96,7 @@ def test_a_sharded_step_is_a_plain_one_and_its_folder_loads(folder, seen, model_
     assert seen[0]["spread"]
     assert seen[0]["scales"] > 2 * 7
     chosen = recipe(model_folder, text_file, 4)
-    inputs = load_inputs(chosen)
+    inputs = load_text(chosen)
     model = prepared(inputs, chosen, chosen.quant)
     objective = Objective(chosen.distill, float_model.load_model(str(model_folder)))
     optimizer = make_optimizer(model, chosen.train)
@@ -115,7 +115,7 @@ def test_a_sharded_step_is_a_plain_one_and_its_folder_loads(folder, seen, model_
 def test_two_processes_score_what_one_does(seen, model_folder, text_file, monkeypatch, tmp_path):
     monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path))
     chosen = recipe(model_folder, text_file, 4)
-    inputs = load_inputs(chosen)
+    inputs = load_text(chosen)
     section = CoresetSection(share=0.3, selector="res")
     selection = Selection(section, inputs.samples(chosen), inputs.model, 0)
     selection.outputs = float_outputs(inputs.model, inputs.samples(chosen), "one", 16)

@@ -20,7 +20,7 @@ from edgeqat.coreset.selection import Selection
 from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
 from edgeqat.pipeline.preparation import prepared
-from edgeqat.pipeline.text_task import load_inputs
+from edgeqat.pipeline.text_task import load_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.data import CoresetSection
 from edgeqat.train import processes, sharding
@@ -51,7 +51,7 @@ def quantize(folder: Path) -> int:
 def shard_and_train(folder: Path) -> dict:
     """Two steps of a model spread over both processes, written as a packed folder."""
     recipe = recipes.load(folder / "two.yaml")
-    inputs = load_inputs(recipe)
+    inputs = load_text(recipe)
     model = prepared(inputs, recipe, recipe.quant)
     for layer in model.model.layers:
         fully_shard(layer)
@@ -87,7 +87,7 @@ def shard_and_train(folder: Path) -> dict:
 def coreset(folder: Path) -> list[int]:
     """The blocks that both processes together select."""
     recipe = recipes.load(folder / "two.yaml")
-    inputs = load_inputs(recipe)
+    inputs = load_text(recipe)
     selection = Selection(
         CoresetSection(share=0.3, selector="res"), inputs.samples(recipe), inputs.model, 0
     )
