@@ -36,7 +36,8 @@ def pages() -> dict[str, str]:
 def _fields_page() -> str:
     lines = [
         _MADE, "# Fields of a recipe", "", "In YAML by section, on the command line as "
-        "`--set train.steps=100`. Where no default is named the field may be absent.", "",
+        "`--set train.steps=100`. Where no default is named the field may be absent.",
+        "A file may also name another recipe to start from: `base: NAME` or `base: FILE`.", "",
         "| field | takes | default | |", "|---|---|---|---|",
     ]  # fmt: skip
     for own in fields():

@@ -1,5 +1,9 @@
 """Recipes as files: found by path or by the name of a shipped one, read, overridden, checked and
 written.
+
+Precedence: defaults < base < recipe < command line. `base: NAME` or `base: FILE` (a path from the
+recipe's folder) starts from another recipe, which may have a base itself. Mappings are merged;
+lists, numbers and names replace those of the base. The resolved recipe names no base.
 """
 
 from __future__ import annotations
@@ -13,24 +17,25 @@ from pydantic import ValidationError
 
 from edgeqat.errors import RecipeError, nearest
 from edgeqat.recipe.data import coreset_value
-from edgeqat.recipe.quant import (
-    adaptive_value,
-)
+from edgeqat.recipe.quant import adaptive_value
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.recipe.section import VERSION, Section
 
 RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every default written out
+_SUFFIXES = (".yaml", ".yml")
+_BASE = "base"
+_SHORTHANDS = {"coreset": coreset_value, "adaptive": adaptive_value}
+_INSTEAD = {"steps": "epochs", "share": "file"}  # a recipe that gives the first drops its base's
 
 
 def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
     """A recipe from a shipped name or a file, with overrides {"train.steps": 20} applied on top."""
     values = _read(find(source)) if source else {}
-    found = values.get("version", VERSION)
-    if not isinstance(found, int) or found > VERSION:
-        raise RecipeError(
-            f"version: {found} of recipe '{source}' is newer than {VERSION}; update edgeqat"
-        )
     overrides = overrides or {}
+    if _BASE in overrides:
+        raise RecipeError(
+            f"base: '{overrides[_BASE]}' stands in a recipe's file; use --recipe {overrides[_BASE]}"
+        )
     given = {path for path, value in overrides.items() if value is not None}
     if {"train.steps", "train.epochs"} <= given:
         raise RecipeError(
@@ -108,7 +113,7 @@ def shipped() -> dict[str, Path]:
 def find(source: str | Path) -> Path:
     """The file of a recipe given by path or by shipped name."""
     path = Path(os.path.expanduser(str(source)))
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in _SUFFIXES:
         if path.is_file():
             return path
         raise RecipeError(f"recipe: '{source}' is not a file; `edgeqat recipes` lists the shipped")
@@ -118,7 +123,25 @@ def find(source: str | Path) -> Path:
     return known[str(source)]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file over those of its base; `above`: the files that led here."""
+    values = _mapping(path)
+    version = values.get("version", VERSION)
+    if not isinstance(version, int) or version > VERSION:
+        raise RecipeError(
+            f"version: {version} of recipe '{path}' is newer than {VERSION}; update edgeqat"
+        )
+    if _BASE not in values:
+        return values
+    chain = (*above, path.resolve())
+    base = _base_file(values.pop(_BASE), path)
+    if base.resolve() in chain:
+        names = " -> ".join(f"'{one.name}'" for one in (*chain, base))
+        raise RecipeError(f"base: {names} is a circle; take `base` out of one of them")
+    return _merged(_read(base, chain), values)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -127,6 +150,36 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecipeError(f"recipe: '{path}' holds no mapping; see `edgeqat recipes`")
     return values
+
+
+def _base_file(name: Any, path: Path) -> Path:
+    if not isinstance(name, str) or not name:
+        shown = "nothing" if name is None else f"'{name}'"
+        raise RecipeError(f"base: {shown} in recipe '{path}' is no name; write base: NAME or FILE")
+    local = Path(os.path.expanduser(name))
+    try:
+        return find(path.parent / local if local.suffix in _SUFFIXES else name)
+    except RecipeError as error:
+        reason = str(error).removeprefix("recipe: ")
+        raise RecipeError(f"base: {reason} (named in recipe '{path}')") from None
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values` over `base`, section by section; shorthands (`coreset: 0.01`) are sections too,
+    `off` replaces the whole one.
+    """
+    merged = dict(base)
+    for key, value in values.items():
+        below = base.get(key)
+        if key in _SHORTHANDS and value is not False:
+            below, value = (_SHORTHANDS[key](one) for one in (below, value))
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _merged(below, value)
+        merged[key] = value
+    for given, dropped in _INSTEAD.items():
+        if given in values and dropped not in values:
+            merged.pop(dropped, None)
+    return merged
 
 
 def _expanded(values: dict[str, Any]) -> dict[str, Any]:

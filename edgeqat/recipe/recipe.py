@@ -1,9 +1,9 @@
 """Recipes: one YAML file is one run. Validated once, here; the field descriptions are the
 documentation.
 
-Precedence: the defaults below < the recipe file < the command line (--set a.b=c and the short
-flags). An unknown key is an error that suggests the nearest name. The resolved recipe is saved with
-the result.
+Precedence: the defaults below < the base a file names < the file < the command line (--set a.b=c
+and the short flags). An unknown key is an error that suggests the nearest name. The resolved recipe
+is saved with the result.
 """
 
 from __future__ import annotations
