@@ -19,7 +19,7 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path
 
 # A module imports from its own part or from a lower row.
 LEVELS = [
-    ("errors", "log", "seeds", "memory", "aliases"),
+    ("errors", "log", "seeds", "memory", "aliases", "families"),
     ("scheme", "native", "output"),
     ("recipe", "native_training", "cache"),
     ("quant",),
@@ -170,7 +170,7 @@ def test_losses_and_scores_import_nothing_of_ours():
 
 
 def test_level_zero_needs_no_torch():
-    ground = {"errors", "log", "memory", "aliases", "scheme", "recipe", "__init__"}
+    ground = {"errors", "log", "memory", "aliases", "families", "scheme", "recipe", "__init__"}
     assert not [
         (place(path), module)
         for path in SOURCES

@@ -28,11 +28,11 @@ from edgeqat import checkpoint
 from edgeqat.errors import UsageError
 from edgeqat.export.packed import Levels, PackedFolder, kv_reasons, model_type, refuse
 from edgeqat.export.vocabulary import TEMPLATE
+from edgeqat.families import FAMILIES, family_of
 from edgeqat.quant import functional
 from edgeqat.runtime import tokenizer
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")  # whose layers are nn.Linear
 _WAY = (
     "quantize it with 8-bit dynamic or float activations of one width and --set "
     "quant.activation.rotate=[], or add --requantize to round it anew"
@@ -57,7 +57,6 @@ model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
 vLLM loads it too. How the model was trained and what it scored stands in the card of the packed
 folder it was exported from.
 """
-_HEAD = "lm_head"
 _logger = logging.getLogger("edgeqat")
 
 
@@ -118,8 +117,9 @@ def pack(levels: np.ndarray, bits: int) -> np.ndarray:
 def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
     """What no option helps with, for a model's config.json."""
     kind = model_type(config)
-    if kind not in FAMILIES:
-        return f"model_type '{kind}' is not one of {', '.join(FAMILIES)}"
+    if not family_of(kind).compressed_tensors:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.compressed_tensors)
+        return f"model_type '{kind}' is not one of {known}"
     if scheme.weight_bits == FLOAT_BITS:
         return f"{scheme} has float weights, and only layers with quantized ones are described"
     return None
@@ -187,13 +187,14 @@ def _config(packed: PackedFolder, groups: dict[tuple[int, int], list[str]]) -> d
         weights |= {"group_size": size} if size else {}
         group = {"targets": names, "weights": weights, "input_activations": inputs}
         found[f"group_{number}"] = {**group, "format": "pack-quantized"}
-    head = any(_HEAD in names for names in groups.values())
+    head = family_of(model_type(packed.config)).head
+    packed_head = any(head in names for names in groups.values())
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": found,
-        "ignore": [] if head else [_HEAD],
+        "ignore": [] if packed_head else [head],
     }
 
 

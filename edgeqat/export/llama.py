@@ -25,10 +25,9 @@ from edgeqat.export.packed import (
     kv_reasons,
     model_type,
 )
+from edgeqat.families import FAMILIES, family_of
 from edgeqat.scheme import FLOAT_BITS, Scheme
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-PAIRS = "llama"  # the architecture whose heads are interleaved
 KV_TYPES = {4: "q4_0", 8: "q8_0", FLOAT_BITS: "f16"}
 _HIDDEN = "hidden_size"
 _ACTIVATION_BITS = 8  # what llama.cpp multiplies with
@@ -73,8 +72,9 @@ def reasons(packed: PackedFolder) -> list[str]:
 def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
     """What no option helps with, for a model's config.json."""
     kind = model_type(config)
-    if kind not in ARCHITECTURES:
-        return f"model_type '{kind}' is not one of {', '.join(ARCHITECTURES)}"
+    if family_of(kind).llama_cpp is None:
+        known = ", ".join(name for name, family in FAMILIES.items() if family.llama_cpp)
+        return f"model_type '{kind}' is not one of {known}"
     if config_value(config, "sliding_window") and config_value(config, "use_sliding_window", True):
         return "llama.cpp has no sliding window in this architecture"
     bits, head = scheme.kv_bits, sizes(config)["key_length"]
@@ -91,7 +91,7 @@ def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
 
 def architecture(packed: PackedFolder) -> str:
     """llama.cpp's name of the architecture."""
-    return ARCHITECTURES[model_type(packed.config)]
+    return str(family_of(model_type(packed.config)).llama_cpp)
 
 
 def sizes(config: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +164,8 @@ def _arranged(packed: PackedFolder, name: str, values: np.ndarray) -> np.ndarray
 
 def _order(packed: PackedFolder, name: str, rows: int) -> np.ndarray | None:
     """The order of a projection's rows (heads x D), or None where it stays."""
-    if architecture(packed) != PAIRS or not name.endswith(("q_proj", "k_proj")):
+    family = family_of(model_type(packed.config))
+    if not family.interleaved or not name.endswith(("q_proj", "k_proj")):
         return None
     head = sizes(packed.config)["key_length"]
     return np.arange(rows).reshape(-1, 2, head // 2).swapaxes(1, 2).reshape(-1)

@@ -24,11 +24,10 @@ def to_linear(model: nn.Module) -> None:
         replace(model, name, linear.train(layer.training))
 
 
-def to_conv1d(model: nn.Module) -> None:
-    """Replace every nn.Linear but lm_head by a Conv1D, in place: the inverse of to_linear."""
-    head = getattr(model, "lm_head", None)
+def to_conv1d(model: nn.Module, head: str) -> None:
+    """Replace every nn.Linear but the head by a Conv1D, in place: the inverse of to_linear."""
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-        if layer is head:
+        if name.rpartition(".")[2] == head:
             continue
         conv: Any = Conv1D(layer.out_features, layer.in_features)
         conv.weight = nn.Parameter(layer.weight.detach().t().contiguous())

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 import edgeqat.hf.attention as attention
 from edgeqat import checkpoint
 from edgeqat.errors import ModelError
+from edgeqat.families import FAMILIES, family_of
 from edgeqat.hf import conv1d, kv_cache, packed_folder
 from edgeqat.hf.float_model import check_vocabulary
 from edgeqat.nn import convert
@@ -25,8 +26,6 @@ from edgeqat.recipe.files import RESOLVED
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
 
-FAMILIES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
-CONV1D_FAMILY = "gpt2"
 _QUANT = "_edgeqat_quant"  # of a prepared model: the section it was prepared with
 
 
@@ -131,8 +130,9 @@ def restore(model: Any) -> nn.Module:
     convert.restore(model)
     for part in _language_models(model):
         kv_cache.unmake_default(part)
-        if part.config.model_type == CONV1D_FAMILY:
-            conv1d.to_conv1d(part)
+        family = family_of(part.config.model_type)
+        if family.conv1d:
+            conv1d.to_conv1d(part, family.head)
         part.set_attn_implementation("sdpa")
         if getattr(part, "hf_quantizer", None) is not None:
             part.hf_quantizer.remove_quantization_config(part)

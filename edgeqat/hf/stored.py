@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeqat.families import EMBEDDINGS, HEADS
+
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Tensors of a converted model as they are stored: shared ones once, floats as float32."""
@@ -26,10 +28,9 @@ def size_by_kind(model: nn.Module) -> dict[str, int]:
     other.
     """
     sizes = {"weights": 0, "embeddings": 0, "scales": 0, "other": 0}
-    embeddings = ("embed_tokens", "lm_head", "wte", "wpe")
     for name, tensor in stored_tensors(model).items():
         size = tensor.numel() * tensor.element_size()
-        if any(part in name for part in embeddings):
+        if any(part in name for part in EMBEDDINGS | HEADS):
             sizes["embeddings"] += size
         elif name.endswith("weight_scale"):
             sizes["scales"] += size

@@ -14,12 +14,13 @@ from typing import Any
 from torch import nn
 
 from edgeqat.errors import ModelError, RecipeError
+from edgeqat.families import family_of
 from edgeqat.nn import reach, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import IMPLEMENTATION, AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
 from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, layers
-from edgeqat.nn.layers import FUSED_PROJECTION, attentions, replace
+from edgeqat.nn.layers import attentions, key_width, replace
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance
@@ -34,7 +35,6 @@ from edgeqat.scheme import FLOAT_BITS
 
 logger = logging.getLogger(__name__)
 
-LLAMA_CPP_PAIRS = ("llama", "mistral")  # architectures whose heads llama.cpp interleaves
 _OTHERS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention)
 
 _PACKED: dict[str, type[PackedWeight]] = {
@@ -198,10 +198,8 @@ def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
                     "quantized, only those of transformers' language models; leave out kv"
                 )
             continue
-        fused = getattr(attention, FUSED_PROJECTION, None)
-        keys = attention.k_proj.out_features if fused is None else fused.out_features // 3
-        heads = keys // attention.head_dim
-        pairs = config.model_type in LLAMA_CPP_PAIRS
+        heads = key_width(attention) // attention.head_dim
+        pairs = family_of(config.model_type).interleaved
         own = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
         attention.attention_quantizer = own.to(next(attention.parameters()).device)
         reach.require_quantizers(attention)

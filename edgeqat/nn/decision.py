@@ -18,13 +18,13 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from edgeqat.families import HEADS
 from edgeqat.nn.half import HalfLinear
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import FLOAT_BITS
 
-HEAD = "lm_head"
 HEAD_INPUT_BITS = 8
 _EDGE_BITS = 8
 _PATCHES = "patch_embedding"
@@ -62,7 +62,7 @@ def rule(name: str, layer: Any, quant: QuantSection, edge: bool = False) -> Deci
     kept = "embedding_bits is float" if head == FLOAT_BITS else ""
     if isinstance(layer, nn.Embedding):
         return Decision(head, "per_channel", reason=kept)
-    if name.rpartition(".")[2] == HEAD:
+    if name.rpartition(".")[2] in HEADS:
         inputs = HEAD_INPUT_BITS if scheme.activation_bits < FLOAT_BITS else FLOAT_BITS
         return Decision(head, "per_channel", input_bits=inputs, reason=kept)
     weight = quant.weight

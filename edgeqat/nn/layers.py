@@ -12,10 +12,9 @@ from typing import Any
 from torch import nn
 
 from edgeqat.errors import ModelError
+from edgeqat.families import PROJECTIONS
 from edgeqat.nn.decision import edges
 
-ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
-FUSED_PROJECTION = "c_attn"  # GPT-2: q, k and v in one layer, as many of each
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
     "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks",
@@ -30,9 +29,22 @@ def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
     if edges(model):
         return
     for name, module in model.named_modules():
-        separate = all(hasattr(module, part) for part in ATTENTION_PROJECTIONS)
-        if separate or hasattr(module, FUSED_PROJECTION):
+        if _projections(module):
             yield name, module
+
+
+def key_width(attention: Any) -> int:
+    """Outputs of an attention layer that are keys: of its second projection, or a third of one."""
+    parts = [getattr(attention, name) for name in _projections(attention)]
+    return int(parts[1].out_features if len(parts) > 1 else parts[0].out_features // 3)
+
+
+def _projections(module: nn.Module) -> tuple[str, ...]:
+    """The family's names of q, k and v that a module has; none: it is no attention layer."""
+    for names in PROJECTIONS:
+        if all(hasattr(module, name) for name in names):
+            return names
+    return ()
 
 
 def is_hooked(module: nn.Module) -> bool:

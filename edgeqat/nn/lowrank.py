@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from edgeqat.errors import RecipeError
-from edgeqat.nn.decision import HEAD
+from edgeqat.families import HEADS
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
@@ -29,7 +29,7 @@ def add_adapters(model: nn.Module, section: LowRankSection) -> nn.Module:
         quantizer = getattr(layer, "weight_quantizer", None)
         if not isinstance(layer, QuantLinear) or not isinstance(quantizer, WeightQuantizer):
             continue
-        if name.rpartition(".")[2] == HEAD:
+        if name.rpartition(".")[2] in HEADS:
             continue
         layer.weight_quantizer, base = LowRankQuantizer.wrap(
             quantizer, layer.weight.detach(), section.rank, section.alpha, section.base

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError
+from edgeqat.families import family_of
 from edgeqat.runtime import tokenizer as tokenizer_files
 from edgeqat.runtime.engine import Engine
 from edgeqat.runtime.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ def generate(
         raise UsageError(f"folder: '{folder}' holds an image classifier; use `edgeqat eval` on it")
     tokenizer = _tokenizer(folder)
     ids = tokenizer.encode(prompt)
-    longest = config.get("max_position_embeddings") or config["n_positions"]  # GPT-2's name
+    longest = config[family_of(config.get("model_type")).positions]
     if not ids:
         raise UsageError("prompt: it is empty; give at least one character")
     if len(ids) + max_tokens > longest:

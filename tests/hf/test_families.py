@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import test_what_users_bring
 import tiny
 import torch
 from transformers import (
@@ -29,8 +33,8 @@ from transformers.pytorch_utils import Conv1D
 
 import edgeqat
 from edgeqat.errors import ModelError, UsageError
+from edgeqat.families import FAMILIES
 from edgeqat.hf import packed_folder
-from edgeqat.hf.model import FAMILIES
 from edgeqat.nn import convert
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.layers import attentions
@@ -62,6 +66,30 @@ def logits(model):
 
 def test_every_supported_family_is_tested():
     assert set(MODELS) == set(FAMILIES)
+    assert {name.split()[0] for name in test_what_users_bring.ARCHITECTURES} == set(FAMILIES)
+
+
+def test_the_table_says_what_the_engine_runs():
+    source = Path(__file__).parents[2] / "kernels" / "src" / "config.cc"
+    written = re.search(r"families = \{([^}]*)\}", source.read_text(encoding="utf-8"))
+    engine = {name for name, family in FAMILIES.items() if family.engine}
+    assert set(re.findall(r'"(\w+)"', written.group(1))) == engine
+    assert engine == test_what_users_bring.ENGINE
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_row_names_what_a_model_has(family):
+    row, model = FAMILIES[family], made(family)
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    assert {*row.projections, row.head, *row.embeddings} <= names
+    assert any(isinstance(module, Conv1D) for module in model.modules()) is row.conv1d
+    embeddings = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding)
+    }
+    assert embeddings == set(row.embeddings)
+    assert model.config.to_dict()[row.positions] == model.config.max_position_embeddings
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

@@ -1,0 +1,54 @@
+"""One row for each model type of transformers that we quantize: its names and who else runs it.
+
+A new family is a row here; the engine knows its own in kernels/src/config.cc. Code that meets
+networks without a model type asks for the names of all rows (PROJECTIONS, HEADS, EMBEDDINGS).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LLAMA = "llama"  # llama.cpp's architecture that interleaves the heads of queries and keys
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between model types; the names are Llama's unless a row says otherwise."""
+
+    projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")  # one name: q, k, v in one layer
+    conv1d: bool = False  # linear layers are Conv1D, with weights stored (I, O)
+    head: str = "lm_head"
+    embeddings: tuple[str, ...] = ("embed_tokens",)
+    positions: str = "max_position_embeddings"  # config.json's name of the longest sequence
+    llama_cpp: str | None = None  # llama.cpp's architecture; None: no GGUF file
+    engine: bool = False  # kernels/src/config.cc runs it
+    compressed_tensors: bool = False  # runtimes of that format know it
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether llama.cpp orders the rows of a query or key head as x0 y0 x1 y1 ..."""
+        return self.llama_cpp == LLAMA
+
+
+FAMILIES = {
+    "gpt2": Family(
+        projections=("c_attn",),
+        conv1d=True,
+        embeddings=("wte", "wpe"),
+        positions="n_positions",
+    ),
+    "llama": Family(llama_cpp=LLAMA, engine=True, compressed_tensors=True),
+    "mistral": Family(llama_cpp=LLAMA, engine=True, compressed_tensors=True),
+    "qwen2": Family(llama_cpp="qwen2", engine=True, compressed_tensors=True),
+    "qwen3": Family(llama_cpp="qwen3", engine=True, compressed_tensors=True),
+    "smollm3": Family(compressed_tensors=True),
+}
+PROJECTIONS = tuple(dict.fromkeys(family.projections for family in FAMILIES.values()))
+HEADS = frozenset(family.head for family in FAMILIES.values())
+EMBEDDINGS = frozenset(name for family in FAMILIES.values() for name in family.embeddings)
+
+
+def family_of(model_type: Any) -> Family:
+    """The row of a model type; of an unknown one Llama's names, and nothing runs it."""
+    return FAMILIES.get(str(model_type), Family())
