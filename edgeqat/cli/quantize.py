@@ -103,30 +103,28 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from edgeqat.evaluate.metric import metric_of
     from edgeqat.report.card import table
-    from edgeqat.report.page import metric_of, over_float
 
     rows = Table(title=f"{metrics['model']} at {metrics['scheme']}", title_justify="left")
     metric = metric_of(metrics)
-    images = metric == "top1"
     rows.add_column("")
-    rows.add_column(metric, justify="right")
+    rows.add_column(metric.name, justify="right")
     rows.add_column("over float", justify="right")
-    floating = metrics["float"][metric]
+    floating = metrics["float"][metric.name]
     for name, value in table(metrics):
         if value is not None:
-            rows.add_row(name, f"{value:.3f}", over_float(metric, value, floating))
+            rows.add_row(name, f"{value:.3f}", metric.over_float(value, floating))
     console = Console()
     console.print(rows)
     if metrics["recovered"] is not None:
-        unit = "top-1" if images else "log-perplexity"
-        print(f"recovered {100 * metrics['recovered']:.1f}% of the PTQ gap ({unit})")
+        print(f"recovered {100 * metrics['recovered']:.1f}% of the PTQ gap ({metric.gap})")
     sizes, trained = metrics["bytes"], metrics["train"]
     kinds = ", ".join(
         f"{kind} {sizes[kind] / 1e6:.2f}" for kind in ("weights", "scales", "embeddings", "other")
     )
     print(f"size {sizes['total'] / 1e6:.2f} MB ({kinds}); fp16 {sizes['fp16'] / 1e6:.2f} MB")
-    if not images:
+    if not metric.of_images:
         print(average_words(metrics["average_bits"]))
     if "coreset" in metrics:
         found = metrics["coreset"]
@@ -134,7 +132,7 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
             f"coreset: {found['size']} of {found['samples']}, selected "
             f"{len(found['selections']) or 1} times in {trained['selection_seconds']:.0f} s"
         )
-    unit = "samples" if images else "tokens"
+    unit = metric.sample
     print(
         f"QAT {trained['steps']} steps in {trained['seconds']:.0f} s, "
         f"{trained[f'{unit}_per_second']:.0f} {unit}/s, peak "

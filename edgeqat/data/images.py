@@ -43,6 +43,8 @@ class Images(Dataset):
     indices; __getitems__ gives a whole batch {"pixels", "labels", "index"}.
     """
 
+    unit = "samples"  # of training speed
+
     def __init__(self, pixels: Tensor, labels: Tensor, names: list[str]) -> None:
         self.pixels, self.labels, self.names = pixels, labels, names
 

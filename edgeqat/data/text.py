@@ -43,6 +43,8 @@ class Tokenizer(Protocol):
 class Blocks(Dataset):
     """Packed blocks (N, context) of token ids, int64, with stable indices."""
 
+    unit = "tokens"  # of training speed
+
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
 
@@ -67,6 +69,8 @@ class Blocks(Dataset):
 
 class BlockStream(IterableDataset):
     """Packed blocks tokenized while they are read, over and over: for text beyond memory."""
+
+    unit = Blocks.unit
 
     def __init__(self, documents: Any, tokenizer: Tokenizer, data: DataSection) -> None:
         self.documents, self.tokenizer, self.data = documents, tokenizer, data

@@ -19,10 +19,10 @@ from edgeqat.evaluate.agreement import MODES, agreement
 from edgeqat.evaluate.average_bits import average_bits
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.harness.backends import BACKENDS, FAKE_QUANT, FLOAT, NATIVE, PACKED, Native
-from edgeqat.hf import float_model, image_folder, image_model, packed_folder
+from edgeqat.hf import float_model, image_model, packed_folder
 from edgeqat.output import check_file, write_json
 from edgeqat.pipeline.image_task import held_out, matched, place_of
-from edgeqat.pipeline.load import with_data_root
+from edgeqat.pipeline.load import task_of_folder, with_data_root
 from edgeqat.pipeline.text_task import check_same_vocabulary
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.files import RESOLVED
@@ -58,7 +58,7 @@ def evaluate(
     recipe = with_data_root(_recipe(folder, data, blocks))
     if threads is not None:
         torch.set_num_threads(threads)
-    if image_folder.is_image_folder(checkpoint.read_config(folder)):
+    if task_of_folder(folder).metric.of_images:
         if backend != FAKE_QUANT or blocks is not None or exact is not None or mode != MODES[0]:
             raise UsageError("backend, mode, blocks, exact: they are for text; leave them out")
         found = _evaluate_images(folder, recipe, against)
@@ -150,7 +150,7 @@ def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
     """The recipe a packed folder was made by, with the text to evaluate on: of a folder the
     held-out part, a file as a whole.
     """
-    images = image_folder.is_image_folder(checkpoint.read_config(folder))
+    images = task_of_folder(folder).metric.of_images
     path = folder / RESOLVED
     if not path.is_file():
         raise FormatError(f"{RESOLVED}: missing from '{folder}'; copy the folder again")

@@ -4,6 +4,7 @@ each other.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import set_seed
 
+from edgeqat.checkpoint import CONFIG, WEIGHTS, write_tensors
 from edgeqat.coreset.samples import ImageSamples
-from edgeqat.data.classes import labelled_as, model_names
+from edgeqat.data.classes import are_named, labelled_as, model_names
 from edgeqat.data.images import Images, load_images
 from edgeqat.errors import DataError, RecipeError, UsageError
 from edgeqat.evaluate.accuracy import accuracy, recovered
+from edgeqat.evaluate.metric import TOP1
 from edgeqat.hf import image_folder, image_model
 from edgeqat.hf.image_model import ImageModel
 from edgeqat.nn.logits import class_logits
@@ -42,7 +45,7 @@ is_image_model = image_model.is_image_model
 class ImageTask(Task):
     """Model, what describes it, and the images of a run; the teacher is the float model itself."""
 
-    metric = "top1"
+    metric = TOP1
 
     model: nn.Module
     kind: ImageModel
@@ -116,6 +119,27 @@ class ImageTask(Task):
 
     def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
         image_folder.seal(folder, model, quant, self.kind, files)
+
+    def untrained(self, recipe: Recipe) -> nn.Module:
+        return self.kind.build()
+
+    def write_float(self, folder: Path, model: nn.Module, recipe: Recipe) -> None:
+        tensors = {name: t.detach().cpu() for name, t in model.state_dict().items()}
+        write_tensors(folder / WEIGHTS, tensors)
+        text = json.dumps(self.kind.to_config(), indent=2) + "\n"
+        (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def untrained_classifier(recipe: Recipe) -> ImageTask:
+    """What `edgeqat train` starts from: a random classifier of the classes of its images."""
+    kind = image_model.named(recipe.model.name).sized(recipe.data.images.size)
+    images = load_both(recipe.data, kind)
+    if are_named(images[0].names):  # they are the model's classes
+        kind = image_model.named(recipe.model.name, len(images[0].names)).sized(kind.size)
+    kind, (train, valid) = matched(kind, recipe.data, images)
+    if not train.labelled:
+        raise DataError("data: the training images have no labels; name labelled ones")
+    return ImageTask(kind.build(), kind, train, valid)
 
 
 def load_classifier(recipe: Recipe) -> ImageTask:

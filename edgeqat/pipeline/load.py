@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edgeqat import checkpoint
 from edgeqat.data.rows import is_read
 from edgeqat.data.text import (
     ROOT_VARIABLE,
     is_below,
 )
 from edgeqat.errors import RecipeError, UsageError
+from edgeqat.hf import image_folder
 from edgeqat.pipeline import image_task
 from edgeqat.pipeline.places import absolute
 from edgeqat.pipeline.task import Task
-from edgeqat.pipeline.text_task import load_text
+from edgeqat.pipeline.text_task import TextTask, load_text
 from edgeqat.recipe.recipe import Recipe
 
 
@@ -34,6 +36,12 @@ def _is_elsewhere(name: str | None, root: Path) -> bool:
     if name is None or (is_read(name) and not Path(name).is_absolute()):
         return False
     return not is_below(root.expanduser(), name)
+
+
+def task_of_folder(folder: Path) -> type[Task]:
+    """The kind of task that a packed folder was made by."""
+    config = checkpoint.read_config(folder)
+    return image_task.ImageTask if image_folder.is_image_folder(config) else TextTask
 
 
 def load_task(recipe: Recipe) -> Task:

@@ -19,7 +19,7 @@ from torch import nn
 from edgeqat.checkpoint import WEIGHTS, check_output
 from edgeqat.coreset.select import size
 from edgeqat.errors import FormatError
-from edgeqat.hf import packed_folder
+from edgeqat.hf import lowrank, packed_folder
 from edgeqat.hf.stored import float_size, size_by_kind
 from edgeqat.nn import convert
 from edgeqat.nn.decision import Decision, decisions, layers
@@ -47,6 +47,8 @@ class Plan:
 def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     """Check a run without training: raises what the run would raise, writes nothing that stays."""
     check_output(output, overwrite)
+    if recipe.train.method == "lowrank":
+        lowrank.check_installed()
     recipe = with_data_root(recipe)
     task = load_task(recipe)
     recipe = with_steps(recipe, task)

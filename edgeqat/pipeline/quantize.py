@@ -56,6 +56,8 @@ def quantize(
     """
     name, recipe = recipe.model.name, with_data_root(recipe)
     check_start(output, overwrite)
+    if recipe.train.method == "lowrank":
+        lowrank.check_installed()
     task = load_task(recipe)
     recipe = with_steps(recipe, task)
     logger.info("%s at %s: %s", name, recipe.quant.scheme, task.describe())

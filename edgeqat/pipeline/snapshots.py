@@ -25,7 +25,7 @@ class Snapshots:
         self._names = decoder_layers(inputs.model)
 
     def take(self, stage: str, model: Any) -> None:
-        """Keep the portrait of a model under the name of its stage (STAGES)."""
+        """Keep the snapshot of a model under the name of its stage (STAGES)."""
         if not self._names:
             return
         edges = None if stage == STAGES[0] else snapshot.load(self._file(STAGES[0]))

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edgeqat.coreset.samples import Samples
+from edgeqat.evaluate.metric import Metric
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.objective import Objective
@@ -26,7 +28,7 @@ class Task(ABC):
     `teacher` None stands for the model's own float weights.
     """
 
-    metric: str  # of the table, a key of every score
+    metric: Metric
     model: Any
     teacher: Any
     train: Any
@@ -89,3 +91,15 @@ class Task(ABC):
     @abstractmethod
     def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
         """Add text files and hash everything."""
+
+    @abstractmethod
+    def untrained(self, recipe: Recipe) -> Any:
+        """A float model of the task's architecture with random weights."""
+
+    @abstractmethod
+    def write_float(self, folder: Path, model: nn.Module, recipe: Recipe) -> None:
+        """Fill a folder with a float model that `edgeqat train` made."""
+
+    def stored_dtype(self, recipe: Recipe) -> torch.dtype:
+        """The type in which write_float stores weights."""
+        return torch.float32

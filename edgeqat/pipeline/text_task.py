@@ -23,11 +23,13 @@ from edgeqat.data.text import (
     source_name,
 )
 from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
+from edgeqat.evaluate.metric import PERPLEXITY
 from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
 from edgeqat.export import llama
 from edgeqat.hf import float_model, packed_folder
 from edgeqat.hf.model import check_family
 from edgeqat.nn.half import keep_half
+from edgeqat.pipeline.architecture import build, train_tokenizer
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
@@ -43,7 +45,7 @@ _CALIBRATION_TOKENS = 2048  # of one forward pass
 class TextTask(Task):
     """Model, teacher (None: the model's own float weights), tokenizer and blocks of a run."""
 
-    metric = "perplexity"
+    metric = PERPLEXITY
 
     model: PreTrainedModel
     teacher: PreTrainedModel | None
@@ -114,6 +116,30 @@ class TextTask(Task):
 
     def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
         packed_folder.seal(folder, model, quant, files)
+
+    def untrained(self, recipe: Recipe) -> PreTrainedModel:
+        assert recipe.architecture is not None
+        return build(recipe.architecture, self.tokenizer)
+
+    def write_float(self, folder: Path, model: Any, recipe: Recipe) -> None:
+        nn.Module.to(model, "cpu", self.stored_dtype(recipe))
+        model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def stored_dtype(self, recipe: Recipe) -> torch.dtype:
+        assert recipe.architecture is not None
+        dtype: torch.dtype = getattr(torch, recipe.architecture.dtype)
+        return dtype
+
+
+def untrained_text(recipe: Recipe) -> TextTask:
+    """What `edgeqat train` starts from: a random model of the recipe's architecture, a tokenizer
+    trained on its text, and the blocks.
+    """
+    assert recipe.architecture is not None
+    tokenizer = train_tokenizer(recipe.data, recipe.architecture.vocab_size)
+    train, valid = load_blocks(recipe.data, tokenizer)
+    return TextTask(build(recipe.architecture, tokenizer), None, tokenizer, train, valid)
 
 
 def load_text(recipe: Recipe) -> TextTask:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgeqat.evaluate.metric import metric_of
 from edgeqat.export import compressed_tensors, llama
 from edgeqat.hf import float_model
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
-from edgeqat.report.page import metric_of
 from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 
 _TEMPLATE = """---
@@ -43,7 +43,7 @@ edgeqat quantize --recipe recipe.resolved.yaml --output {{ model }}-{{ m.scheme 
 {% endfor %}
 {% if m.recovered is not none -%}
 Recovered {{ "%.1f"|format(100 * m.recovered) }}% of what quantization without training loses
-({{ "in top-1" if images else "in log-perplexity" }}).
+(in {{ gap }}).
 {% endif -%}
 {% if images -%}
 Evaluated on {{ m.evaluation.images }} held-out images of {{ m.evaluation.size }} pixels a side.
@@ -94,7 +94,7 @@ _NO_LICENSE = ("", "other", "unknown")
 def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     """The honest rows: name and perplexity or top-1 (None: not computed)."""
     metric, steps, scheme = metric_of(metrics), metrics["train"]["steps"], metrics["scheme"]
-    changed = "rotated, " if metric != "top1" and metrics.get("rotated", True) else ""
+    changed = "rotated, " if not metric.of_images and metrics.get("rotated", True) else ""
     if metrics.get("norms_estimated"):
         changed = "batch norms estimated anew, "
     titles = {
@@ -107,7 +107,7 @@ def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     if metrics.get("qat_start") == metrics["ptq"]:
         del titles["qat_start"]
     rows = {name: metrics.get(name) for name in titles}
-    return [(titles[name], own[metric] if own else None) for name, own in rows.items()]
+    return [(titles[name], own[metric.name] if own else None) for name, own in rows.items()]
 
 
 def exports(quant: QuantSection, config: dict[str, Any]) -> list[str]:
@@ -137,15 +137,16 @@ def render(metrics: dict[str, Any], recipe: Recipe, config: dict[str, Any]) -> s
     template = jinja2.Template(_TEMPLATE, keep_trailing_newline=True)
     rows = [(row, "-" if value is None else f"{value:.3f}") for row, value in table(metrics)]
     license = float_model.license_of(recipe.model.name)
-    images, quant = metric == "top1", recipe.quant
-    commands = [_ONNX] if images else exports(quant, config)
+    quant = recipe.quant
+    commands = [_ONNX] if metric.of_images else exports(quant, config)
     return template.render(
         m=metrics,
         model=name,
         base=float_model.base_model(recipe.model.name),
         license=None if license in _NO_LICENSE else license,
-        metric=metric,
-        images=images,
+        metric=metric.name,
+        gap=metric.gap,
+        images=metric.of_images,
         rows=rows,
         exports="\n".join(commands),
         adaptive=quant.adaptive.words(quant.bits()) if quant.adaptive.share is not None else "",

@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeqat.bench.chart import RATES, measured
 from edgeqat.errors import UsageError
+from edgeqat.evaluate.metric import metric_of
 from edgeqat.report import svg
 from edgeqat.report.snapshot import STAGES, Arrays
 from edgeqat.scheme import input_words
@@ -48,7 +49,7 @@ def page(
     return template.render(
         title=f"{name} at {metrics['scheme']}",
         summary=_summary(metrics),
-        metric=metric_of(metrics),
+        metric=metric_of(metrics).name,
         rows=_rows(metrics, rows),
         conditions=_conditions(metrics),
         sizes=sizes(metrics["bytes"]),
@@ -56,15 +57,10 @@ def page(
         losses=loss_figures(records),
         widths=_widths(layers),
         recipe=recipe,
-        **(_portraits(data) if data else {}),
+        **(_snapshots(data) if data else {}),
         **(_speeds(bench) if bench else {}),
         **(_coreset(metrics["coreset"]) if metrics.get("coreset") else {}),
     )
-
-
-def metric_of(metrics: dict[str, Any]) -> str:
-    """What the rows of a table are measured in: perplexity, or top1 in percent."""
-    return next(iter(metrics["float"]))
 
 
 def series(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
@@ -94,7 +90,7 @@ def _summary(metrics: dict[str, Any]) -> str:
         f"{train['steps']} steps of QAT on {metrics['data']}, seed {metrics['seed']}",
         f"{train['seconds']:.0f} s, peak {train['peak_rss_bytes'] / 1e9:.1f} GB",
     ]
-    if metric_of(metrics) == "perplexity":
+    if not metric_of(metrics).of_images:
         parts.append(
             f"average bits: activations {bits['activations']:.2f}, KV cache {bits['kv']:.2f}"
         )
@@ -103,20 +99,13 @@ def _summary(metrics: dict[str, Any]) -> str:
 
 def _rows(metrics: dict[str, Any], rows: Sequence[tuple[str, float | None]]) -> list[Any]:
     metric = metric_of(metrics)
-    floating = metrics["float"][metric]
+    floating = metrics["float"][metric.name]
     found = []
     for name, value in rows:
         if value is None:
             continue
-        found.append((name, f"{value:.3f}", over_float(metric, value, floating)))
+        found.append((name, f"{value:.3f}", metric.over_float(value, floating)))
     return found
-
-
-def over_float(metric: str, value: float, floating: float) -> str:
-    """A score against the float model's, in words."""
-    if metric == "top1":
-        return f"{value - floating:+.2f} points"
-    return f"{100 * (value / floating - 1):+.2f}%"
 
 
 def _conditions(metrics: dict[str, Any]) -> str:
@@ -149,7 +138,7 @@ def _widths(layers: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(*key, str(count)) for key, count in counted.items()]
 
 
-def _portraits(data: Arrays) -> dict[str, Any]:
+def _snapshots(data: Arrays) -> dict[str, Any]:
     heads = list(range(data["attention_float"].shape[1]))
     layers = data["layers"].tolist()
     names = [TITLES[stage] for stage in STAGES]

@@ -1,4 +1,4 @@
-"""A portrait of a model on one held-out text: what the report draws, of the float model, of PTQ and
+"""A snapshot of a model on one held-out text: what the report draws, of the float model, of PTQ and
 of QAT.
 
     q, k        histograms of queries and keys after RoPE, per layer and head
@@ -40,7 +40,7 @@ Arrays = dict[str, np.ndarray]
 @torch.no_grad()
 def take(model: Any, ids: Tensor, names: list[str], edges: Arrays | None = None) -> Arrays:
     """Arrays of a model on token ids (T,); `names` are its decoder layers, `edges` the bins that
-    the float model's portrait has chosen (None: this is the float model).
+    the float model's snapshot has chosen (None: this is the float model).
     """
     was_training, kept = model.training, model.config._attn_implementation
     if kept != attention.NAME:

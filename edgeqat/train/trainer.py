@@ -162,9 +162,9 @@ class QATTrainer(Trainer):
         if not isinstance(data, BlockStream):
             total = len(data if self.reselection is None else self.reselection)
             samples = total / -(-total // int(samples))  # the last batch is smaller
-        if isinstance(data, Images):
-            return samples, "samples"
-        return samples * self.recipe.data.context, "tokens"
+        if data.unit == "tokens":
+            samples *= self.recipe.data.context
+        return samples, data.unit
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -26,7 +26,7 @@ from edgeqat.recipe.recipe import Recipe
 
 TIMES = ("seconds", "tokens_per_second", "peak_rss_bytes")
 
-PORTRAITS = ("snapshot-float.npz", "snapshot-ptq.npz")
+SNAPSHOTS = ("snapshot-float.npz", "snapshot-ptq.npz")
 
 
 @pytest.fixture(autouse=True)
@@ -249,7 +249,7 @@ def test_without_save_steps_only_numbers_are_kept(recipe, tmp_path):
     chosen = recipe(train={"save_steps": 0})
     with pytest.raises(Interrupted, match="continues with what is computed so far"):
         quantize(chosen, tmp_path / "out", listener=at("qat", 4, stop))
-    assert names(tmp_path / "out.run") == [".lock", RECORDS, *PORTRAITS, "results.json", "run.json"]
+    assert names(tmp_path / "out.run") == [".lock", RECORDS, "results.json", "run.json", *SNAPSHOTS]
     quantize(chosen, tmp_path / "out")
     assert len(terms(tmp_path / "out")) == 3
 
@@ -264,7 +264,12 @@ def test_a_full_disk_at_the_end_keeps_the_run(recipe, tmp_path, monkeypatch):
             quantize(recipe(), tmp_path / "out")
     assert names(tmp_path) == ["out.run"]
     assert names(tmp_path / "out.run") == [
-        *(".lock", RECORDS, *PORTRAITS, "qat", "results.json", "run.json")
+        ".lock",
+        RECORDS,
+        "qat",
+        "results.json",
+        "run.json",
+        *SNAPSHOTS,
     ]
     steps = []
     quantize(recipe(), tmp_path / "out", listener=lambda record: steps.append(record["step"]))
