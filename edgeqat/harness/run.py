@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def evaluate_tasks(
     """lm-eval's result of tasks on a backend, written to `output` where one is named, and its
     tables. Raises an EdgeQATError in one line.
     """
+    check_installed()
     check_file(output)
     if limit is not None and limit <= 0:
         raise UsageError(f"limit: {limit:g} examples are none; give 1 or more, or a share of them")
@@ -61,6 +63,12 @@ def evaluate_tasks(
     if output is not None:
         write_json(output, found, plain)
     return found, table(found)
+
+
+def check_installed() -> None:
+    """Refuse tasks where lm-eval is missing."""
+    if find_spec("lm_eval") is None:
+        raise UsageError("tasks: lm-eval is not installed; pip install 'edgeqat[eval]'")
 
 
 def task_folder() -> Path:
