@@ -6,24 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeqat.errors import DataError, ModelError
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
-from edgeqat.quant.dynamic import CacheQuantizer, DynamicQuantizer
-from edgeqat.quant.ggml import BlockQuantizer
-from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
+from edgeqat.quant.dynamic import CacheQuantizer
+from edgeqat.quant.quantizer import Quantizer
 
-_QUANTIZERS = (WeightQuantizer, StaticQuantizer, DynamicQuantizer, BlockQuantizer, CacheQuantizer)
 _THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 
 @contextmanager
 def quantizers_disabled(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...] = _QUANTIZERS
+    model: nn.Module, kinds: tuple[type[Quantizer], ...] = (Quantizer,)
 ) -> Iterator[nn.Module]:
     """Run a prepared model in float: every quantizer (of some kinds) passes its input through."""
     found: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
@@ -45,7 +43,7 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     A batch is token ids (B, T) or (T,), images (B, 3, S, S), a mapping of the model's arguments
     (labels are left out) or a tuple that begins with the input: what a DataLoader gives.
     """
-    static = [module for module in model.modules() if _is_static(module)]
+    static = [m for m in model.modules() if isinstance(m, Quantizer) and m.observes]
     adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
     if not static and not adaptive:
         return
@@ -107,7 +105,3 @@ def check_ranges(model: nn.Module) -> None:
                 f"{float(module.largest):.1e}); move a power of two into o_proj or q_proj, or "
                 "leave out kv"
             )
-
-
-def _is_static(module: nn.Module) -> TypeGuard[StaticQuantizer | CacheQuantizer]:
-    return isinstance(module, (StaticQuantizer, CacheQuantizer))

@@ -15,7 +15,8 @@ from edgeqat.errors import RecipeError
 from edgeqat.families import HEADS
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.quant.lowrank import LowRankQuantizer
-from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
+from edgeqat.quant.lsq import WeightQuantizer
+from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import LowRankSection
 
 
@@ -55,8 +56,8 @@ def _freeze_matrices(model: nn.Module) -> None:
     scales = {
         id(parameter)
         for module in model.modules()
-        if isinstance(module, (WeightQuantizer, StaticQuantizer))
-        for parameter in module.parameters(recurse=False)
+        if isinstance(module, Quantizer)
+        for parameter in module.scale_parameters()
     }
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.ndim < 2 or id(parameter) in scales)

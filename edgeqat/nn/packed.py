@@ -25,9 +25,9 @@ from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.quant import functional, packing
 from edgeqat.quant.activation_modes import input_quantizer
-from edgeqat.quant.dynamic import DynamicQuantizer
 from edgeqat.quant.exact import linear
 from edgeqat.quant.hadamard import rotate
+from edgeqat.quant.quantizer import Quantizer
 from edgeqat.scheme import FLOAT_BITS, grid_of, group_count
 
 
@@ -156,7 +156,7 @@ class PackedLinear(PackedWeight):
         """Whether the integer path takes its inputs: one scale a token."""
         inputs = self.input_quantizer
         low = inputs.low if isinstance(inputs, AdaptiveQuantizer) else inputs
-        return isinstance(low, DynamicQuantizer)
+        return isinstance(low, Quantizer) and low.scale_per_token
 
     def forward(self, input: Tensor) -> Tensor:
         if self.integer and self.has_integers:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from edgeqat.quant.dynamic import DynamicQuantizer, MinMaxQuantizer
 from edgeqat.quant.ggml import BlockQuantizer
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.quant.pact import PactQuantizer
+from edgeqat.quant.quantizer import Quantizer
 
-_KINDS: dict[str, type[nn.Module]] = {
+_KINDS: dict[str, Callable[[int], Quantizer]] = {
     "dynamic": DynamicQuantizer,
     "minmax": MinMaxQuantizer,
     "static": StaticQuantizer,
@@ -18,7 +21,7 @@ _KINDS: dict[str, type[nn.Module]] = {
 }
 
 
-def input_quantizer(mode: str, bits: int) -> nn.Module:
+def input_quantizer(mode: str, bits: int) -> Quantizer:
     """A new quantizer of activations."""
     return _KINDS[mode](bits)
 

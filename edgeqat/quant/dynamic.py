@@ -30,6 +30,7 @@ from edgeqat.quant.functional import (
     quantize_dynamic,
     quantize_searched,
 )
+from edgeqat.quant.quantizer import Quantizer
 from edgeqat.scheme import HIGH_BITS, Grid, grid_of
 
 ACTIVATION_CLIP = {4: 0.75, 3: 0.55, 2: 0.5}  # rows of hidden size; other widths 1
@@ -44,14 +45,15 @@ def in_groups(values: Tensor, size: int) -> Tensor:
     return values.unflatten(-1, (-1, size))
 
 
-class DynamicQuantizer(nn.Module):
+class DynamicQuantizer(Quantizer):
     """Symmetric absmax quantization of each last-dimension row (a token, or a token and head)."""
+
+    scale_per_token = True
 
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.grid = grid_of(bits)
         self.clip = ACTIVATION_CLIP.get(bits, 1.0)
-        self.enabled = True
 
     def forward(self, values: Tensor) -> Tensor:
         """Fake-quantized values, shape and dtype unchanged; arithmetic in float32."""
@@ -69,7 +71,7 @@ class MinMaxQuantizer(DynamicQuantizer):
         self.clip = 1.0
 
 
-class CacheQuantizer(nn.Module):
+class CacheQuantizer(Quantizer):
     """Keys or values (B, K, T, D) as the KV cache stores them: sinks and important tokens at 8 bit,
     the rest at the low width.
 
@@ -78,6 +80,7 @@ class CacheQuantizer(nn.Module):
     """
 
     offset: Tensor | None
+    observes = True
 
     def __init__(
         self, bits: int, head_dim: int, heads: int | None = None, minmax: bool = False
@@ -90,7 +93,6 @@ class CacheQuantizer(nn.Module):
         self.high = grid_of(HIGH_BITS)
         self.clips = () if minmax else CACHE_CLIPS.get(bits, ())
         self.group_size = head_dim if head_dim <= WIDEST_GROUP else _SPLIT_GROUP
-        self.enabled = True
 
     def forward(self, values: Tensor, high: Tensor) -> Tensor:
         """Fake-quantized values; `high` (B or 1, T) bool marks the tokens kept at 8 bit."""

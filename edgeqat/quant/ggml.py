@@ -19,10 +19,11 @@ Source: ggml's block formats; llama.cpp pull request 21038 (rotation).
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeqat.quant import cache_rows
 from edgeqat.quant.dynamic import CacheQuantizer, in_groups
+from edgeqat.quant.quantizer import Quantizer
 from edgeqat.scheme import HIGH_BITS, grid_of
 
 BLOCK = 32
@@ -30,14 +31,13 @@ BITS = (4, 8)
 _ROTATED = 64  # heads of a multiple of this are rotated
 
 
-class BlockQuantizer(nn.Module):
+class BlockQuantizer(Quantizer):
     """Activations (..., I) in blocks of q8_0, the last one padded with zeros."""
 
     def __init__(self, bits: int = 8) -> None:
         super().__init__()
         assert bits == HIGH_BITS
         self.grid = grid_of(bits)
-        self.enabled = True
 
     def forward(self, values: Tensor) -> Tensor:
         """Fake-quantized values, straight-through."""

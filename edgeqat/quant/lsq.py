@@ -10,11 +10,14 @@ Legend: O output rows, I input columns, G groups. Sources: 1902.08153, 2004.0957
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from edgeqat.errors import ModelError
 from edgeqat.quant import functional, ste
+from edgeqat.quant.quantizer import Quantizer
 from edgeqat.scheme import Grid, grid_of, scale_shape
 
 _SAMPLE_PER_BATCH = 4096
@@ -22,7 +25,7 @@ _SAMPLE_LIMIT = 65536
 _LOST_ENERGY = 0.01
 
 
-class WeightQuantizer(nn.Module):
+class WeightQuantizer(Quantizer):
     """LSQ for a weight (O, I): fake_quantize in training, codes() at packing, the same arithmetic
     in both.
     """
@@ -45,7 +48,9 @@ class WeightQuantizer(nn.Module):
         self.scale = nn.Parameter(torch.ones(rows_groups))
         self.register_buffer("initialized", torch.zeros(1, dtype=torch.bool))
         self.count = shape[0] * shape[1] // self.scale.numel() or 1
-        self.enabled = True
+
+    def scale_parameters(self) -> Iterator[nn.Parameter]:
+        yield self.scale
 
     @torch.no_grad()
     def initialize(self, weight: Tensor, method: str = "mse") -> None:
@@ -99,12 +104,13 @@ class WeightQuantizer(nn.Module):
         return f"bits={self.grid.bits}, {self.granularity}{group}{off}"
 
 
-class StaticQuantizer(nn.Module):
+class StaticQuantizer(Quantizer):
     """LSQ+ for an activation tensor: learned scale (1,) and offset beta (1,), the paper's
     granularity.
     """
 
     initialized: Tensor
+    observes = True
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -112,9 +118,11 @@ class StaticQuantizer(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
         self.beta = nn.Parameter(torch.zeros(1))
         self.register_buffer("initialized", torch.zeros(1, dtype=torch.bool))
-        self.enabled = True
         self._sample: list[Tensor] | None = None
         self._ready = False  # what `initialized` says once it was read
+
+    def scale_parameters(self) -> Iterator[nn.Parameter]:
+        yield from (self.scale, self.beta)
 
     @property
     def observing(self) -> bool:

@@ -11,6 +11,8 @@ Legend: B batch, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,12 @@ class PactQuantizer(StaticQuantizer):
         super().__init__(bits)
         del self.scale, self.beta
         self.alpha = nn.Parameter(torch.ones(1))
+
+    def scale_parameters(self) -> Iterator[nn.Parameter]:
+        yield self.alpha
+
+    def clip_parameters(self) -> Iterator[nn.Parameter]:
+        yield self.alpha
 
     def _fit(self, sample: Tensor) -> None:
         unit = sample.abs().amax().clamp(min=functional.STATIC_MIN_SCALE)  # alpha is float32

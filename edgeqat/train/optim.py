@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from edgeqat.nn.lowrank import adapters
-from edgeqat.quant.lsq import StaticQuantizer, WeightQuantizer
-from edgeqat.quant.pact import PactQuantizer
+from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import TrainSection
 from edgeqat.train.adamw import AdamWBF16
 
@@ -47,13 +46,9 @@ def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSe
 def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
     """Groups `weights`, `vectors`, `adapters`, `scales`, `clips`, empty ones left out."""
     adapted = {id(p) for _, quantizer in adapters(model) for p in quantizer.adapter()}
-    scales = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, (WeightQuantizer, StaticQuantizer))
-        for parameter in module.parameters(recurse=False)
-    } - adapted
-    clips = {id(m.alpha) for m in model.modules() if isinstance(m, PactQuantizer)}
+    quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
+    scales = {id(parameter) for own in quantizers for parameter in own.scale_parameters()}
+    clips = {id(parameter) for own in quantizers for parameter in own.clip_parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rest = [parameter for parameter in trained if id(parameter) not in scales | adapted]
     groups: list[dict[str, Any]] = [

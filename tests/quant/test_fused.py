@@ -23,7 +23,7 @@ def in_torch(monkeypatch):
 
     def run(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(fused, "takes", lambda *_: False)
+            patch.setattr(fused, "supports", lambda *_: False)
             return function(*arguments)
 
     return run
