@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check -q
 MODEL ?= llama-8m-novels
 PACKED := demo-w4a8kv4
 QEMU = $(shell command -v qemu-aarch64 || command -v qemu-aarch64-static)
-KERNELS := cmake -S kernels -DEDGEQAT_TESTS=ON -DCMAKE_BUILD_TYPE=None
+KERNELS := cmake -S kernels -DEDGEQAT_TESTS=ON -DEDGEQAT_WERROR=ON -DCMAKE_BUILD_TYPE=None
 
 .PHONY: demo test lint types check-kernels check-aarch64 coverage clean experiments
 

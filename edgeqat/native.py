@@ -67,6 +67,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_last_status": (c_int, []),
     "edgeqat_isa": (c_char_p, [c_int, POINTER(c_int)]),
     "edgeqat_active_isa": (c_char_p, []),
+    "edgeqat_choose_isa": (c_int, [c_char_p]),
     "edgeqat_open": (c_void_p, [c_char_p, c_int, c_int64, c_int]),
     "edgeqat_open_random": (c_void_p, [c_char_p, c_char_p, c_int, c_int64, c_int]),
     "edgeqat_close": (None, [c_void_p]),
@@ -159,10 +160,15 @@ def isas() -> dict[str, bool]:
 
 
 def active_isa() -> str:
-    """The instruction set in use; EDGEQAT_ISA chooses another."""
+    """The instruction set in use; EDGEQAT_ISA, read at the first use, chooses another."""
     name = require().edgeqat_active_isa()
     check(require().edgeqat_last_status())
     return name.decode()
+
+
+def choose_isa(name: str | None) -> None:
+    """Use an instruction set from now on; None: what EDGEQAT_ISA or the machine says."""
+    check(require().edgeqat_choose_isa(name.encode() if name else None))
 
 
 def check(status: int) -> None:

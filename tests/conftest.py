@@ -48,10 +48,17 @@ def _instruction_sets():
     return [name for name, usable in native.isas().items() if usable] if native.library() else []
 
 
+@pytest.fixture
+def choose_isa():
+    """native.choose_isa, undone after the test."""
+    yield native.choose_isa
+    native.choose_isa(None)
+
+
 @pytest.fixture(params=_instruction_sets())
-def isa(request, monkeypatch):
+def isa(request, choose_isa):
     """Each instruction set that this machine has."""
-    monkeypatch.setenv("EDGEQAT_ISA", request.param)
+    choose_isa(request.param)
 
 
 @pytest.fixture(params=[1, 2])

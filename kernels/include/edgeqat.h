@@ -38,9 +38,12 @@ EDGEQAT_API const char *edgeqat_error(void);
 EDGEQAT_API int edgeqat_last_status(void);
 
 /* Instruction sets of this build, best first: name i, NULL behind the last; *available says whether
- * this machine has it. EDGEQAT_ISA=name chooses one. */
+ * this machine has it. */
 EDGEQAT_API const char *edgeqat_isa(int index, int *available);
+/* The one that engines and training use: EDGEQAT_ISA, or the best, as the first use finds it. */
 EDGEQAT_API const char *edgeqat_active_isa(void);
+/* Another one for later calls and engines; NULL: the next use looks at EDGEQAT_ISA again. */
+EDGEQAT_API int edgeqat_choose_isa(const char *name);
 
 /* A packed folder, or random weights of a named shape at a scheme such as w4a8kv4. threads 0:
  * physical cores; context 0: the model's. half: expand the weights to fp16, the float baseline. */

@@ -2,8 +2,9 @@
 //
 //     scores = q K^T / sqrt(D),  p = softmax(scores),  out = sum_t p_t * scale_t * code_t
 //
-// Both products run on packed codes. p_t * scale_t enters the second one as 14-bit integers, in two
-// bytes. Rows of a part are the queries of some tokens and of heads that share a key/value head.
+// Both products run on packed codes. p_t * scale_t enters the second one as integers of two bytes
+// (Isa::split). Rows of a part are the queries of some tokens, and of heads that share a key and
+// value head.
 #pragma once
 
 #include <cstdint>

@@ -17,9 +17,9 @@ constexpr int64_t kBlockValues = 1 << 15;  // of a block: both walks of `moments
 constexpr int64_t kFewestPeriods = 64;     // of a block: sums are few beside values
 
 struct Blocks {
-  Blocks(int64_t rows, int64_t channels)
-      : channels(channels),
-        values(rows * channels),
+  Blocks(int64_t rows, int64_t row_size)
+      : channels(row_size),
+        values(rows * row_size),
         period((kShortestPeriod + channels - 1) / channels * channels),
         size(std::max(kFewestPeriods, kBlockValues / period) * period),
         count((values + size - 1) / size) {}

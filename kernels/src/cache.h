@@ -34,7 +34,6 @@ class Stream {
   void append(const Isa& isa, const float* key, const float* value);
   void truncate(int64_t tokens) { size_ = tokens; }
 
-  int64_t size() const { return size_; }
   int bits() const { return shape_.bits; }
   int64_t groups() const { return shape_.groups(); }
   int64_t group() const { return shape_.group(); }

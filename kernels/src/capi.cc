@@ -111,6 +111,10 @@ const char* edgeqat_active_isa(void) {
   return name;
 }
 
+int edgeqat_choose_isa(const char* name) {
+  return guarded([&] { choose_isa(name); });
+}
+
 edgeqat_engine* edgeqat_open(const char* folder, int threads, int64_t context, int half) {
   return opened([&] { return Model::open(folder, half); }, threads, context);
 }

@@ -4,8 +4,8 @@
 //
 // Everything the engine computes on codes is this one product: linear layers (rows are outputs),
 // scores (rows are cached tokens, inputs are head dimensions) and the weighted sum of values (rows
-// are head dimensions, inputs are cached tokens). scalar.cc is the truth; every other row equals it
-// bit for bit, because the 16 lanes are rows and each lane adds in the same order.
+// are head dimensions, inputs are cached tokens). isa_scalar.cc is the truth. Every other row
+// equals it bit for bit: the 16 lanes are rows, and each lane adds in the same order.
 //
 // Legend: T tokens, O rows, I columns, G groups of a row.
 #pragma once

@@ -1,5 +1,6 @@
 #include "registry.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -7,6 +8,19 @@
 #include "error.h"
 
 namespace edgeqat {
+namespace {
+
+std::atomic<const Isa*> active{nullptr};
+
+const Isa& wanted_isa() {
+  const char* wanted = std::getenv("EDGEQAT_ISA");
+  if (wanted && *wanted) return isa_named(wanted);
+  for (const Isa* isa : registry())
+    if (isa->available()) return *isa;
+  return kScalar;
+}
+
+}  // namespace
 
 const std::vector<const Isa*>& registry() {
   static const std::vector<const Isa*> rows = {
@@ -30,11 +44,11 @@ const Isa& isa_named(const char* name) {
 }
 
 const Isa& active_isa() {
-  const char* wanted = std::getenv("EDGEQAT_ISA");
-  if (wanted && *wanted) return isa_named(wanted);
-  for (const Isa* isa : registry())
-    if (isa->available()) return *isa;
-  return kScalar;
+  const Isa* isa = active.load();
+  if (!isa) active = isa = &wanted_isa();  // threads that come at once choose the same row
+  return *isa;
 }
+
+void choose_isa(const char* name) { active = name ? &isa_named(name) : nullptr; }
 
 }  // namespace edgeqat

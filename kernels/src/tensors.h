@@ -27,7 +27,6 @@ class TensorFile {
   const Tensor& get(const std::string& name, const std::string& type,
                     const std::vector<int64_t>& shape) const;
   bool has(const std::string& name) const { return tensors_.count(name) > 0; }
-  int64_t bytes() const { return bytes_; }
 
  private:
   void read_header(const std::string& path);

@@ -77,8 +77,8 @@ def test_a_shape_at_another_scheme_is_measured(short, tmp_path):
 
 
 @needs_kernels
-def test_the_list_names_the_active_instruction_set(capsys, monkeypatch):
-    monkeypatch.setenv("EDGEQAT_ISA", "scalar")
+def test_the_list_names_the_active_instruction_set(capsys, choose_isa):
+    choose_isa("scalar")
     assert run(["bench", "--list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["isa", "scalar", "active"] in lines

@@ -140,11 +140,11 @@ def test_traced_layers_are_those_of_torch_chunk_by_chunk(tmp_path):
         assert torch.allclose(own.norm(dim=-1), other[0].norm(dim=-1), rtol=0.02)
 
 
-def test_every_instruction_set_gives_the_same_logits(tmp_path, monkeypatch):
+def test_every_instruction_set_gives_the_same_logits(tmp_path, choose_isa):
     pack(tmp_path, tiny.llama(), "w3a8kv4")
     found, ids = [], tiny.ids(1, 30)[0].tolist()
     for isa in (name for name, available in native.isas().items() if available):
-        monkeypatch.setenv("EDGEQAT_ISA", isa)
+        choose_isa(isa)
         with Engine(tmp_path, threads=2) as engine:
             assert engine.isa == isa
             found.append(engine.prefill(ids, every=True))

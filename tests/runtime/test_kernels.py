@@ -8,6 +8,7 @@ import torch
 from marks import needs_kernels
 
 from edgeqat import native
+from edgeqat.errors import FormatError
 from edgeqat.quant import functional, packing
 from edgeqat.quant.dynamic import ACTIVATION_CLIP, CACHE_CLIPS
 from edgeqat.scheme import grid_of
@@ -138,6 +139,19 @@ def test_cache_codes_equal_torch_exactly(isa, bits, columns):
     found, found_scale = native.quantize_searched(isa, values.numpy(), bits)
     assert np.array_equal(found, codes.numpy())
     assert np.array_equal(found_scale, scale.squeeze(1).half().numpy())
+
+
+def test_an_instruction_set_is_chosen_once(monkeypatch, choose_isa):
+    choose_isa(None)
+    monkeypatch.setenv("EDGEQAT_ISA", "mmx")
+    with pytest.raises(FormatError, match="EDGEQAT_ISA: 'mmx' is not available here"):
+        native.active_isa()
+    monkeypatch.setenv("EDGEQAT_ISA", "scalar")
+    assert native.active_isa() == "scalar"
+    monkeypatch.delenv("EDGEQAT_ISA")
+    assert native.active_isa() == "scalar"  # as the first use found it
+    choose_isa(usable()[0])
+    assert native.active_isa() == usable()[0]
 
 
 def test_an_unknown_instruction_set_is_refused():
