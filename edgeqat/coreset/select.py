@@ -24,8 +24,6 @@ def select(
     Raises UsageError for a share outside (0, 1] and for fewer places than classes.
     """
     count = size(len(scores), share)
-    if not 0 <= random_share <= 1:
-        raise UsageError(f"coreset.random: {random_share:g} is outside [0, 1]; give a share")
     if not torch.isfinite(scores).all():
         raise UsageError("coreset: some scores are not finite; look at the losses of this run")
     high = top(count, random_share)

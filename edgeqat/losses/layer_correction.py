@@ -14,8 +14,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FORMS = ("mse", "kl")
-
 
 def layer_correction(student: Sequence[Tensor], teacher: Sequence[Tensor], form: str) -> Tensor:
     """The summed loss of matching blocks, a scalar; the teacher's outputs get no gradient."""

@@ -60,9 +60,10 @@ class PackedSpec:
 
 
 class PackedWeight(nn.Module):
-    """Shared by both layers: frozen `weight` (tiles) and `weight_scale`, and their unpacking.
+    """What packed linear layers, convolutions and embeddings share.
 
-    They are Parameters, not buffers, because transformers ties Parameters only.
+    `weight` (tiles) and `weight_scale` are frozen and unpacked here. They are Parameters, not
+    buffers, because transformers ties Parameters only.
     """
 
     weight: nn.Parameter

@@ -50,7 +50,7 @@ class Engine:
         context: int | None = None,
         half: bool = False,
     ) -> Engine:
-        """Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m)."""
+        """Random weights of a named shape: llama-8m, llama-58m, smollm-135m or tinyllama-1.1b."""
         engine = cls.__new__(cls)
         engine._origin = None
         handle = native.open_random(shape, scheme, threads or 0, context or 0, half)

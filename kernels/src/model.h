@@ -46,8 +46,8 @@ struct Model {
   // an fp16 cache: the baseline that packed weights are compared with.
   static Model open(const std::string& folder, bool half);
 
-  // Random weights of a named shape (tinyllama-1.1b, llama-58m, smollm-135m) at a scheme, with the
-  // default groups, rotations and sinks, or fp16.
+  // Random weights of a named shape (kShapes of random.cc) at a scheme, with the default
+  // groups, rotations and sinks, or fp16.
   static Model random(const std::string& shape, const std::string& scheme, bool half);
 };
 

@@ -25,7 +25,8 @@ constexpr char kUsage[] =
     "                   [--ids 1,2,3] [--tokens N] [--temperature T] [--top-k K] [--top-p P]\n"
     "                   [--seed S] [--threads N] [--context N] [--fp16]\n"
     "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
-    "FOLDER is what `edgeqat quantize` wrote; NAME is tinyllama-1.1b, llama-58m or smollm-135m.\n";
+    "FOLDER is what `edgeqat quantize` wrote.\n"
+    "NAME is llama-8m, llama-58m, smollm-135m or tinyllama-1.1b.\n";
 
 constexpr int64_t kMostThreads = 1024;
 
