@@ -17,7 +17,8 @@ ICLR 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,3 +118,50 @@ def per_sample(values: Tensor, labels: Tensor | None = None) -> Tensor:
         return values.mean(-1)
     kept = (labels != IGNORE).to(values.dtype)
     return (values * kept).sum(-1) / kept.sum(-1).clamp(min=1)
+
+
+class Outputs(NamedTuple):
+    """What scores are computed from, of some samples."""
+
+    logits: Tensor  # of the student, (N, [T,] C)
+    labels: Tensor
+    known: tuple[Tensor, Tensor | None] | None  # the float model's log-probabilities, their classes
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """Labels of the tokens of a text; None of images."""
+        return self.labels if self.labels.ndim > 1 else None
+
+
+def _res(outputs: Outputs) -> Tensor:
+    assert outputs.known is not None
+    return relative_entropy(outputs.logits, *outputs.known, outputs.tokens)
+
+
+def _evs(outputs: Outputs) -> Tensor:
+    return error_vector(outputs.logits, outputs.labels)
+
+
+def _ds(outputs: Outputs) -> Tensor:
+    assert outputs.known is not None
+    return disagreement(outputs.logits, *outputs.known, outputs.tokens)
+
+
+class Score(NamedTuple):
+    """A selector that scores the student: parts (N,) of its outputs, and what makes one score of
+    them at a progress of the training.
+    """
+
+    parts: tuple[Callable[[Outputs], Tensor], ...]
+    combine: Callable[..., Tensor]
+    compares: bool  # with the float model
+    labelled: bool  # needs labels
+
+
+SCORES = {
+    "res": Score((_res,), lambda res, progress: res, True, False),
+    "evs": Score((_evs,), lambda evs, progress: evs, False, True),
+    "ds": Score((_ds,), lambda ds, progress: ds, True, False),
+    "acs": Score((_evs, _ds), adaptive, True, True),
+    "quarc": Score((_evs, _ds, _res), quarc, True, True),
+}

@@ -10,6 +10,7 @@ Legend: N samples, M of them selected. Sources: coreset/scores, coreset/select.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from edgeqat.coreset import scores, select
 from edgeqat.coreset.float_outputs import FloatOutputs
 from edgeqat.coreset.samples import Samples
+from edgeqat.coreset.scores import SCORES, Outputs, Score
 from edgeqat.errors import UsageError
 from edgeqat.nn.features import last_inputs
 from edgeqat.nn.folding import inference
@@ -26,13 +28,9 @@ from edgeqat.recipe.data import CoresetSection
 from edgeqat.seeds import mixed
 from edgeqat.train import processes
 
-UNLABELLED = ("res", "ds", "random")  # scores that need no labels
+UNLABELLED = (*(name for name, own in SCORES.items() if not own.labelled), "random")
 CLASSIFIERS = ("moderate", "forgetting")  # scores that need classes
 BALANCED_BELOW = 0.05
-_PARTS = {
-    "res": ("res",), "evs": ("evs",), "ds": ("ds",), "acs": ("evs", "ds"),
-    "quarc": ("evs", "ds", "res"),
-}  # fmt: skip
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _BINS = 40
 
@@ -46,7 +44,8 @@ class Chosen(NamedTuple):
 
 def needs_outputs(section: CoresetSection) -> bool:
     """Whether a selector compares with the float model's outputs."""
-    return not {"res", "ds"}.isdisjoint(_PARTS.get(section.selector, ()))
+    score = SCORES.get(section.selector)
+    return score is not None and score.compares
 
 
 class Selection:
@@ -114,18 +113,14 @@ class Selection:
                 assert selector != "forgetting", "forgetting needs its trial"
                 self.fixed = self._scores_of_teacher()
             return self.fixed, None
-        parts, correct = self._parts_of_student(student, _PARTS[selector])
-        if selector == "acs":
-            values = scores.adaptive(parts["evs"], parts["ds"], progress)
-        elif selector == "quarc":
-            values = scores.quarc(parts["evs"], parts["ds"], parts["res"], progress)
-        else:
-            values = parts[selector]
+        score = SCORES[selector]
+        parts, correct = self._parts_of_student(student, score)
+        values = score.combine(*parts, progress)
         return values, None if correct is None else round(100 * correct.mean().item(), 3)
 
     def _parts_of_student(
-        self, student: nn.Module, names: tuple[str, ...]
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        self, student: nn.Module, score: Score
+    ) -> tuple[Sequence[Tensor], Tensor | None]:
         samples = self.samples
         rows = []
         samples.recalibrate_batch_norms(student)
@@ -136,20 +131,14 @@ class Selection:
                 known: tuple[Tensor, Tensor | None] | None = None
                 if self.outputs is not None:
                     known = self.outputs.of(index, logits.device)
-                tokens = labels if labels.ndim > 1 else None
-                found = []
-                for name in names:
-                    if name == "evs":
-                        found.append(scores.error_vector(logits, labels))
-                    else:
-                        assert known is not None
-                        rule = scores.relative_entropy if name == "res" else scores.disagreement
-                        found.append(rule(logits, *known, tokens))
-                found.append(scores.per_sample((logits.argmax(-1) == labels).float(), tokens))
-                rows.append(torch.stack(found, dim=1))
+                outputs = Outputs(logits, labels, known)
+                right = (logits.argmax(-1) == labels).float()
+                parts = [part(outputs) for part in score.parts]
+                parts.append(scores.per_sample(right, outputs.tokens))
+                rows.append(torch.stack(parts, dim=1))
         columns = processes.gathered(torch.cat(rows), len(samples)).unbind(1)
         correct = columns[-1] if samples.labelled else None
-        return dict(zip(names, columns[:-1], strict=True)), correct
+        return columns[:-1], correct
 
     def _scores_of_teacher(self) -> Tensor:
         samples, moderate = self.samples, self.section.selector == "moderate"
