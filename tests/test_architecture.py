@@ -108,6 +108,12 @@ def tracked_files() -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def test_contributing_lists_the_levels():
+    rows = [f"{number}. {', '.join(parts)}" for number, parts in enumerate(LEVELS, 1)]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert "\n".join(rows) in text, "write these lines into CONTRIBUTING.md"
+
+
 def test_every_part_has_a_level():
     assert {part_of(path) for path in SOURCES} - {"__init__"} <= set(RANK)
 
