@@ -22,7 +22,6 @@ from edgeqat.recipe.recipe import Recipe
 from edgeqat.recipe.train import GuideSection
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
-from edgeqat.train.trainer import QATTrainer
 
 _ROW = "float_same_steps"
 
@@ -32,6 +31,8 @@ def float_same_steps(task: Task, recipe: Recipe, run: Run, listener: Listener | 
     file = _cache_file(task, recipe)
     known = processes.broadcast_from_first(lambda: run.known(_ROW) or _read(file))
     if known is None:
+        from edgeqat.train.trainer import QATTrainer  # seconds: not before what may be refused
+
         checkpoints = run.checkpoints("float")
         model = float_copy(task.model)
         plain = recipe.model_copy(update={"guide": GuideSection()})

@@ -30,7 +30,6 @@ from edgeqat.train.callbacks import Listener
 from edgeqat.train.guidance import Guidance
 from edgeqat.train.horizon import in_steps
 from edgeqat.train.optim import with_rates
-from edgeqat.train.trainer import QATTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +59,8 @@ def pretrain(
         done = processes.broadcast_from_first(run.metrics)
         if done is not None:
             return done
+        from edgeqat.train.trainer import QATTrainer  # seconds: not before what may be refused
+
         trainer = QATTrainer(
             model, recipe, task.train, task.objective(recipe, None), "float", run.records, listener,
             run.checkpoints("float"),

@@ -39,7 +39,6 @@ from edgeqat.report.write import FILE, read_records
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.optim import with_rates
-from edgeqat.train.trainer import QATTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +90,8 @@ def train(
     model: nn.Module, task: Task, recipe: Recipe, run: Run, listener: Listener | None
 ) -> dict[str, Any]:
     """QAT of a prepared model in place; returns the metrics `train` and, with one, `coreset`."""
+    from edgeqat.train.trainer import QATTrainer  # seconds: not before what may be refused
+
     teacher = None
     if needs_teacher(recipe):
         teacher = task.teacher or task.model  # the float model is not trained any more

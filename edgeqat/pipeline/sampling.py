@@ -12,7 +12,6 @@ from transformers import set_seed
 
 from edgeqat.coreset import index_file
 from edgeqat.coreset.float_outputs import float_outputs
-from edgeqat.coreset.forgetting import forgetting_scores
 from edgeqat.coreset.reselection import Reselection
 from edgeqat.coreset.selection import Selection, needs_outputs
 from edgeqat.hf import float_model
@@ -89,6 +88,8 @@ def selection_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Select
         return selection, selection.outputs.seconds
     start = time.perf_counter()
     if recipe.coreset.selector == "forgetting":
+        from edgeqat.coreset.forgetting import forgetting_scores  # it trains
+
         train = with_rates(recipe.train, FROM_SCRATCH)
         trial = recipe.model_copy(update={"train": train})
         objective = task.objective(trial, None)
