@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +18,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from edgeqat.data.documents import DEMO, documents, left_out, text_files
-from edgeqat.data.rows import is_read
+from edgeqat.data.documents import documents, left_out, text_files
+from edgeqat.data.sources import sources
 from edgeqat.errors import DataError
 from edgeqat.recipe.data import DataSection
 
-ROOT_VARIABLE = "EDGEQAT_DATA"  # where data are, unless a root is named
 HELD_OUT = 0.05
 _PIECE = 1 << 20  # characters tokenized at once
 
@@ -93,7 +91,7 @@ class BlockStream(IterableDataset):
 
 def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | BlockStream, Blocks]:
     """Training and held-out blocks of a recipe's `data` section. Raises DataError in one line."""
-    train, valid = _sources(data)
+    train, valid = sources(data)
     if Path(train).is_dir():
         _tell_files(Path(train), valid)
     if data.streaming:
@@ -133,82 +131,10 @@ def held_out_blocks(data: DataSection, tokenizer: Tokenizer) -> Blocks:
     """The held-out blocks of load_blocks() alone: training text that has a held-out part is not
     read.
     """
-    _, valid = _sources(data)
+    _, valid = sources(data)
     if valid is None:
         return load_blocks(data, tokenizer)[1]
     return _pack(valid, tokenizer, data).evenly(data.valid_blocks)
-
-
-def training_source(data: DataSection) -> str:
-    """Where the training text is: what documents() reads."""
-    return _sources(data)[0]
-
-
-def source_name(data: DataSection) -> str:
-    """The training text as results name it."""
-    return training_source(data).removesuffix("#train")
-
-
-def _sources(data: DataSection) -> tuple[str, str | None]:
-    """Where training and held-out text are: names below the root, or the root itself."""
-    root = Path(data.root).expanduser() if data.root else None
-    if data.train == DEMO and data.root is None:
-        return f"{DEMO}#train", data.valid or f"{DEMO}#valid"
-    if root is not None and not root.exists():
-        raise DataError(f"data.root: '{data.root}' does not exist; give --data a file or a folder")
-    if root is not None and root.is_file():
-        return str(root), _held_out_beside(root, data)
-    if data.train and data.train != DEMO:
-        train = _below(root, data.train)
-        if data.valid is None and Path(train).is_dir():
-            return train, _held_out_in(train)
-        return train, _below(root, data.valid) if data.valid else None
-    if root is None:
-        raise DataError(
-            "data.train: no text is named; give --data FILE_OR_FOLDER, or set EDGEQAT_DATA"
-        )
-    if data.valid:
-        raise DataError(
-            f"data.valid: '{data.valid}' needs a data.train, since '{root}' is a folder; name that "
-            "too, or put the word valid into the names of held-out files"
-        )
-    return str(root), _held_out_in(str(root))
-
-
-def _held_out_in(folder: str) -> str | None:
-    """The held-out files of a folder, if there are any."""
-    return f"{folder}#valid" if text_files(Path(folder))[1] else None
-
-
-def _held_out_beside(file: Path, data: DataSection) -> str | None:
-    """The held-out text of a root that is one file: that file stands for both texts a recipe names,
-    unless the held-out one is there itself.
-    """
-    if data.valid is None or Path(data.valid).exists():
-        return data.valid
-    if data.train is not None:
-        return None
-    return _below(file.parent, data.valid)
-
-
-def _below(root: Path | None, name: str) -> str:
-    if root is not None and is_below(root, name):
-        return str(root / name)
-    if root is not None:
-        reason = "is elsewhere" if (root / name).exists() else "does not exist"
-        raise DataError(
-            f"data: '{root / name}' {reason}; set data.root (--data) to the folder it is in, or "
-            "data.train and data.valid to texts below that"
-        )
-    if root is None and is_read(name) and not Path(name).exists():
-        raise DataError(f"data: '{name}' does not exist; give --data FOLDER, or set EDGEQAT_DATA")
-    return name
-
-
-def is_below(root: Path, name: str) -> bool:
-    """Whether a text that a recipe names is in the folder `root`."""
-    path = Path(os.path.abspath(root / name))  # links may lead elsewhere
-    return path.exists() and path.is_relative_to(os.path.abspath(root))
 
 
 def _token_pieces(texts: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[int]]:

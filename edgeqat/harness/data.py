@@ -19,7 +19,8 @@ from typing import Any
 
 from pyarrow.parquet import read_table
 
-from edgeqat.data.text import ROOT_VARIABLE, documents
+from edgeqat.data.documents import documents
+from edgeqat.data.sources import ROOT_VARIABLE
 from edgeqat.errors import DataError
 
 _SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")

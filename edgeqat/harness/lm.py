@@ -32,7 +32,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
-from edgeqat.data.text import ROOT_VARIABLE
+from edgeqat.data.sources import ROOT_VARIABLE
 from edgeqat.errors import DataError, EdgeQATError, UsageError, nearest
 from edgeqat.harness.backends import FAKE_QUANT, Backend, Sampling, open_backend
 

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from edgeqat.data.documents import documents
-from edgeqat.data.text import training_source
+from edgeqat.data.sources import training_source
 from edgeqat.recipe.data import ArchitectureSection, DataSection
 
 UNKNOWN, BOS, EOS = "<unk>", "<s>", "</s>"

@@ -12,7 +12,8 @@ import torch
 
 from edgeqat import checkpoint
 from edgeqat.data.classes import are_named, first_difference
-from edgeqat.data.text import held_out_blocks, is_below, source_name
+from edgeqat.data.sources import is_below, source_name
+from edgeqat.data.text import held_out_blocks
 from edgeqat.errors import FormatError, ModelError, UsageError, nearest
 from edgeqat.evaluate.accuracy import accuracy, same_top
 from edgeqat.evaluate.agreement import MODES, agreement

@@ -7,10 +7,7 @@ from pathlib import Path
 
 from edgeqat import checkpoint
 from edgeqat.data.rows import is_read
-from edgeqat.data.text import (
-    ROOT_VARIABLE,
-    is_below,
-)
+from edgeqat.data.sources import ROOT_VARIABLE, is_below
 from edgeqat.errors import RecipeError, UsageError
 from edgeqat.hf import image_folder
 from edgeqat.pipeline import image_task

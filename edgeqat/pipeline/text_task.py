@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from edgeqat.coreset.samples import BlockSamples
+from edgeqat.data.sources import source_name
 from edgeqat.data.text import (
     Blocks,
     BlockStream,
     load_blocks,
-    source_name,
 )
 from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
 from edgeqat.evaluate.metric import PERPLEXITY
