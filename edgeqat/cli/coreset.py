@@ -40,6 +40,9 @@ def command(
     values = options.overrides(settings, data__root=data, seed=seed, model__weights=weights)
     resolved = recipes.load(recipe, {**values, **options.coreset(share)})
     log.setup()
+    from edgeqat.pipeline.start import check_sources
+
+    check_sources(resolved)
     from edgeqat.pipeline.coreset import choose
 
     with log.console().status("selecting"):

@@ -74,6 +74,11 @@ def command(
     if chosen != recipe:
         logger.info("recipe: %s", chosen)
     keep_freed_memory()  # before torch is imported
+    from edgeqat.checkpoint import check_output
+    from edgeqat.pipeline import start
+
+    (check_output if dry_run else start.check_start)(place, overwrite)
+    start.check_sources(resolved)
     if dry_run:
         from edgeqat.pipeline.plan import plan
 

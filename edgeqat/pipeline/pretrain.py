@@ -19,8 +19,9 @@ from edgeqat.output import write_json
 from edgeqat.pipeline.image_task import check_recipe, is_image_model, untrained_classifier
 from edgeqat.pipeline.load import with_data_root
 from edgeqat.pipeline.preparation import format_score
-from edgeqat.pipeline.run import check_start, identity, open_run
+from edgeqat.pipeline.run import identity, open_run
 from edgeqat.pipeline.sampling import FROM_SCRATCH
+from edgeqat.pipeline.start import check_start
 from edgeqat.pipeline.text_task import untrained_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.files import RESOLVED

@@ -25,9 +25,10 @@ from edgeqat.output import json_text
 from edgeqat.pipeline.baseline import float_same_steps
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import format_score, prepared, trainable
-from edgeqat.pipeline.run import Run, check_start, identity, open_run
+from edgeqat.pipeline.run import Run, identity, open_run
 from edgeqat.pipeline.sampling import coreset_of, recalibrate_batch_norms, with_steps
 from edgeqat.pipeline.snapshots import Snapshots
+from edgeqat.pipeline.start import check_start
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.pipeline.text_task import needs_teacher
 from edgeqat.recipe import files as recipes

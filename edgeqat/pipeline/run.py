@@ -31,6 +31,7 @@ from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, OutputError, StorageError, UsageError
 from edgeqat.hf import float_model
 from edgeqat.output import real, write_text
+from edgeqat.pipeline.start import run_folder
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes
 from edgeqat.train.checkpoints import Checkpoints
@@ -51,7 +52,7 @@ class Run:
 
     def __init__(self, output: Path, overwrite: bool) -> None:
         self.output, self.overwrite = real(output), overwrite
-        self.folder = folder_of(output)
+        self.folder = run_folder(output)
         self.records = self.folder / RECORDS
 
     def checkpoints(self, stage: str) -> Checkpoints:
@@ -100,18 +101,6 @@ class Run:
 
     def _results(self) -> dict[str, Any]:
         return _read(self.folder / _RESULTS) or {}
-
-
-def folder_of(output: Path) -> Path:
-    """The run folder of an output: beside what a link leads to, on its disk."""
-    place = real(output)
-    return place.with_name(f"{place.name}.run")
-
-
-def check_start(output: Path, overwrite: bool) -> None:
-    """Refuse early, before anything is loaded, what open_run would refuse without looking."""
-    if not folder_of(output).exists():
-        check_output(output, overwrite)
 
 
 def identity(

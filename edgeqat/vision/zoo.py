@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
-
-from torch import nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgeqat.errors import UsageError, nearest
-from edgeqat.vision.efficientnet import EfficientNet
-from edgeqat.vision.mobilenetv2 import MobileNetV2
-from edgeqat.vision.resnet import ResNet
+
+if TYPE_CHECKING:
+    from torch import nn  # names are parsed without torch
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 _NETWORKS = ("resnet18", "resnet20", "resnet34", "resnet50", "mobilenetv2", "efficientnet-b0")
@@ -47,7 +45,13 @@ def build(name: str, classes: int | None = None) -> nn.Module:
         raise UsageError(f"model: '{name}' is not known; {nearest(name, list(_NETWORKS))}")
     classes, cifar = classes or CLASSES[found.data], found.data != "imagenet"
     if found.network == "mobilenetv2":
+        from edgeqat.vision.mobilenetv2 import MobileNetV2
+
         return MobileNetV2(classes, found.width, cifar)
     if found.network == "efficientnet-b0":
+        from edgeqat.vision.efficientnet import EfficientNet
+
         return EfficientNet(classes, cifar)
+    from edgeqat.vision.resnet import ResNet
+
     return ResNet(int(found.network.removeprefix("resnet")), classes, cifar)

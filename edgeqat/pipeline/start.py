@@ -1,0 +1,57 @@
+"""What a run refuses before torch and transformers are imported, which takes seconds: an output
+that is there, a model or a text that is not. Everything else is checked where it is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgeqat import source
+from edgeqat.checkpoint import CONFIG, IMAGE, check_output
+from edgeqat.data.sources import ROOT_VARIABLE, sources
+from edgeqat.output import real
+from edgeqat.pipeline.places import absolute
+from edgeqat.recipe.recipe import Recipe
+from edgeqat.vision import zoo
+
+_VIT = "vit-tiny-"
+_OF_IMAGES = (f'"{IMAGE}"', "ImageClassification")  # in a config.json
+
+
+def run_folder(output: Path) -> Path:
+    """The run folder of an output: beside what a link leads to, on its disk."""
+    place = real(output)
+    return place.with_name(f"{place.name}.run")
+
+
+def check_start(output: Path, overwrite: bool) -> None:
+    """Refuse early, before anything is loaded, what open_run would refuse without looking."""
+    if not run_folder(output).exists():
+        check_output(output, overwrite)
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Refuse a recipe to quantize whose model is nowhere, or whose text is not where it says.
+
+    Texts that EDGEQAT_DATA may hold, and images, are looked for when they are loaded.
+    """
+    if recipe.makes_float:
+        return
+    name = recipe.model.name
+    if _is_architecture(name):
+        return
+    source.check(name)
+    if not _is_image_folder(Path(name).expanduser()) and not os.environ.get(ROOT_VARIABLE):
+        sources(absolute(recipe).data)
+
+
+def _is_architecture(name: str) -> bool:
+    named = zoo.parse(name) is not None or name.startswith(_VIT)
+    return named and not Path(name).is_dir()
+
+
+def _is_image_folder(folder: Path) -> bool:
+    file = folder / CONFIG
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    return any(word in text for word in _OF_IMAGES)
