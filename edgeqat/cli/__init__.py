@@ -12,7 +12,6 @@ import sys
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from typer import exceptions
 
 import edgeqat
@@ -149,6 +148,8 @@ def _lacks_memory(error: Exception) -> bool:
 
 def _with_value(error: exceptions.TyperException) -> str:
     """typer's message about an option, with the value it leaves out."""
+    from pydantic import ValidationError
+
     message = error.format_message()
     refused = re.fullmatch(r"Invalid value for '([^']+)': (.*)", message, re.DOTALL)
     if refused is None or not isinstance(error.__cause__, ValidationError):

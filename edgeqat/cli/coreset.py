@@ -9,7 +9,6 @@ import typer
 
 from edgeqat import log
 from edgeqat.cli import options
-from edgeqat.recipe import files as recipes
 
 _BAR = 40
 
@@ -37,6 +36,8 @@ def command(
 
     The scores are those of the quantized, untrained model.
     """
+    from edgeqat.recipe import files as recipes
+
     values = options.overrides(settings, data__root=data, seed=seed, model__weights=weights)
     resolved = recipes.load(recipe, {**values, **options.coreset(share)})
     log.setup()

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from edgeqat.errors import FormatError
-from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import average_words, input_words
 
 ROWS = ("float", "float_same_steps", "ptq", "qat_start", "qat")
@@ -27,6 +26,7 @@ def command(
     from rich.table import Table
 
     from edgeqat import checkpoint
+    from edgeqat.recipe.quant import QuantSection
 
     config = checkpoint.verify(folder) if verify else checkpoint.read_config(folder)
     quantization = config["quantization_config"]

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeqat.cli.fields import fields
-
 _MADE = "<!-- made by `edgeqat manual docs/cli`; a test holds it to the code -->"
 
 
@@ -34,6 +32,8 @@ def pages() -> dict[str, str]:
 
 
 def _fields_page() -> str:
+    from edgeqat.cli.fields import fields
+
     lines = [
         _MADE, "# Fields of a recipe", "", "In YAML by section, on the command line as "
         "`--set train.steps=100`. Where no default is named the field may be absent.",

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from edgeqat.errors import UsageError, nearest
-from edgeqat.recipe import files as recipes
 from edgeqat.scheme import GROUP_MULTIPLE
 
 RecipeOption = Annotated[
@@ -50,6 +49,8 @@ def coreset(given: str | None) -> dict[str, Any]:
 
 def overrides(entries: list[str] | None, **given: Any) -> dict[str, Any]:
     """Overrides {"a.b": value} from --set entries and short flags; what is not given is absent."""
+    from edgeqat.recipe import files as recipes
+
     values = {key.replace("__", "."): value for key, value in given.items() if value is not None}
     return {**dict(recipes.parse_set(entry) for entry in entries or []), **values}
 

@@ -12,7 +12,6 @@ from edgeqat import log
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
-from edgeqat.recipe import files as recipes
 from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
@@ -54,6 +53,8 @@ def command(
 
     Without --recipe, the shipped recipe named like the model is used if there is one.
     """
+    from edgeqat.recipe import files as recipes
+
     if scheme is not None:
         Scheme.parse(scheme)
     chosen = recipe or _recipe_of(model)
@@ -96,6 +97,8 @@ def command(
 
 def _recipe_of(model: str | None) -> str | None:
     """The shipped recipe of a model that is named by its alias, hub id or folder."""
+    from edgeqat.recipe import files as recipes
+
     aliases = {hub: alias for alias, hub in ALIASES.items()}
     name = aliases.get(model or "", Path(model or DEMO).name)
     if name not in recipes.shipped():

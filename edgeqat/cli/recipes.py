@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgeqat.cli.fields import fields
 from edgeqat.errors import UsageError
-from edgeqat.recipe import files as recipes
 
 
 def command(
@@ -18,6 +16,9 @@ def command(
     ] = False,
 ) -> None:
     """List the shipped recipes, or print one resolved."""
+    from edgeqat.cli.fields import fields
+    from edgeqat.recipe import files as recipes
+
     if described:
         if name is not None:
             raise UsageError(f"fields: they are those of every recipe; leave out '{name}'")

@@ -10,7 +10,6 @@ import typer
 from edgeqat import log
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
-from edgeqat.recipe import files as recipes
 
 
 def command(
@@ -28,6 +27,8 @@ def command(
 
     The folder written is a Hugging Face model, or holds the --weights of an image classifier.
     """
+    from edgeqat.recipe import files as recipes
+
     values = options.overrides(settings, data__root=data, train__steps=steps, seed=seed)
     resolved = recipes.load(recipe, values)
     target = Path(Path(recipe).stem if output is None else output)

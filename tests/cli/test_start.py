@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+READERS = ("pydantic", "yaml", "rich", "jinja2", "numpy")  # of recipes and for tables
 SLOW = ("torch", "transformers", "datasets", "accelerate", "peft", "pandas")
 
 
@@ -25,7 +26,7 @@ def loaded_by(arguments, folder, modules):
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     code, found = json.loads(done.stdout.splitlines()[-1])
-    return code, done.stderr.splitlines()[-1], found
+    return code, done.stderr.strip().rpartition("\n")[2], found
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,8 @@ def test_the_trainer_is_loaded_only_to_train(model_folder, text_file, tmp_path):
     code, message, found = loaded_by(["quantize", *named], tmp_path, modules)
     assert (code, found) == (2, [])
     assert "'./missing' is not a folder" in message
+
+
+def test_help_loads_neither_recipes_nor_tables(tmp_path):
+    code, _, found = loaded_by(["--help"], tmp_path, [*READERS, *SLOW])
+    assert (code, found) == (0, [])
