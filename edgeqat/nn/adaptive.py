@@ -47,8 +47,8 @@ class AdaptiveQuantizer(nn.Module):
         if getattr(self.low, "observing", False):  # both learn their range from all tokens
             self.low(values)
             return self.high(values)
-        found: Tensor = self.select(values, lambda quantizer: quantizer(values))
-        return found
+        quantized: Tensor = self.select(values, lambda quantizer: quantizer(values))
+        return quantized
 
     def select(self, values: Tensor, compute: Callable[[nn.Module], Any]) -> Any:
         """What `compute` gives for the quantizer of each token's width, a tensor or a tuple of

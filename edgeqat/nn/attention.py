@@ -217,8 +217,8 @@ class AttentionQuantizer(nn.Module):
         """The inverse of basis(): q and k that forward() gave, as the float model has them."""
         if self.key is not None and self.key.offset is not None:
             key = key + self.key.offset[:, None].to(key.dtype)
-        turned = [rotate(own, self.rotation) for own in (query, key)]
-        query, key = [ggml.in_halves(own) if self.pairs else own for own in turned]
+        turned = [rotate(vectors, self.rotation) for vectors in (query, key)]
+        query, key = [ggml.in_halves(vectors) if self.pairs else vectors for vectors in turned]
         return query, key
 
     def _turned(self, values: Tensor) -> Tensor:

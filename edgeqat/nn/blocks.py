@@ -25,7 +25,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def block_names(model: nn.Module, rule: str = AUTO) -> list[str]:
     """Names of the blocks that a rule finds, in the model's order."""
     if rule != AUTO:
-        found = [name for name, _ in model.named_modules() if name and fnmatch(name, rule)]
+        names = [name for name, _ in model.named_modules() if name and fnmatch(name, rule)]
     else:
         holders = {
             name: type(module)
@@ -35,13 +35,13 @@ def block_names(model: nn.Module, rule: str = AUTO) -> list[str]:
         often = Counter(holders.values())
         stages = {type(module) for module in model.modules() if _is_stage(module, often)}
         repeated = [n for n, kind in holders.items() if often[kind] >= 2 and kind not in stages]
-        found = [name for name in repeated if not _inside(name, repeated)]
-    if not found:
+        names = [name for name in repeated if not _inside(name, repeated)]
+    if not names:
         raise RecipeError(
             f"correct.blocks: '{rule}' matches no block of this model; give a glob pattern of "
             "module names, for example 'model.layers.*'"
         )
-    return found
+    return names
 
 
 def decoder_layers(model: nn.Module) -> list[str]:

@@ -24,14 +24,14 @@ def quantizers_disabled(
     model: nn.Module, kinds: tuple[type[Quantizer], ...] = (Quantizer,)
 ) -> Iterator[nn.Module]:
     """Run a prepared model in float: every quantizer (of some kinds) passes its input through."""
-    found: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
-    before = [module.enabled for module in found]
+    quantizers: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
+    before = [module.enabled for module in quantizers]
     try:
-        for module in found:
+        for module in quantizers:
             module.enabled = False
         yield model
     finally:
-        for module, enabled in zip(found, before, strict=True):
+        for module, enabled in zip(quantizers, before, strict=True):
             module.enabled = enabled
 
 
@@ -70,8 +70,8 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     finally:
         for module in static:
             module.finish()  # once more is nothing; without it one that was cut off observes on
-        for own, training in modes:
-            own.training = training
+        for submodule, training in modes:
+            submodule.training = training
 
 
 def _run(model: nn.Module, batch: Any) -> None:

@@ -89,12 +89,12 @@ class PackedConv2d(PackedWeight):
 
 def plain_convolution(layer: QuantConv2d | PackedConv2d, weight: Tensor) -> nn.Conv2d:
     """nn.Conv2d with a float weight in the place of a quantized one; `weight` may be a matrix."""
-    found = layer.spec.convolution if isinstance(layer, PackedConv2d) else geometry(layer)
-    assert found is not None
-    found = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
-    shape = (weight.shape[0], -1, *found["kernel_size"])
+    options = layer.spec.convolution if isinstance(layer, PackedConv2d) else geometry(layer)
+    assert options is not None
+    options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    shape = (weight.shape[0], -1, *options["kernel_size"])
     whole = nn.Parameter(weight.detach().reshape(shape)) if weight.ndim == 2 else weight
-    channels = whole.shape[1] * found["groups"]
-    plain: Any = nn.Conv2d(channels, weight.shape[0], bias=False, device="meta", **found)
+    channels = whole.shape[1] * options["groups"]
+    plain: Any = nn.Conv2d(channels, weight.shape[0], bias=False, device="meta", **options)
     plain.weight, plain.bias = whole, layer.bias
     return plain.train(layer.training)

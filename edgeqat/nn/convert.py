@@ -49,8 +49,8 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     if is_quantized(model):
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
-    found = decisions(model, quant)
-    if found and not found[0][0]:
+    entries = decisions(model, quant)
+    if entries and not entries[0][0]:
         raise ModelError(
             f"model: a {type(model).__name__} alone cannot be swapped in place; put it into an "
             "nn.Sequential"
@@ -62,7 +62,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
                 f"quant.skip: '{pattern}' matches no layer of this model; look at the names that "
                 "--dry-run prints"
             )
-    for name, layer, decision in sorted(found, key=lambda e: not isinstance(e[1], nn.Embedding)):
+    for name, layer, decision in sorted(entries, key=lambda e: not isinstance(e[1], nn.Embedding)):
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
                 weights = _weight_quantizer(name, layer, decision, quant)
@@ -73,7 +73,7 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
             replace(model, name, _quant_layer(name, layer, decision, quant, embeddings))
     unknown = [
         f"{name} ({decision.reason})"
-        for name, _, decision in found
+        for name, _, decision in entries
         if decision.reason.endswith(NOT_SUPPORTED)
     ]
     unknown += [
@@ -200,8 +200,8 @@ def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
             continue
         heads = key_width(attention) // attention.head_dim
         pairs = family_of(config.model_type).interleaved
-        own = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
-        attention.attention_quantizer = own.to(next(attention.parameters()).device)
+        quantizer = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
+        attention.attention_quantizer = quantizer.to(next(attention.parameters()).device)
         reach.require_quantizers(attention)
 
 
@@ -209,16 +209,16 @@ def adapt(model: nn.Module, quant: QuantSection) -> None:
     """Give the tokens of a model with quantizers two widths, where the recipe asks for it."""
     if quant.adaptive.share is None:
         return
-    found = list(attentions(model))
+    attention_layers = list(attentions(model))
     if quant.adaptive.rule == "zipcache":
-        for _, attention in found:
+        for _, attention in attention_layers:
             attention.attention_quantizer.salient_share = quant.adaptive.share
         return
-    config = found[0][1].config if found else None
-    source = token_importance.first_source(config, len(found))
-    widths = token_importance.plan(len(found), quant.adaptive, source)
+    config = attention_layers[0][1].config if attention_layers else None
+    source = token_importance.first_source(config, len(attention_layers))
+    widths = token_importance.plan(len(attention_layers), quant.adaptive, source)
     followers = token_importance.followers(config, widths)
-    for number, (name, attention) in enumerate(found):
+    for number, (name, attention) in enumerate(attention_layers):
         block = model.get_submodule(name.rpartition(".")[0])
         for layer in block.modules():
             if isinstance(layer, (QuantLinear, PackedLinear)):

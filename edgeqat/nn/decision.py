@@ -102,15 +102,15 @@ def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
 
 def decisions(model: nn.Module, quant: QuantSection) -> list[tuple[str, Any, Decision]]:
     """Every layer of a model with its name and decision."""
-    ends, shared, outside, found = edges(model), _shared(model), _read_outside(model), []
+    ends, shared, outside, entries = edges(model), _shared(model), _read_outside(model), []
     for name, layer in layers(model):
         decision = rule(name, layer, quant, name in ends)
         if id(layer) in shared and not decision.reason:
             decision = Decision(reason=f"a layer or weight in two places {NOT_SUPPORTED}")
         if name in outside and not decision.reason:
             decision = Decision(reason=f"a weight read outside its layer {NOT_SUPPORTED}")
-        found.append((name, layer, decision))
-    return found
+        entries.append((name, layer, decision))
+    return entries
 
 
 def edges(model: nn.Module) -> set[str]:

@@ -40,7 +40,7 @@ def trace(model: nn.Module) -> fx.Graph:
 def norms(model: nn.Module, traced: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Convolutions, and the batch norm that alone reads each; both are called once."""
     called = Counter(node.target for node in traced.nodes if node.op == "call_module")
-    found: dict[fx.Node, fx.Node] = {}
+    pairs: dict[fx.Node, fx.Node] = {}
     for node in traced.nodes:
         norm = _module(model, node)
         if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None:
@@ -50,8 +50,8 @@ def norms(model: nn.Module, traced: fx.Graph) -> dict[fx.Node, fx.Node]:
         if not isinstance(layer, _CONVOLUTIONS) or is_hooked(layer) or is_hooked(norm):
             continue
         if len(before.users) == called[before.target] == called[node.target] == 1:
-            found[before] = node
-    return found
+            pairs[before] = node
+    return pairs
 
 
 @contextmanager
@@ -79,11 +79,11 @@ def folded(model: nn.Module) -> nn.Module:
     if not all(isinstance(quantizer, nn.Identity) for quantizer in rounds):
         return model  # codes of activations would round the other way here and there
     try:
-        found = norms(model, trace(model))
+        pairs = norms(model, trace(model))
     except (fx.proxy.TraceError, TypeError, AttributeError, ValueError, RuntimeError):
         return model  # a forward pass that looks at its values cannot be traced
     copied = copy.deepcopy(model)
-    for convolution, norm in found.items():
+    for convolution, norm in pairs.items():
         layer = copied.get_submodule(str(convolution.target))
         behind = copied.get_submodule(str(norm.target))
         replace(copied, str(convolution.target), _with_norm(layer, behind))

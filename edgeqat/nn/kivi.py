@@ -55,8 +55,8 @@ def attend(
     hidden = hidden if mask is None else hidden | ~mask
     weights = (logits * scale).masked_fill(hidden, torch.finfo(torch.float32).min).softmax(-1)
     past = old <= new - window
-    found = (weights * past) @ quantized(value, bits) + (weights * ~past) @ value.float()
-    return found.to(value.dtype)
+    output = (weights * past) @ quantized(value, bits) + (weights * ~past) @ value.float()
+    return output.to(value.dtype)
 
 
 def quantized_keys(key: Tensor, position: Tensor, bits: int) -> Tensor:
@@ -91,5 +91,5 @@ def _asymmetric(values: Tensor, bits: int) -> Tensor:
         low = low.half().float()
         scale = ((high - low) / (2**bits - 1)).clamp(min=FP16_MIN_SCALE).half().float()
         codes = ((values - low) / scale).round().clamp(0, 2**bits - 1)
-        found = codes * scale + low
-    return values + (found - values).detach()
+        decoded = codes * scale + low
+    return values + (decoded - values).detach()

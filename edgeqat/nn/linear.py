@@ -42,8 +42,8 @@ class SharedInput:
         if input.is_inference():  # nothing tells whether it has changed
             return quantizer(rotate(input, rotation))
         state = (input._version, torch.is_grad_enabled(), quantizer.enabled)
-        known = self._source is not None and self._source() is input and self._state == state
-        if known and self._output is not None:
+        unchanged = self._source is not None and self._source() is input and self._state == state
+        if unchanged and self._output is not None:
             return self._output
         output = quantizer(rotate(input, rotation))
         if output is not input:  # else it would keep its own source

@@ -169,7 +169,7 @@ class PackedLinear(PackedWeight):
         inputs = self.input_quantizer
         values = rotate(input.float(), self.spec.rotation)
         if isinstance(inputs, AdaptiveQuantizer):
-            codes, input_scale = inputs.select(values, lambda own: _coded(values, own))
+            codes, input_scale = inputs.select(values, lambda quantizer: _coded(values, quantizer))
         else:
             codes, input_scale = _coded(values, inputs)
         if self._levels is None or self._levels.device != input.device:

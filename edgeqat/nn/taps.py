@@ -1,8 +1,8 @@
 """Taps: queries and keys of attention layers, handed out of a forward pass.
 
-    with taps.capture() as taken:
+    with taps.capture() as captured:
         model(...)
-    taken[3].query
+    captured[3].query
 
 Attention (hf/attention) records into whatever captures at that moment. The recomputation of
 gradient checkpointing runs in backward, outside the block, and is never recorded; what was recorded
@@ -39,16 +39,16 @@ _captured: ContextVar[dict[int, Tap] | None] = ContextVar("edgeqat_taps", defaul
 @contextmanager
 def capture() -> Iterator[dict[int, Tap]]:
     """Taps by layer number of the forward passes in the block; the last one of a layer stays."""
-    taken: dict[int, Tap] = {}
-    token = _captured.set(taken)
+    taps: dict[int, Tap] = {}
+    token = _captured.set(taps)
     try:
-        yield taken
+        yield taps
     finally:
         _captured.reset(token)
 
 
 def record(layer: int, tap: Tap) -> None:
     """Keep a tap where something captures."""
-    taken = _captured.get()
-    if taken is not None:
-        taken[layer] = tap
+    taps = _captured.get()
+    if taps is not None:
+        taps[layer] = tap

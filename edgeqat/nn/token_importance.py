@@ -112,7 +112,7 @@ def attention_to_first(
     value = torch.zeros(batch, 1, *key.shape[2:], device=key.device, dtype=kind)
     value[torch.arange(batch), 0, first.expand(batch), 0] = 1
     with torch.autocast(query.device.type, enabled=False):
-        found = F.scaled_dot_product_attention(
+        probability = F.scaled_dot_product_attention(
             query.to(kind),
             key.to(kind).repeat_interleave(heads // key.shape[1], dim=1),
             value.expand(-1, heads, -1, -1),
@@ -120,7 +120,7 @@ def attention_to_first(
             is_causal=mask is None and tokens > 1,
             scale=scale,
         )
-    return found[..., 0].mean(dim=1).float()
+    return probability[..., 0].mean(dim=1).float()
 
 
 def scattered(position: Tensor, layer: int, share: float) -> Tensor:
@@ -160,14 +160,14 @@ def first_source(config: Any, count: int) -> int:
 
 def followers(config: Any, widths: list[TokenWidths]) -> dict[int, list[TokenWidths]]:
     """Which layers listen to which: each to the last layer before it that sees the first token."""
-    found: dict[int, list[TokenWidths]] = {}
+    listeners: dict[int, list[TokenWidths]] = {}
     source = None
-    for layer, own in enumerate(widths):
+    for layer, layer_widths in enumerate(widths):
         if source is not None:
-            found.setdefault(source, []).append(own)
+            listeners.setdefault(source, []).append(layer_widths)
         if not _is_sliding(config, layer):
             source = layer
-    return found
+    return listeners
 
 
 @contextmanager
@@ -175,25 +175,25 @@ def observing(model: nn.Module) -> Iterator[None]:
     """Gather measures from the forward passes in the block; the recomputation of gradient
     checkpointing runs outside of it and counts nothing twice.
     """
-    found = [module for module in model.modules() if isinstance(module, TokenImportance)]
-    for module in found:
+    importances = [module for module in model.modules() if isinstance(module, TokenImportance)]
+    for module in importances:
         module.gathering = True
     try:
         yield
     finally:
-        for module in found:
+        for module in importances:
             module.gathering = False
 
 
 @torch.no_grad()
 def move_thresholds(
-    model: nn.Module, mean: Callable[[Tensor], Tensor] = lambda own: own, rate: float = _RATE
+    model: nn.Module, mean: Callable[[Tensor], Tensor] = lambda values: values, rate: float = _RATE
 ) -> None:
     """Move every threshold towards what its layer gathered since the last time; `mean` averages
     over processes.
     """
-    found = [module for module in model.modules() if isinstance(module, TokenImportance)]
-    moves = [(module, module.quantile()) for module in found]
+    importances = [module for module in model.modules() if isinstance(module, TokenImportance)]
+    moves = [(module, module.quantile()) for module in importances]
     moving = [(module, value) for module, value in moves if value is not None]
     if moving:
         values = mean(torch.cat([value for _, value in moving]))

@@ -72,7 +72,7 @@ class TokenStore:
         """All k and v (B, K, S, D) but the first `start` tokens, dequantized to float32."""
         assert self.high is not None
         counts = {wanted: self._count(wanted) for wanted in (True, False)}
-        found = []
+        decoded = []
         for part, quantizer in enumerate(self.quantizers):
             pieces = []
             for wanted, count in counts.items():
@@ -80,15 +80,15 @@ class TokenStore:
                     packed, scale = self.streams[wanted][2 * part : 2 * part + 2]
                     packed, scale = packed[:, :, :count], scale[:, :, :count]
                     pieces.append(quantizer.decode(packed, scale, wanted, self.head_dim))
-            found.append(pieces)
+            decoded.append(pieces)
         if min(counts.values()) == 0:  # one stream is in the order of the tokens
-            return found[0][0][:, :, start:], found[1][0][:, :, start:]
+            return decoded[0][0][:, :, start:], decoded[1][0][:, :, start:]
         place = torch.where(
             self.high, self.high.cumsum(1) - 1, (~self.high).cumsum(1) - 1 + counts[True]
         )
-        heads = found[0][0].shape[1]
+        heads = decoded[0][0].shape[1]
         index = place[:, None, start:, None].expand(-1, heads, -1, self.head_dim)
-        key, value = (torch.cat(pieces, dim=2).gather(2, index) for pieces in found)
+        key, value = (torch.cat(pieces, dim=2).gather(2, index) for pieces in decoded)
         return key, value
 
     def keep(self, start: int, stop: int) -> None:
@@ -125,8 +125,8 @@ class TokenStore:
         return int((self.high if wanted else ~self.high).sum(1).max())
 
     def _encode(self, key: Tensor, value: Tensor, high: bool) -> list[Tensor]:
-        own, other = self.quantizers
-        return [*own.encode(key, high), *other.encode(value, high)]
+        key_quantizer, value_quantizer = self.quantizers
+        return [*key_quantizer.encode(key, high), *value_quantizer.encode(value, high)]
 
     def _grown(self, wanted: bool, like: list[Tensor], count: int) -> list[Tensor]:
         """The stream with room for `count` tokens a sequence."""
