@@ -42,8 +42,8 @@ def quantized_attention(
         query, key, value = quantizer(query, key, value, attention_mask, positions, scale)
     taps.record(module.layer_idx, taps.Tap(query, key, attention_mask, scale, quantizer))
     if quantizer is not None and quantizer.attends:
-        found = quantizer.attend(query, key, value, attention_mask, scale)
-        return found.transpose(1, 2).contiguous(), None
+        attended = quantizer.attend(query, key, value, attention_mask, scale)
+        return attended.transpose(1, 2).contiguous(), None
     if is_exact():
         wide = query.double(), key.double(), value.double()
         output: Any = sdpa_attention_forward(module, *wide, attention_mask, **kwargs)[0]

@@ -131,7 +131,7 @@ def fingerprint(name: str, weights: str | None = None) -> str:
     """
     folder = Path(locate(name))
     files = sorted(folder.glob("*.safetensors")) if weights is None else [weights_file(weights)]
-    files += [folder / known for known in _TELLING if (folder / known).is_file()]
+    files += [folder / file for file in _TELLING if (folder / file).is_file()]
     parts = [checkpoint.sha256(file)[:16] for file in files]
     return "-".join(parts if folder.is_dir() else [name, *parts])
 
@@ -148,10 +148,10 @@ def license_of(name: str) -> str | None:
     if len(parts) < 3 or parts[0].strip():
         return None
     try:
-        found = yaml.safe_load(parts[1])
+        front_matter = yaml.safe_load(parts[1])
     except yaml.YAMLError:
         return None
-    license = found.get("license") if isinstance(found, dict) else None
+    license = front_matter.get("license") if isinstance(front_matter, dict) else None
     return license if isinstance(license, str) else None
 
 

@@ -15,9 +15,9 @@ def reset_generation_config(model: Any) -> None:
     """Leave of a model's generation_config only where a text begins and ends, which is all that
     the engine reads: no repetition penalty, no sampling unless generate() is asked for it.
     """
-    given = model.generation_config
+    config = model.generation_config
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    model.generation_config = GenerationConfig(**{name: getattr(given, name) for name in names})
+    model.generation_config = GenerationConfig(**{name: getattr(config, name) for name in names})
 
 
 class Stops(StoppingCriteria):

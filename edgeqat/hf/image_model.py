@@ -82,8 +82,11 @@ class ImageModel:
             "data": self.data,
             "labels": list(self.labels or unnamed(self.classes)),
         }
-        own = self.config or {"model_type": float_model.IMAGE_TYPE, "architectures": [self.network]}
-        return {**own, IMAGE: record}
+        base = self.config or {
+            "model_type": float_model.IMAGE_TYPE,
+            "architectures": [self.network],
+        }
+        return {**base, IMAGE: record}
 
 
 def from_config(config: dict[str, Any]) -> ImageModel:
@@ -98,8 +101,8 @@ def from_config(config: dict[str, Any]) -> ImageModel:
         )
         if made.network is None:
             left_out = (IMAGE, "quantization_config", "architectures", "dtype")
-            own = {key: value for key, value in config.items() if key not in left_out}
-            return replace(made, config=own)
+            source_config = {key: value for key, value in config.items() if key not in left_out}
+            return replace(made, config=source_config)
         if zoo.parse(made.network) is None:
             raise KeyError(made.network)
         return made
@@ -130,8 +133,8 @@ def load(name: str, weights: str | None = None) -> tuple[nn.Module, ImageModel]:
         if "quantization_config" in config:
             raise ModelError(f"model: '{name}' is quantized already; start from its float model")
         kind = from_config(config)
-        own = str(Path(name).expanduser() / checkpoint.WEIGHTS)
-        return _filled(kind, weights or own), kind
+        weights_path = str(Path(name).expanduser() / checkpoint.WEIGHTS)
+        return _filled(kind, weights or weights_path), kind
     if config:
         return _of_transformers(name, weights)
     if weights is None:
@@ -147,10 +150,10 @@ def named(name: str, classes: int | None = None) -> ImageModel:
     """What a name of vision/zoo or `vit-tiny-DATA` describes, without names of the classes; an
     unknown one suggests another.
     """
-    match, found = VIT.fullmatch(name), zoo.parse(name)
-    if match is None and found is None:
+    match, architecture = VIT.fullmatch(name), zoo.parse(name)
+    if match is None and architecture is None:
         zoo.build(name)
-    data = match["data"] if match else cast(zoo.Architecture, found).data
+    data = match["data"] if match else cast(zoo.Architecture, architecture).data
     small = data != "imagenet"
     count, size = classes or zoo.CLASSES[data], _SIZE if small else _LARGE_SIZE
     config = None
@@ -188,8 +191,8 @@ def _classes(weights: str) -> int | None:
     header = checkpoint.read_header(float_model.weights_file(weights))
     matrices = {name: entry["shape"] for name, entry in header.items() if len(entry["shape"]) == 2}
     last = matrices.get("classifier.weight")  # a transformer has more than one
-    found = list(matrices.values()) if last is None else [last]
-    return found[0][0] if len(found) == 1 else None
+    shapes = list(matrices.values()) if last is None else [last]
+    return shapes[0][0] if len(shapes) == 1 else None
 
 
 def _labels(weights: str, kind: ImageModel) -> tuple[str, ...]:
@@ -198,9 +201,9 @@ def _labels(weights: str, kind: ImageModel) -> tuple[str, ...]:
     """
     beside = _config(str(Path(weights).expanduser().parent)).get(IMAGE)
     if isinstance(beside, dict) and beside.get("network") == kind.network:
-        own = beside.get("labels")
-        if isinstance(own, list) and len(own) == kind.classes:
-            return tuple(str(name) for name in own)
+        labels = beside.get("labels")
+        if isinstance(labels, list) and len(labels) == kind.classes:
+            return tuple(str(name) for name in labels)
     public = cifar.NAMES.get(kind.data or "", ())
     return public if len(public) == kind.classes else ()
 
@@ -252,8 +255,8 @@ def _preprocessing(
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
     plain = {"do_flip_channel_order": False, "do_rescale": True, "rescale_offset": False}
-    for field, known in plain.items():
-        if values.get(field) not in (None, known):
+    for field, expected in plain.items():
+        if values.get(field) not in (None, expected):
             raise ModelError(f"model: {field} of '{file}' is {values[field]}, {_UNKNOWN}")
     if not math.isclose(values.get("rescale_factor") or 1 / 255, 1 / 255, rel_tol=1e-3):
         raise ModelError(f"model: rescale_factor of '{file}' is no 1/255, {_UNKNOWN}")

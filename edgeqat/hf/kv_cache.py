@@ -144,11 +144,11 @@ class PackedSlidingLayer(PackedLayer):
         return min(self.store.length, self.sliding_window - 1)
 
     def append(self, key: Tensor, value: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        found = super().append(key, value, high)
+        keys_values = super().append(key, value, high)
         hidden = self.store.length - self.stored
         if hidden >= _SPARE:
             self.store.keep(hidden, self.store.length)
-        return found
+        return keys_values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.stored + query_length, max(self.seen - self.sliding_window + 1, 0)
@@ -176,12 +176,12 @@ class KVCache(Cache):
         layers: list[Any] = []
         positions = config.max_position_embeddings
         for number, (_, attention) in enumerate(attentions(model)):
-            own = attention.attention_quantizer
-            own.waiting = None  # of a forward pass that was cut off
+            quantizer = attention.attention_quantizer
+            quantizer.waiting = None  # of a forward pass that was cut off
             if window is None or (types is not None and types[number] != "sliding_attention"):
-                layers.append(PackedLayer(own, positions))
+                layers.append(PackedLayer(quantizer, positions))
             else:
-                layers.append(PackedSlidingLayer(own, positions, window))
+                layers.append(PackedSlidingLayer(quantizer, positions, window))
         super().__init__(layers=layers)
 
     @property
@@ -197,9 +197,9 @@ def new_cache(model: PreTrainedModel) -> Cache:
 
 def is_packable(model: nn.Module) -> bool:
     """Whether a model's keys and values are quantized token by token."""
-    found = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
-    keys = [own.key if own is not None else None for own in found]
-    by_token = not any(own.revises for own in found if own is not None)
+    quantizers = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
+    keys = [quantizer.key if quantizer is not None else None for quantizer in quantizers]
+    by_token = not any(quantizer.revises for quantizer in quantizers if quantizer is not None)
     return bool(keys) and by_token and all(key is not None and key.enabled for key in keys)
 
 
@@ -224,13 +224,15 @@ class _Preparation:
     def __call__(
         self, generation_config: Any, model_kwargs: dict[str, Any], *rest: Any, **named: Any
     ) -> Any:
-        model, given = self.model, model_kwargs.get("past_key_values")
+        model, cache = self.model, model_kwargs.get("past_key_values")
         plain = getattr(type(model), _PREPARE)
         result = plain(model, generation_config, model_kwargs, *rest, **named)
         made = model_kwargs.get("past_key_values")
-        own = type(made) is DynamicCache and not made.offloading
-        if given is None and own and is_packable(model):
+        is_dynamic = type(made) is DynamicCache and not made.offloading
+        if cache is None and is_dynamic and is_packable(model):
             packed = KVCache(model)
-            if not generation_config.is_assistant or all(own.is_croppable for own in packed.layers):
+            if not generation_config.is_assistant or all(
+                layer.is_croppable for layer in packed.layers
+            ):
                 model_kwargs["past_key_values"] = packed
         return result

@@ -38,13 +38,13 @@ def save_adapters(model: nn.Module, folder: Path, base_model: str) -> None:
     """Write the adapters of a model that trains with them into a folder."""
     from peft import LoraConfig
 
-    found = dict(adapters(model))
-    first = next(iter(found.values()))
+    quantizers = dict(adapters(model))
+    first = next(iter(quantizers.values()))
     rank = first.lora_A.shape[0]
     config = LoraConfig(
         r=rank,
         lora_alpha=round(first.scaling * rank),
-        target_modules=sorted({name.rpartition(".")[2] for name in found}),
+        target_modules=sorted({name.rpartition(".")[2] for name in quantizers}),
         base_model_name_or_path=base_model,
         task_type="CAUSAL_LM",
         inference_mode=True,
@@ -52,7 +52,7 @@ def save_adapters(model: nn.Module, folder: Path, base_model: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     tensors: dict[str, Tensor] = {}
-    for name, quantizer in found.items():
+    for name, quantizer in quantizers.items():
         for part in ("lora_A", "lora_B"):
             tensors[f"{_PREFIX}{name}.{part}.weight"] = getattr(quantizer, part).detach()
     checkpoint.write_tensors(folder / WEIGHTS, tensors)
@@ -64,11 +64,11 @@ def load_adapters(model: nn.Module, folder: Path) -> None:
     tensors = checkpoint.read_tensors(folder / WEIGHTS)
     for name, quantizer in adapters(model):
         for part in ("lora_A", "lora_B"):
-            own: Tensor = getattr(quantizer, part)
+            parameter: Tensor = getattr(quantizer, part)
             stored = tensors.get(f"{_PREFIX}{name}.{part}.weight")
-            if stored is None or stored.shape != own.shape:
+            if stored is None or stored.shape != parameter.shape:
                 raise FormatError(
-                    f"adapter: '{folder}' holds no {part} of {tuple(own.shape)} for '{name}'; "
-                    "use adapters of this model and rank"
+                    f"adapter: '{folder}' holds no {part} of {tuple(parameter.shape)} for "
+                    f"'{name}'; use adapters of this model and rank"
                 )
-            own.data.copy_(stored)
+            parameter.data.copy_(stored)

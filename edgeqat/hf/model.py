@@ -33,8 +33,8 @@ def check_family(config: PreTrainedConfig) -> None:
     """Refuse, by name, architectures whose attention would not be quantized."""
     kind = config.model_type
     if kind not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise ModelError(f"model: architecture '{kind}' is not supported; supported: {known}")
+        families = ", ".join(FAMILIES)
+        raise ModelError(f"model: architecture '{kind}' is not supported; supported: {families}")
 
 
 def _is_language_model(model: nn.Module) -> bool:
@@ -45,7 +45,7 @@ def _language_models(model: nn.Module) -> list[Any]:
     """The language models in a module: itself, or those inside a module of anyone's own."""
     if isinstance(model, PreTrainedModel):
         return [model] if _is_language_model(model) else []
-    return [found for child in model.children() for found in _language_models(child)]
+    return [inner for child in model.children() for inner in _language_models(child)]
 
 
 def _check_wrapped(model: nn.Module, inner: list[Any], quant: QuantSection) -> None:
@@ -75,7 +75,9 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
     tied.
     """
     quant = quant or QuantSection(scheme=scheme)
-    short = any(own.dtype in (torch.bfloat16, torch.float16) for own in model.parameters())
+    short = any(
+        parameter.dtype in (torch.bfloat16, torch.float16) for parameter in model.parameters()
+    )
     if short and not convert.is_quantized(model):
         model.float()
         if hasattr(model, "config"):

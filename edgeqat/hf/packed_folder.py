@@ -96,7 +96,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder; a FormatError in one line where there is none to read."""
     tokenizer_files.check(Path(folder))
     try:
-        found = AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # each family raises its own
@@ -105,4 +105,4 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
             f"tokenizer: '{folder}' has none that transformers reads ({reason[:160]}); save it "
             "again with tokenizer.save_pretrained"
         ) from None
-    return found
+    return tokenizer

@@ -87,8 +87,8 @@ def quantization_config(model: nn.Module, quant: QuantSection) -> dict[str, Any]
     layers = {name: spec.to_json() for name, spec in convert.packed_specs(model).items()}
     adaptive = quant.adaptive.share is not None
     newer: dict[str, Any] = {} if adaptive else {"adaptive": True}  # unknown to older readers
-    known = {"kivi": quant.kv.kivi, "llama_cpp": quant.kv.llama_cpp}
-    newer["kv"] = {name for name, value in known.items() if not value}
+    kv_options = {"kivi": quant.kv.kivi, "llama_cpp": quant.kv.llama_cpp}
+    newer["kv"] = {name for name, value in kv_options.items() if not value}
     return {
         "quant_method": checkpoint.METHOD,
         "format_version": checkpoint.ADAPTIVE_VERSION if adaptive else checkpoint.FORMAT_VERSION,
