@@ -24,8 +24,8 @@ def accuracy(model: nn.Module, images: Images, normalizer: Normalizer) -> dict[s
         for pixels, labels in zip(*parts, strict=True):
             logits = class_logits(ready, normalizer(pixels.to(device)))
             best = logits.topk(min(_TOP, logits.shape[-1]), dim=-1).indices.cpu()
-            found = best == labels[:, None]
-            right += torch.stack([found[:, 0].sum(), found.any(1).sum()])
+            hits = best == labels[:, None]
+            right += torch.stack([hits[:, 0].sum(), hits.any(1).sum()])
     first, any_of_five = (100 * right.double() / len(images)).tolist()
     return {"top1": round(first, 4), "top5": round(any_of_five, 4)}
 

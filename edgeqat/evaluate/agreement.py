@@ -88,11 +88,11 @@ def agreement(
 def decoded(model: Any, ids: Tensor) -> Tensor:
     """Logits (B, T, V) of token ids (B, T), one token at a time through the model's own cache."""
     cache = new_cache(model)
-    found = [
+    logits = [
         model(input_ids=token, past_key_values=cache, use_cache=True).logits
         for token in ids.split(1, dim=1)
     ]
-    return torch.cat(found, dim=1)
+    return torch.cat(logits, dim=1)
 
 
 def _whole(
@@ -106,22 +106,22 @@ def _whole(
     for row in ids.tolist():
         engine.reset()
         if names:
-            found, own = engine.trace(row)
-            layers.append(torch.from_numpy(own))
+            row_logits, row_layers = engine.trace(row)
+            layers.append(torch.from_numpy(row_layers))
         else:
-            found = engine.prefill(row, every=True)
-        logits.append(torch.from_numpy(found))
+            row_logits = engine.prefill(row, every=True)
+        logits.append(torch.from_numpy(row_logits))
     return torch.stack(logits), list(torch.stack(layers, dim=1)) if layers else []
 
 
 def _stepwise(model: Any, ids: Tensor, engine: Engine | None) -> Tensor:
     if engine is None:
         return decoded(model, ids)
-    found = []
+    logits = []
     for row in ids.tolist():
         engine.reset()
-        found.append(torch.stack([torch.from_numpy(engine.decode(token)) for token in row]))
-    return torch.stack(found)
+        logits.append(torch.stack([torch.from_numpy(engine.decode(token)) for token in row]))
+    return torch.stack(logits)
 
 
 def _shape(model: Any) -> tuple[list[str], int]:
@@ -131,8 +131,8 @@ def _shape(model: Any) -> tuple[list[str], int]:
 
 def can_decode(model: Any) -> bool:
     """Whether tokens can be computed one by one."""
-    found = [attention.attention_quantizer for _, attention in attentions(model)]
-    return all(own.salient_share is None for own in found)
+    quantizers = [attention.attention_quantizer for _, attention in attentions(model)]
+    return all(quantizer.salient_share is None for quantizer in quantizers)
 
 
 class _Totals:
@@ -153,22 +153,22 @@ class _Totals:
         labels = ids[:, 1:]
         self.count += labels.numel()
         logits = {
-            name: found[:, :-1].float()
-            for name, found in (("one_pass", whole), ("decode", steps))
-            if found is not None
+            name: output[:, :-1].float()
+            for name, output in (("one_pass", whole), ("decode", steps))
+            if output is not None
         }
-        for name, found in logits.items():
-            loss = F.cross_entropy(found.flatten(0, 1), labels.flatten(), reduction="sum")
+        for name, output in logits.items():
+            loss = F.cross_entropy(output.flatten(0, 1), labels.flatten(), reduction="sum")
             self._add(name, loss.item())
-        own = next(iter(logits.values()))
-        top = own.topk(2, dim=-1)
+        student = next(iter(logits.values()))
+        top = student.topk(2, dim=-1)
         if len(logits) == 2:
             self._add("same_top", (top.indices[..., 0] == logits["decode"].argmax(-1)).sum().item())
             close = top.values[..., 0] - top.values[..., 1] < _TIE
             self._add("ties", close.sum().item())
         if target is not None:
             self._add("same_top_float", (top.indices[..., 0] == target.argmax(-1)).sum().item())
-            log_p, log_q = target.log_softmax(-1), own.log_softmax(-1)
+            log_p, log_q = target.log_softmax(-1), student.log_softmax(-1)
             self.divergences.append(torch.linalg.vecdot(log_p.exp(), log_p - log_q).flatten().cpu())
 
     def add_layers(self, names: list[str], outputs: list[Tensor], targets: list[Tensor]) -> None:

@@ -40,7 +40,9 @@ class WidthMeter:
         self._float_inputs = [
             _float_inputs(model.get_submodule(name.rpartition(".")[0])) for name, _ in owners
         ]
-        self._chooses_keys = any(own.salient_share is not None for _, own in self._layers)
+        self._chooses_keys = any(
+            quantizer.salient_share is not None for _, quantizer in self._layers
+        )
         self._handles: list[Any] = []
         self._counting = True
         self._counts: dict[tuple[str, int], Tensor] = {}
@@ -80,8 +82,8 @@ class WidthMeter:
             "kv": self._bits("kv", self.scheme.kv_bits),
         }
         return {
-            name: round(((own * tokens).sum() / tokens.sum()).item(), 4)
-            for name, own in bits.items()
+            name: round(((layer_bits * tokens).sum() / tokens.sum()).item(), 4)
+            for name, layer_bits in bits.items()
         }
 
     def shares(self) -> dict[str, Any]:
@@ -139,7 +141,8 @@ def _float_inputs(block: nn.Module) -> float:
     """
     kinds = (nn.Linear, PackedLinear)
     inputs = [getattr(m, "input_quantizer", None) for m in block.modules() if isinstance(m, kinds)]
-    return sum(isinstance(own, nn.Identity | None) for own in inputs) / max(len(inputs), 1)
+    floats = sum(isinstance(quantizer, nn.Identity | None) for quantizer in inputs)
+    return floats / max(len(inputs), 1)
 
 
 def average_bits(recipe: Recipe, measured: dict[str, float] | None = None) -> dict[str, float]:
