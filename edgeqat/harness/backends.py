@@ -114,8 +114,10 @@ class Torch(Backend):
         reset_generation_config(model)
         self.positions = model.config.max_position_embeddings
         self.facts = {"threads": torch.get_num_threads()}
-        own = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
-        self._shares = not any(quantizer.revises for quantizer in own if quantizer is not None)
+        quantizers = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
+        self._shares = not any(
+            quantizer.revises for quantizer in quantizers if quantizer is not None
+        )
         self.batch_size = batch_size if self._shares else 1  # else padding would be judged too
 
     @torch.inference_mode()
@@ -123,15 +125,15 @@ class Torch(Backend):
         self, sequences: Sequence[Ids], counts: Sequence[int], step: Step = lambda done: None
     ) -> list[tuple[float, bool]]:
         inputs = [sequence[:-1] for sequence in sequences]
-        found: dict[int, tuple[float, bool]] = {}
+        scores: dict[int, tuple[float, bool]] = {}
         tokens = max(1, _LOGITS_AT_ONCE // self.model.config.vocab_size)
         for batch in batches(inputs, self.batch_size, tokens, self._shares):
-            for request, own in zip(
+            for request, score in zip(
                 batch.requests, self._batch(batch, sequences, counts), strict=True
             ):
-                found[request] = own
+                scores[request] = score
             step(len(batch.requests))
-        return [found[number] for number in range(len(sequences))]
+        return [scores[number] for number in range(len(sequences))]
 
     def _batch(
         self, batch: Batch, sequences: Sequence[Ids], counts: Sequence[int]
@@ -167,7 +169,7 @@ class Torch(Backend):
     def generate(
         self, prompts: Sequence[Ids], limit: int, stops: list[str], sampling: Sampling
     ) -> list[list[int]]:
-        found: list[list[int]] = []
+        answers: list[list[int]] = []
         options: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             options = {"do_sample": True, **sampling._asdict()}
@@ -175,8 +177,10 @@ class Torch(Backend):
         for start in range(0, len(prompts), self.batch_size):
             part = prompts[start : start + self.batch_size]
             longest = max(map(len, part))
-            ids = torch.tensor([[*[pad] * (longest - len(own)), *own] for own in part])
-            mask = torch.tensor([[0] * (longest - len(own)) + [1] * len(own) for own in part])
+            ids = torch.tensor([[*[pad] * (longest - len(prompt)), *prompt] for prompt in part])
+            mask = torch.tensor(
+                [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in part]
+            )
             ends = Stops(self.tokenizer, stops, longest, len(part))
             if stops:
                 options["stopping_criteria"] = [ends]
@@ -184,14 +188,14 @@ class Torch(Backend):
                 ids, attention_mask=mask, max_new_tokens=limit, pad_token_id=pad, **options
             )
             rows = zip(whole.tolist(), ends.lengths, strict=True)
-            found += [self._ended(row[longest:length]) for row, length in rows]
-        return found
+            answers += [self._ended(row[longest:length]) for row, length in rows]
+        return answers
 
     def _ended(self, ids: Ids) -> list[int]:
         """New tokens up to the end of the text: shorter answers of a batch are padded."""
         ends = self.model.generation_config.eos_token_id
-        known = ends if isinstance(ends, list) else [ends]
-        stop = next((place for place, token in enumerate(ids, 1) if token in known), len(ids))
+        end_ids = ends if isinstance(ends, list) else [ends]
+        stop = next((place for place, token in enumerate(ids, 1) if token in end_ids), len(ids))
         return list(ids[:stop])
 
     def close(self) -> None:
@@ -220,7 +224,7 @@ class Native(Backend):
     def score(
         self, sequences: Sequence[Ids], counts: Sequence[int], step: Step = lambda done: None
     ) -> list[tuple[float, bool]]:
-        found: dict[int, tuple[float, bool]] = {}
+        totals: dict[int, tuple[float, bool]] = {}
         self.engine.reset()
         before: Ids = ()
         scores: list[tuple[float, bool] | None] = []  # of token n + 1 behind the first n + 1
@@ -228,14 +232,17 @@ class Native(Backend):
             sequence = sequences[number]
             shared = common(before, sequence[:-1])
             first = len(sequence) - counts[number] - 1
-            known = range(first, shared - 1)
-            keep = next((n for n in known if scores[n] is None), max(shared - 1, 0))
+            reusable = range(first, shared - 1)
+            keep = next((n for n in reusable if scores[n] is None), max(shared - 1, 0))
             scores = scores[:keep] + self._scores(sequence, keep, first)
-            own = [score for score in scores[first:] if score is not None]
-            found[number] = (sum(value for value, _ in own), all(top for _, top in own))
+            answer_scores = [score for score in scores[first:] if score is not None]
+            totals[number] = (
+                sum(value for value, _ in answer_scores),
+                all(top for _, top in answer_scores),
+            )
             before = sequence[:-1]
             step(1)
-        return [found[number] for number in range(len(sequences))]
+        return [totals[number] for number in range(len(sequences))]
 
     def _scores(self, sequence: Ids, keep: int, first: int) -> list[tuple[float, bool] | None]:
         """Scores of the tokens behind position `keep`; those before `first` are not needed."""
@@ -260,7 +267,7 @@ class Native(Backend):
     def generate(
         self, prompts: Sequence[Ids], limit: int, stops: list[str], sampling: Sampling
     ) -> list[list[int]]:
-        found: list[list[int]] = []
+        answers: list[list[int]] = []
         ends = Stops(self.tokenizer, stops)
         for prompt in prompts:
             self.engine.reset()
@@ -270,8 +277,8 @@ class Native(Backend):
                 tokens.append(token)
                 if ends.spelled(tokens):
                     break
-            found.append(tokens)
-        return found
+            answers.append(tokens)
+        return answers
 
     def close(self) -> None:
         self.engine.close()
@@ -280,9 +287,9 @@ class Native(Backend):
 def _scored(logits: Tensor, target: Tensor) -> tuple[float, bool]:
     """Log-probability of target (T,) under logits (T, V), and whether each is the largest."""
     loss, greedy = 0.0, True
-    for rows, own in zip(logits.split(_ROWS), target.split(_ROWS), strict=True):
-        loss += F.cross_entropy(rows, own, reduction="sum").item()
-        greedy = greedy and bool((rows.argmax(-1) == own).all())
+    for rows, labels in zip(logits.split(_ROWS), target.split(_ROWS), strict=True):
+        loss += F.cross_entropy(rows, labels, reduction="sum").item()
+        greedy = greedy and bool((rows.argmax(-1) == labels).all())
     return -loss, greedy
 
 

@@ -37,8 +37,8 @@ def rows(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]:
             return {"test": datasets.Dataset(read_table(path))}
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-        found = [json.loads(line) for line in text.split("\n") if line.strip()]
-        return {"test": datasets.Dataset.from_list(found)}
+        records = [json.loads(line) for line in text.split("\n") if line.strip()]
+        return {"test": datasets.Dataset.from_list(records)}
     except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error) as error:
         raise DataError(
             f"tasks: '{path}' cannot be read ({' '.join(str(error).split())[:120]}); check the file"
@@ -67,19 +67,19 @@ def passages(
     """
     import datasets
 
-    found = []
+    texts = []
     for paragraph in _paragraphs(file, data_root):
         words = paragraph.split()
         if least <= len(words) <= most and words[-1].endswith(".") and words[-1][:-1].isalpha():
-            found.append(" ".join(words)[:-1])
-    return {"test": datasets.Dataset.from_dict({"text": found})}
+            texts.append(" ".join(words)[:-1])
+    return {"test": datasets.Dataset.from_dict({"text": texts})}
 
 
 def endings(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]:
     """HellaSwag's rows with fields `query`, `choices` and `gold`; WikiHow's marks in square
     brackets go.
     """
-    found = rows(file, data_root)["test"]
+    dataset = rows(file, data_root)["test"]
 
     def prepared(row: dict[str, Any]) -> dict[str, Any]:
         begun = f"{row['ctx_a']} {row['ctx_b'].capitalize()}"
@@ -89,7 +89,7 @@ def endings(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]
             "gold": int(row["label"]),
         }
 
-    return {"test": found.map(prepared, keep_in_memory=True)}
+    return {"test": dataset.map(prepared, keep_in_memory=True)}
 
 
 def locate(file: str, data_root: str | None, suffixes: tuple[str, ...]) -> Path:
@@ -116,8 +116,8 @@ def _unmarked(text: str) -> str:
 
 def _paragraphs(file: str, data_root: str | None) -> list[str]:
     path = locate(file, data_root, _TEXTS)
-    found = []
+    paragraphs = []
     for document in documents(str(path)):
         parts = (" ".join(part.split()) for part in document.split("\n\n"))
-        found += [part for part in parts if part]
-    return found
+        paragraphs += [part for part in parts if part]
+    return paragraphs

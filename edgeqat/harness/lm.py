@@ -68,8 +68,8 @@ class EdgeQATLM(TemplateLM):
         super().__init__()
         for name in unknown:
             raise UsageError(f"model_args: '{name}' is unknown; {nearest(name, _ARGUMENTS)}")
-        given = str(batch_size or "")  # `auto` of lm-eval's command line is ours
-        size = int(given) if given.isdigit() else _BATCH
+        size_text = str(batch_size or "")  # `auto` of lm-eval's command line is ours
+        size = int(size_text) if size_text.isdigit() else _BATCH
         self.opened: Backend = open_backend(backend, pretrained, size, threads)
         self.tokenizer = self.opened.tokenizer
         self.add_bos_token = add_bos_token
@@ -140,25 +140,25 @@ class EdgeQATLM(TemplateLM):
             counts.append(len(continuation))
         start = time.process_time()
         with tqdm(total=len(sequences), desc=self.opened.name, disable=disable_tqdm) as bar:
-            found = self.opened.score(sequences, counts, bar.update)
+            scores = self.opened.score(sequences, counts, bar.update)
         self.scored += len(sequences)
         self.cpu_seconds += time.process_time() - start
-        for (texts, *_), own in zip(requests, found, strict=True):
+        for (texts, *_), score in zip(requests, scores, strict=True):
             if texts is not None:
-                self.cache_hook.add_partial("loglikelihood", texts, own)
-        return found
+                self.cache_hook.add_partial("loglikelihood", texts, score)
+        return scores
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         windows, counts = [], []
         for request in requests:
-            found = utils.get_rolling_token_windows(
+            spans = utils.get_rolling_token_windows(
                 self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, 1
             )
-            own = [(None, *utils.make_disjoint_window(window)) for window in found]
-            windows += own
-            counts.append(len(own))
+            pairs = [(None, *utils.make_disjoint_window(window)) for window in spans]
+            windows += pairs
+            counts.append(len(pairs))
         values = iter(self._loglikelihood_tokens(windows, disable_tqdm))
         totals = [sum(next(values)[0] for _ in range(count)) for count in counts]
         for request, total in zip(requests, totals, strict=True):
@@ -166,7 +166,7 @@ class EdgeQATLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        found: dict[int, str] = {}
+        answers: dict[int, str] = {}
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(repr(request.args[1]), []).append(number)
@@ -197,10 +197,10 @@ class EdgeQATLM(TemplateLM):
                         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
                         for stop in stops:
                             text = text.split(stop)[0]
-                        found[number] = text
+                        answers[number] = text
                         self.cache_hook.add_partial("generate_until", requests[number].args, text)
                     bar.update(len(part))
-        return [found[number] for number in range(len(requests))]
+        return [answers[number] for number in range(len(requests))]
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval adds to `config` of its result."""
@@ -235,7 +235,7 @@ def run_tasks(
     """
     try:
         with _quiet():
-            found: Any = lm_eval.simple_evaluate(
+            result: Any = lm_eval.simple_evaluate(
                 model=model,
                 tasks=list(tasks),
                 task_manager=_manager(tasks, folder, data_root),
@@ -252,14 +252,14 @@ def run_tasks(
         if isinstance(error, OSError | ImportError):
             way = "lm-eval's own data come from the hub: go online once, or name a --data-root"
         raise DataError(f"tasks: '{', '.join(tasks)}' cannot be run ({line}); {way}") from error
-    return found
+    return result
 
 
-def table(found: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """lm-eval's tables of a result: tasks, then groups."""
-    parts = [utils.make_table(found)]
-    if found.get("groups"):
-        parts.append(utils.make_table(found, "groups"))
+    parts = [utils.make_table(result)]
+    if result.get("groups"):
+        parts.append(utils.make_table(result, "groups"))
     return "\n".join(parts)
 
 
@@ -316,12 +316,12 @@ def _nearest(name: str, manager: TaskManager) -> str:
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
-    known = [*_KNOWN, *_NAMES_OF_LIMIT]
+    names = [*_KNOWN, *_NAMES_OF_LIMIT]
     for name, value in options.items():
-        if name not in known and (name not in _NEUTRAL or value != _NEUTRAL[name]):
+        if name not in names and (name not in _NEUTRAL or value != _NEUTRAL[name]):
             raise UsageError(
                 f"gen-kwargs: '{name}' ({value}) is not among what every backend knows; leave it "
-                f"out ({nearest(name, known)})"
+                f"out ({nearest(name, names)})"
             )
     try:
         temperature = float(options.get("temperature") or 0)

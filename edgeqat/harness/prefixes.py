@@ -43,10 +43,10 @@ def batches(inputs: Sequence[Ids], size: int, tokens: int, share: bool = True) -
     for members, length in groups:
         by_length.setdefault(length, []).append(members)
     for length in sorted(by_length, reverse=True):
-        longest = {own[0]: max(len(inputs[n]) for n in own) for own in by_length[length]}
+        longest = {group[0]: max(len(inputs[n]) for n in group) for group in by_length[length]}
         part: list[list[int]] = []
         room = 0
-        for members in sorted(by_length[length], key=lambda own: -longest[own[0]]):
+        for members in sorted(by_length[length], key=lambda group: -longest[group[0]]):
             if part and len(members) > room:
                 yield _batch(inputs, part, length)
                 part = []

@@ -50,10 +50,10 @@ def evaluate_tasks(
     lm = EdgeQATLM(model, backend, batch_size, max_length, threads=threads)
     start = time.perf_counter()
     try:
-        found = run_tasks(lm, tasks, task_folder(), data_root, limit, num_fewshot, gen_kwargs)
+        result = run_tasks(lm, tasks, task_folder(), data_root, limit, num_fewshot, gen_kwargs)
     finally:
         lm.opened.close()
-    found["edgeqat"] = {
+    result["edgeqat"] = {
         "version": edgeqat.__version__,
         "model": model,
         "backend": backend,
@@ -61,8 +61,8 @@ def evaluate_tasks(
         "seconds": round(time.perf_counter() - start, 1),
     }
     if output is not None:
-        write_json(output, found, plain)
-    return found, table(found)
+        write_json(output, result, plain)
+    return result, table(result)
 
 
 def check_installed() -> None:
