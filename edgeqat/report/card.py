@@ -107,7 +107,7 @@ def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     if metrics.get("qat_start") == metrics["ptq"]:
         del titles["qat_start"]
     rows = {name: metrics.get(name) for name in titles}
-    return [(titles[name], own[metric.name] if own else None) for name, own in rows.items()]
+    return [(titles[name], entry[metric.name] if entry else None) for name, entry in rows.items()]
 
 
 def exports(quant: QuantSection, config: dict[str, Any]) -> list[str]:
@@ -118,15 +118,15 @@ def exports(quant: QuantSection, config: dict[str, Any]) -> list[str]:
     if quant.adaptive.share is not None:
         return []
     cached, rounds = scheme.kv_bits < FLOAT_BITS, scheme.activation_bits < FLOAT_BITS
-    found = []
+    commands = []
     kept = mode in ("q8_0", "dynamic") or not rounds
     if kept and (quant.kv.llama_cpp or not cached) and llama.unsupported(config, scheme) is None:
-        found.append("edgeqat export gguf THIS_FOLDER --output model.gguf")
+        commands.append("edgeqat export gguf THIS_FOLDER --output model.gguf")
     kept = mode == "dynamic" or not rounds
     if kept and compressed_tensors.unsupported(config, scheme) is None:
         drop = " --drop-kv" if cached else ""
-        found.append(f"edgeqat export compressed-tensors THIS_FOLDER --output OUT{drop}")
-    return found
+        commands.append(f"edgeqat export compressed-tensors THIS_FOLDER --output OUT{drop}")
+    return commands
 
 
 def render(metrics: dict[str, Any], recipe: Recipe, config: dict[str, Any]) -> str:

@@ -65,14 +65,14 @@ def page(
 
 def series(records: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
     """Steps and values of every loss term of QAT in metrics.jsonl."""
-    found: dict[str, tuple[list[int], list[float]]] = {}
+    curves: dict[str, tuple[list[int], list[float]]] = {}
     for record in records:
         if record.get("stage") == _QAT:
             for name, value in record["terms"].items():
-                steps, values = found.setdefault(name, ([], []))
+                steps, values = curves.setdefault(name, ([], []))
                 steps.append(record["step"])
                 values.append(value)
-    return found
+    return curves
 
 
 def loss_figures(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -100,18 +100,18 @@ def _summary(metrics: dict[str, Any]) -> str:
 def _rows(metrics: dict[str, Any], rows: Sequence[tuple[str, float | None]]) -> list[Any]:
     metric = metric_of(metrics)
     floating = metrics["float"][metric.name]
-    found = []
+    entries = []
     for name, value in rows:
         if value is None:
             continue
-        found.append((name, f"{value:.3f}", metric.over_float(value, floating)))
-    return found
+        entries.append((name, f"{value:.3f}", metric.over_float(value, floating)))
+    return entries
 
 
 def _conditions(metrics: dict[str, Any]) -> str:
-    own = ", ".join(f"{name} {value}" for name, value in metrics["evaluation"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in metrics["evaluation"].items())
     share = metrics["recovered"]
-    text = f"Evaluated with: {own}."
+    text = f"Evaluated with: {settings}."
     if share is not None:
         text += f" Recovered {100 * share:.1f}% of what quantization without training loses."
     return text
@@ -119,8 +119,8 @@ def _conditions(metrics: dict[str, Any]) -> str:
 
 def sizes(by_kind: dict[str, int]) -> list[tuple[str, int, str]]:
     """Kind, bytes and words of what a packed file holds, from metrics' `bytes`."""
-    known = [(kind, by_kind[kind]) for kind in _KINDS if by_kind.get(kind)]
-    return [(name, size, _megabytes(size)) for name, size in known]
+    kinds = [(kind, by_kind[kind]) for kind in _KINDS if by_kind.get(kind)]
+    return [(name, size, _megabytes(size)) for name, size in kinds]
 
 
 def _megabytes(size: int) -> str:
@@ -182,12 +182,12 @@ def densities(
     heads.
     """
     edges = data[f"{part}_edges"][layer]
-    found = {}
+    shares = {}
     for stage in STAGES:
         counts = data[f"{part}_{stage}"][layer]
-        own = counts[head * len(counts) // data[f"q_{stage}"].shape[1]].astype(np.float64)
-        found[TITLES[stage]] = (100 * own / own.sum()).tolist()
-    return ((edges[1:] + edges[:-1]) / 2).tolist(), found
+        head_counts = counts[head * len(counts) // data[f"q_{stage}"].shape[1]].astype(np.float64)
+        shares[TITLES[stage]] = (100 * head_counts / head_counts.sum()).tolist()
+    return ((edges[1:] + edges[:-1]) / 2).tolist(), shares
 
 
 def token_scores(data: Arrays) -> tuple[list[str], dict[str, np.ndarray]]:
@@ -199,17 +199,21 @@ def token_scores(data: Arrays) -> tuple[list[str], dict[str, np.ndarray]]:
     scores = data["importance"].astype(np.float64)
     scores = scores * np.arange(1, scores.shape[1] + 1)
     tokens = [text.replace("\n", "\u21b5") for text in data["tokens"].tolist()]
-    named = {"all, mean": scores.mean(0)} | {str(n): own for n, own in enumerate(scores)}
+    named = {"all, mean": scores.mean(0)} | {
+        str(n): layer_scores for n, layer_scores in enumerate(scores)
+    }
     scaled = {
-        name: np.clip(own / max(own[1:].max(initial=0.0), 1e-9), 0, 1).round(3)
-        for name, own in named.items()
+        name: np.clip(values / max(values[1:].max(initial=0.0), 1e-9), 0, 1).round(3)
+        for name, values in named.items()
     }
     return tokens, scaled
 
 
 def _importance(data: Arrays) -> list[tuple[str, list[tuple[str, float]]]]:
     tokens, scores = token_scores(data)
-    return [(name, list(zip(tokens, own.tolist(), strict=True))) for name, own in scores.items()]
+    return [
+        (name, list(zip(tokens, values.tolist(), strict=True))) for name, values in scores.items()
+    ]
 
 
 def _coreset(coreset: dict[str, Any]) -> dict[str, Any]:
@@ -267,20 +271,20 @@ def _speeds(bench: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = measured(bench)
         if not rows:
             return {}
-        found = []
+        charts = []
         rate = next(name for name in RATES if name in rows[0])
         for test in dict.fromkeys(row["test"] for row in rows):
-            own = [row for row in rows if row["test"] == test]
-            own.sort(key=lambda row: row["engine"] != "native")
-            entries = [(row["engine"], row[rate]["mean"], row[rate]["sd"]) for row in own]
-            first, limit = own[0], None
+            group = [row for row in rows if row["test"] == test]
+            group.sort(key=lambda row: row["engine"] != "native")
+            entries = [(row["engine"], row[rate]["mean"], row[rate]["sd"]) for row in group]
+            first, limit = group[0], None
             if test.startswith("tg") and first["read_bytes_per_second"] and first["weight_bytes"]:
                 limit = first["read_bytes_per_second"] / first["weight_bytes"]
             note = "; dashed: its matrices at the speed of a plain read loop" if limit else ""
-            found.append((f"{test}{note}", svg.rows(entries, RATES[rate], limit)))
+            charts.append((f"{test}{note}", svg.rows(entries, RATES[rate], limit)))
         machine = f"{rows[0]['model']} on {rows[0]['cpu']}, {rows[0]['threads']} threads"
     except (KeyError, TypeError, IndexError, StopIteration):
         raise UsageError(
             "bench: the file holds no rows of `edgeqat bench`; write it with edgeqat bench --json"
         ) from None
-    return {"speeds": found, "machine": machine}
+    return {"speeds": charts, "machine": machine}

@@ -57,7 +57,7 @@ def _bytes(metrics: dict[str, Any]) -> Any:
 
 def _losses(records: Sequence[dict[str, Any]]) -> Any | None:
     """A panel for each loss term of QAT, over the steps."""
-    curves = {name: own for name, own in series(records).items() if len(own[0]) > 1}
+    curves = {name: curve for name, curve in series(records).items() if len(curve[0]) > 1}
     if not curves:
         return None
     figure = chart.new(3.6 * len(curves), 2.8)
@@ -77,8 +77,8 @@ def _coreset(metrics: dict[str, Any]) -> Any | None:
     figure = chart.new(3.6 * len(turns), 2.8)
     for panel, turn in zip(figure.subplots(1, len(turns), squeeze=False)[0], turns, strict=True):
         centres, shares = shares_of_scores(turn["histogram"])
-        for name, own in shares.items():
-            panel.plot(centres, own, label=name)
+        for name, share in shares.items():
+            panel.plot(centres, share, label=name)
         panel.set(xlabel=f"score ({turn['selector']})", ylabel="% of samples")
         panel.set_title(f"epoch {turn['epoch']}")
         panel.legend()
@@ -121,8 +121,8 @@ def _layer(data: Arrays, row: int, layer: int) -> Any:
     upper, lower = figure.subfigures(2, 1).tolist()
     for panel, part, noun in zip(upper.subplots(1, 2), "qk", ("query", "key"), strict=True):
         centres, shares = densities(data, part, layer, 0)
-        for name, own in shares.items():
-            panel.plot(centres, own, label=name)
+        for name, density in shares.items():
+            panel.plot(centres, density, label=name)
         panel.set(title=f"{noun}, layer {layer}, head 0", ylabel="% of values")
         panel.legend()
     for panel, stage in zip(lower.subplots(1, len(STAGES)), STAGES, strict=True):

@@ -54,16 +54,18 @@ def take(model: Any, ids: Tensor, names: list[str], edges: Arrays | None = None)
         if kept != attention.NAME:
             model.set_attn_implementation(kept)
     heads = [_float_basis(taps[layer]) for layer in sorted(taps)]
-    found = {"hidden": torch.stack(hidden).squeeze(1).half().cpu().numpy()}
+    arrays = {"hidden": torch.stack(hidden).squeeze(1).half().cpu().numpy()}
     for name, values in zip(("q", "k"), zip(*heads, strict=True), strict=True):
         layers = [value[0].float().cpu().numpy() for value in values]
-        found[f"{name}_edges"] = _edges(layers) if edges is None else edges[f"{name}_edges"]
-        found[name] = _histograms(layers, found[f"{name}_edges"])
+        arrays[f"{name}_edges"] = _edges(layers) if edges is None else edges[f"{name}_edges"]
+        arrays[name] = _histograms(layers, arrays[f"{name}_edges"])
     chosen = shown_layers(len(heads))
     maps = [_attention(taps[layer]) for layer in sorted(taps)]
-    found["attention"] = np.stack([maps[layer][:_HEADS, :_SHOWN, :_SHOWN] for layer in chosen])
-    found["importance"] = np.stack([own[:, :_SHOWN, 0].mean(0) for own in maps])
-    return found
+    arrays["attention"] = np.stack([maps[layer][:_HEADS, :_SHOWN, :_SHOWN] for layer in chosen])
+    arrays["importance"] = np.stack(
+        [attention_map[:, :_SHOWN, 0].mean(0) for attention_map in maps]
+    )
+    return arrays
 
 
 def shown_layers(count: int) -> list[int]:
@@ -74,7 +76,7 @@ def shown_layers(count: int) -> list[int]:
 def assemble(stages: dict[str, Arrays], names: list[str], tokens: list[str]) -> Arrays:
     """What the report needs of the snapshots by stage (STAGES), in one set of small arrays."""
     first = stages["float"]
-    found = {
+    arrays = {
         "tokens": np.array(tokens[:_SHOWN], dtype=np.str_),
         "blocks": np.array(names, dtype=np.str_),
         "layers": np.array(shown_layers(len(names))),
@@ -83,13 +85,13 @@ def assemble(stages: dict[str, Arrays], names: list[str], tokens: list[str]) -> 
         "importance": stages["qat"]["importance"].astype(np.float16),
     }
     power = np.square(first["hidden"].astype(np.float64)).sum(axis=(1, 2))
-    for stage, own in stages.items():
+    for stage, stage_arrays in stages.items():
         for part in ("q", "k"):
-            found[f"{part}_{stage}"] = own[part]
-        found[f"attention_{stage}"] = own["attention"].astype(np.float16)
-        error = own["hidden"].astype(np.float64) - first["hidden"].astype(np.float64)
-        found[f"error_{stage}"] = np.square(error).sum(axis=(1, 2)) / power
-    return found
+            arrays[f"{part}_{stage}"] = stage_arrays[part]
+        arrays[f"attention_{stage}"] = stage_arrays["attention"].astype(np.float16)
+        error = stage_arrays["hidden"].astype(np.float64) - first["hidden"].astype(np.float64)
+        arrays[f"error_{stage}"] = np.square(error).sum(axis=(1, 2)) / power
+    return arrays
 
 
 def save(path: Path, arrays: Arrays) -> None:
@@ -101,8 +103,8 @@ def save(path: Path, arrays: Arrays) -> None:
 def load(path: Path) -> Arrays:
     """Read arrays; a damaged file is a FormatError."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise FormatError(
             f"{path.name}: '{path}' cannot be read ({error}); copy the folder again"
@@ -118,19 +120,19 @@ def _float_basis(tap: Tap) -> tuple[Tensor, Tensor]:
 
 def _edges(layers: list[np.ndarray]) -> np.ndarray:
     """Edges (L, B + 1) of the bins of each layer."""
-    spread = [_SPREAD * max(float(own.std()), 1e-6) for own in layers]
-    return np.stack([np.linspace(-own, own, _BINS + 1) for own in spread]).astype(np.float32)
+    spread = [_SPREAD * max(float(values.std()), 1e-6) for values in layers]
+    return np.stack([np.linspace(-limit, limit, _BINS + 1) for limit in spread]).astype(np.float32)
 
 
 def _histograms(layers: list[np.ndarray], edges: np.ndarray) -> np.ndarray:
     """Counts (L, heads, B) of values (heads, T, D) of each layer; what is outside counts at the
     ends.
     """
-    found = []
-    for own, bins in zip(layers, edges, strict=True):
-        rows = [np.histogram(np.clip(head, bins[0], bins[-1]), bins)[0] for head in own]
-        found.append(np.stack(rows))
-    return np.stack(found).astype(np.uint32)
+    counts = []
+    for heads, bins in zip(layers, edges, strict=True):
+        rows = [np.histogram(np.clip(head, bins[0], bins[-1]), bins)[0] for head in heads]
+        counts.append(np.stack(rows))
+    return np.stack(counts).astype(np.uint32)
 
 
 def _attention(tap: Tap) -> np.ndarray:

@@ -29,7 +29,7 @@ def lines(
     first: int = 0,
 ) -> str:
     """Curves over x by name; `fill` shades below them, `first` is the colour of the first."""
-    values = [value for own in series.values() for value in own if math.isfinite(value)]
+    values = [value for curve in series.values() for value in curve if math.isfinite(value)]
     low, high = _range(values, zero=fill)
     left, right = min(x), max(x)
     right += right == left
@@ -38,8 +38,8 @@ def lines(
         return f"{_x(at, left, right):.1f},{_y(value, low, high):.1f}"
 
     parts = [_axes(left, right, low, high, across, up)]
-    for number, own in enumerate(series.values(), first):
-        path = " ".join(place(a, v) for a, v in zip(x, own, strict=True) if math.isfinite(v))
+    for number, curve in enumerate(series.values(), first):
+        path = " ".join(place(a, v) for a, v in zip(x, curve, strict=True) if math.isfinite(v))
         if fill:
             base = f"{place(right, low)} {place(left, low)}"
             parts.append(f'<polygon class="f{number}" points="{path} {base}"/>')
@@ -51,20 +51,20 @@ def bars(
     names: Sequence[str], series: Mapping[str, Sequence[float]], up: str, first: int = 0
 ) -> str:
     """A group of bars for each name, one bar a series; `first` is the colour of the first."""
-    _, high = _range([value for own in series.values() for value in own], zero=True)
+    _, high = _range([value for heights in series.values() for value in heights], zero=True)
     room = (_WIDTH - _LEFT - _RIGHT) / len(names)
     wide = room * 0.8 / len(series)
     parts = [_axes(None, None, 0, high, "", up)]
     every = math.ceil(len(names) / 12)
     for group, name in enumerate(names):
         start = _LEFT + group * room + 0.1 * room
-        for number, own in enumerate(series.values()):
-            top = _y(own[group], 0, high)
+        for number, heights in enumerate(series.values()):
+            top = _y(heights[group], 0, high)
             height = max(_HEIGHT - _BOTTOM - top, 0.5)
             parts.append(
                 f'<rect class="b{first + number}" x="{start + number * wide:.1f}" y="{top:.1f}" '
-                f'width="{wide:.1f}" height="{height:.1f}"><title>{escape(name)}: {own[group]:.4g}'
-                "</title></rect>"
+                f'width="{wide:.1f}" height="{height:.1f}">'
+                f"<title>{escape(name)}: {heights[group]:.4g}</title></rect>"
             )
         if group % every == 0:
             parts.append(_text(start + 0.4 * room, _HEIGHT - _BOTTOM + 16, name, "middle"))

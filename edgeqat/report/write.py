@@ -34,8 +34,8 @@ def report(
         check_folder(pictures)
     metrics = json.loads(_text(folder, METRICS))
     records = read_records(folder / RECORDS)
-    found = folder / snapshot.FILE
-    data = snapshot.load(found) if found.is_file() else None
+    snapshot_file = folder / snapshot.FILE
+    data = snapshot.load(snapshot_file) if snapshot_file.is_file() else None
     html = pages.page(
         metrics, card.table(metrics), records, config["quantization_config"]["layers"],
         _text(folder, recipes.RESOLVED), data, rows,
