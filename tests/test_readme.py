@@ -5,15 +5,12 @@ exist, README is a first screen.
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import typer
-
-from edgeqat import cli
+from command_lines import arguments, parse
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -35,26 +32,6 @@ def commands(text: str) -> list[str]:
     joined = "\n".join(_FENCE.findall(text)).replace("\\\n", " ")
     lines = (line.partition(" #")[0].strip() for line in joined.splitlines())
     return [line for line in lines if re.match(r"(\S+=\S* )*(\.venv/bin/)?edgeqat ", line)]
-
-
-def arguments(line: str) -> list[str]:
-    words = shlex.split(line)
-    while not words[0].endswith("edgeqat"):  # VARIABLE=value before it
-        words.pop(0)
-    return words[1:]
-
-
-def parse(given: list[str]) -> None:
-    """Read a command line to the end without running it; raises typer's error for an unknown verb,
-    option or argument.
-    """
-    command = typer.main.get_command(cli.app)
-    given = cli._with_scheme([word for word in given if word != "--debug"])
-    if given in (["--help"], ["--version"]):
-        return
-    context = command.make_context("edgeqat", list(given))
-    name, verb, rest = command.resolve_command(context, list(given))
-    verb.make_context(name, rest, parent=context)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page)

@@ -34,8 +34,15 @@ from edgeqat.errors import EdgeQATError, UsageError
 INTERRUPTED = 130  # what typer, and shells, return after Ctrl-C
 _SCHEME = re.compile(r"--((?:w\d+)?(?:a\d+)?(?:kv\d+)?)")
 
+
+def _examples(*lines: str) -> str:
+    """The end of a help text; the mark keeps its lines apart."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 app = typer.Typer(
     name="edgeqat",
+    epilog=_examples(quantize.EXAMPLES[0], generate.EXAMPLES[0]),
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -63,17 +70,12 @@ def _options(
     """Quantization-aware training of small language and image models for edge CPUs."""
 
 
-app.command("quantize")(quantize.command)
-app.command("train")(train.command)
-app.command("coreset")(coreset.command)
-app.command("eval")(evaluate.command)
-app.command("bench")(bench.command)
-app.command("report")(report.command)
-app.command("export")(export.command)
-app.command("generate")(generate.command)
-app.command("inspect")(inspect.command)
-app.command("recipes")(recipes.command)
-app.command("manual", hidden=True)(manual.command)
+for _name, _verb in (
+    ("quantize", quantize), ("train", train), ("coreset", coreset), ("eval", evaluate),
+    ("bench", bench), ("report", report), ("export", export), ("generate", generate),
+    ("inspect", inspect), ("recipes", recipes), ("manual", manual),
+):  # fmt: skip
+    app.command(_name, hidden=_verb is manual, epilog=_examples(*_verb.EXAMPLES))(_verb.command)
 
 
 def main() -> None:

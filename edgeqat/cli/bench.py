@@ -13,6 +13,11 @@ from edgeqat.scheme import Scheme
 
 _REASON = 50  # characters of a line that says why an engine failed
 
+EXAMPLES = (
+    "edgeqat bench demo-w4a8kv4 --engine native --json rows.json",
+    "edgeqat bench --shape tinyllama-1.1b --w4a8kv4 --threads 2 --repeat 3",
+)
+
 
 def command(
     folder: Annotated[Path | None, typer.Argument(help="Packed folder.")] = None,

@@ -12,6 +12,11 @@ from edgeqat.cli import options
 
 _BAR = 40
 
+EXAMPLES = (
+    "edgeqat coreset --recipe demo --coreset 0.1 --output chosen.json",
+    "edgeqat coreset --recipe llama-8m-novels --data NOVELS --coreset 0.5 --output half.json",
+)
+
 
 def command(
     recipe: Annotated[

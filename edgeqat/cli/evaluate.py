@@ -15,6 +15,11 @@ from edgeqat.scheme import average_words
 
 _TASKS, _TEXT = "tasks", "held-out text"
 
+EXAMPLES = (
+    "edgeqat eval demo-w4a8kv4 --against demo",
+    "edgeqat eval FOLDER --tasks blimp --data-root DATA --limit 50 --output blimp.json",
+)
+
 
 def command(
     folder: Annotated[

@@ -12,6 +12,11 @@ from edgeqat import log
 from edgeqat.errors import UsageError, nearest
 from edgeqat.output import check_file
 
+EXAMPLES = (
+    "edgeqat export gguf FOLDER --output model.gguf",
+    "edgeqat export compressed-tensors FOLDER --output OUT --drop-kv",
+)
+
 
 def command(
     target: Annotated[str, typer.Argument(help="gguf, compressed-tensors or onnx.")],

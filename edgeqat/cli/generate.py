@@ -9,6 +9,11 @@ import typer
 
 from edgeqat import log
 
+EXAMPLES = (
+    "edgeqat generate demo-w4a8kv4 --prompt 'The import statement'",
+    "edgeqat generate FOLDER --prompt 'Once upon a time' --temperature 0.8 --top-p 0.9",
+)
+
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],

@@ -12,6 +12,11 @@ from edgeqat.scheme import average_words, input_words
 
 ROWS = ("float", "float_same_steps", "ptq", "qat_start", "qat")
 
+EXAMPLES = (
+    "edgeqat inspect demo-w4a8kv4",
+    "edgeqat inspect demo-w4a8kv4 --verify",
+)
+
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],

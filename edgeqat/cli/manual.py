@@ -11,6 +11,11 @@ import typer
 
 _MADE = "<!-- made by `edgeqat manual docs/cli`; a test holds it to the code -->"
 
+EXAMPLES = (
+    "edgeqat manual docs/cli",
+    "edgeqat manual PAGES",
+)
+
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Folder to write the pages into.")],
@@ -60,7 +65,12 @@ def _page(name: str, verb: Any) -> str:
     if options:
         lines += ["| option | |", "|---|---|"]
         lines += [f"| {_names(own)} | {_cell(own.help)}{_default(own)} |" for own in options] + [""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "Examples:", "```", *examples(verb), "```", ""])
+
+
+def examples(verb: Any) -> list[str]:
+    """The command lines at the end of a help text."""
+    return [line.strip() for line in (verb.epilog or "").splitlines() if "edgeqat " in line]
 
 
 def _shown(argument: Any) -> str:

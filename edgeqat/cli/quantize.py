@@ -16,6 +16,11 @@ from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
 
+EXAMPLES = (
+    "edgeqat quantize --model demo --w4a8kv4",
+    "edgeqat quantize --model FOLDER --data TEXT --w3a4kv3 --dry-run",
+)
+
 
 def command(
     model: Annotated[

@@ -8,6 +8,11 @@ import typer
 
 from edgeqat.errors import UsageError
 
+EXAMPLES = (
+    "edgeqat recipes llama-8m-novels",
+    "edgeqat recipes --fields",
+)
+
 
 def command(
     name: Annotated[str | None, typer.Argument(help="Recipe to print with all defaults.")] = None,

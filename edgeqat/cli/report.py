@@ -9,6 +9,11 @@ import typer
 
 from edgeqat import log
 
+EXAMPLES = (
+    "edgeqat report demo-w4a8kv4",
+    "edgeqat report demo-w4a8kv4 --bench rows.json --png FIGURES",
+)
+
 
 def command(
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],

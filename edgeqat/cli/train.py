@@ -11,6 +11,11 @@ from edgeqat import log
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
 
+EXAMPLES = (
+    "edgeqat train --recipe demo-float --output float",
+    "edgeqat train --recipe llama-58m-float --data TEXT --steps 2000",
+)
+
 
 def command(
     recipe: Annotated[

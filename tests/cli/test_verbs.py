@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
+import typer
 import yaml
+from command_lines import arguments, parse
 
 import edgeqat
 from edgeqat import checkpoint
-from edgeqat.cli import run
+from edgeqat.cli import app, run
 
 FILES = {
     "README.md",
@@ -250,11 +252,49 @@ def test_a_copied_folder_is_whole(call, packed_folder, tmp_path):
     edgeqat.load(copied)
 
 
-@pytest.mark.parametrize("verb", ["quantize", "train", "generate", "inspect", "recipes"])
+VERBS = typer.main.get_command(app).commands
+
+
+def test_the_verbs_are_the_ones_the_pages_describe():
+    listed = {name for name, verb in VERBS.items() if not verb.hidden}
+    assert listed == {
+        "quantize", "train", "coreset", "eval", "bench", "report", "export", "generate", "inspect",
+        "recipes",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(call, verb):
+    """What it does, every argument and option in words, and two command lines that are right."""
     text = call(verb, "--help")
-    assert "Usage" in text
-    assert "--help" in text
+    assert text.startswith(f"Usage: edgeqat {verb} ")
+    described = squeezed(text)
+    assert squeezed(VERBS[verb].help.splitlines()[0]) in described
+    for parameter in VERBS[verb].params:
+        assert parameter.help, parameter.name
+        assert squeezed(parameter.help) in described, parameter.name
+        shown = parameter.opts[0] if parameter.param_type_name == "option" else parameter.name
+        assert shown in text.split()
+    assert [arguments(line)[0] for line in examples(text)] == [verb, verb]
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=lambda verb: verb or "all")
+def test_every_help_ends_with_two_examples_that_parse(call, verb):
+    lines = examples(call(*verb, "--help"))
+    assert len(set(lines)) == 2
+    for line in lines:
+        assert line.startswith("edgeqat ")
+        parse(arguments(line))
+
+
+def squeezed(text):
+    """Without blanks: help texts are wrapped, also behind a hyphen."""
+    return "".join(text.split())
+
+
+def examples(text):
+    """The command lines at the end of a help text."""
+    return [line.strip() for line in text.rstrip().rpartition("Examples:\n")[2].splitlines()]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",)])
