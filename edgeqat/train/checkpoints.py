@@ -29,8 +29,8 @@ class Checkpoints:
 
     def latest(self) -> tuple[int, Path] | None:
         """Step and folder of the last complete checkpoint."""
-        found = [(int(p.name.removeprefix(_PREFIX)), p) for p in self.folder.glob(f"{_PREFIX}*")]
-        return max((entry for entry in found if _is_complete(entry[1])), default=None)
+        entries = [(int(p.name.removeprefix(_PREFIX)), p) for p in self.folder.glob(f"{_PREFIX}*")]
+        return max((entry for entry in entries if _is_complete(entry[1])), default=None)
 
     def clear(self) -> None:
         """Remove all of them: their stage is done and its result kept."""

@@ -29,11 +29,11 @@ class Correction:
         """Refuse a rule that finds no blocks, or other ones in the teacher."""
         if not self.is_on:
             return
-        found = [block_names(model, self.section.blocks) for model in (student, teacher)]
-        if len(found[0]) != len(found[1]):
+        names = [block_names(model, self.section.blocks) for model in (student, teacher)]
+        if len(names[0]) != len(names[1]):
             raise RecipeError(
-                f"correct.blocks: '{self.section.blocks}' finds {len(found[0])} blocks of the "
-                f"model and {len(found[1])} of its teacher; name those that correspond, or drop "
+                f"correct.blocks: '{self.section.blocks}' finds {len(names[0])} blocks of the "
+                f"model and {len(names[1])} of its teacher; name those that correspond, or drop "
                 "distill.teacher"
             )
 

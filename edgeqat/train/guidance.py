@@ -54,11 +54,14 @@ class Guidance:
         if not self.needs_teacher or not isinstance(teacher, PreTrainedModel):
             return
         for field in _SHAPE:
-            own, other = (getattr(m.config, field, None) for m in (student, teacher))
-            if own != other:
+            model_value, teacher_value = (
+                getattr(m.config, field, None) for m in (student, teacher)
+            )
+            if model_value != teacher_value:
                 raise RecipeError(
-                    f"guide: the teacher's {field} is {other}, the model's {own}; guidance "
-                    "compares heads one by one: use a teacher of its shape or guide weights of 0"
+                    f"guide: the teacher's {field} is {teacher_value}, the model's {model_value}; "
+                    "guidance compares heads one by one: use a teacher of its shape or guide "
+                    "weights of 0"
                 )
 
     def capture(self, model: nn.Module) -> AbstractContextManager[Taps]:
@@ -74,14 +77,14 @@ class Guidance:
 
     def terms(self, student: Taps, teacher: Taps, step: int) -> dict[str, Tensor]:
         """The guidance terms that have a weight, unweighted, by name."""
-        found: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         device = next(iter(student.values())).query.device
         with torch.autocast(device.type, enabled=False):
             if self.entropy.weight > 0:
-                found["entropy"] = self._entropy(student, teacher)
+                terms["entropy"] = self._entropy(student, teacher)
             if self.distribution.weight > 0:
-                found["distribution"] = self._distribution(student, teacher, step)
-        return found
+                terms["distribution"] = self._distribution(student, teacher, step)
+        return terms
 
     def weighted(self, terms: dict[str, Tensor]) -> Tensor:
         """What the terms add to the loss."""
@@ -94,14 +97,14 @@ class Guidance:
         layers = _chosen(student, self.entropy.layers)
         queries, keys, targets = [], [], []
         for layer in layers:
-            own = student[layer]
-            keep = _real_tokens(own)
-            queries.append(entropy.variance(own.query, keep))
-            keys.append(entropy.variance(own.key, keep))
+            tap = student[layer]
+            keep = _real_tokens(tap)
+            queries.append(entropy.variance(tap.query, keep))
+            keys.append(entropy.variance(tap.key, keep))
             if self.entropy.form == "gap":
                 query, key = teacher[layer].query, teacher[layer].key
-                if own.quantizer is not None:
-                    query, key = own.quantizer.basis(query, key)
+                if tap.quantizer is not None:
+                    query, key = tap.quantizer.basis(query, key)
                 heads = [entropy.variance(query, keep), entropy.variance(key, keep)]
                 targets.append(torch.cat(heads, dim=-1))
         query, key = torch.stack(queries), torch.stack(keys)
@@ -113,13 +116,15 @@ class Guidance:
         layers = _chosen(student, self.distribution.layers)
         total = []
         for layer in layers:
-            own, other = student[layer], teacher[layer]
-            tokens, device = own.query.shape[2], own.query.device
+            tap, teacher_tap = student[layer], teacher[layer]
+            tokens, device = tap.query.shape[2], tap.query.device
             rows = distribution.sample_rows(tokens, self.distribution.rows, step, device)
-            keep = _real_tokens(own)
+            keep = _real_tokens(tap)
             distance = distribution.row_distance(
-                distribution.row_logits(own.query, own.key, rows, own.mask, own.scale),
-                distribution.row_logits(other.query, other.key, rows, other.mask, other.scale),
+                distribution.row_logits(tap.query, tap.key, rows, tap.mask, tap.scale),
+                distribution.row_logits(
+                    teacher_tap.query, teacher_tap.key, rows, teacher_tap.mask, teacher_tap.scale
+                ),
                 self.distribution.form,
                 None if keep is None else keep[:, rows],
             )
@@ -131,6 +136,6 @@ def _chosen(taps: Taps, layers: list[int] | None) -> list[int]:
     return sorted(taps) if layers is None else sorted(set(layers))
 
 
-def _real_tokens(own: Tap) -> Tensor | None:
+def _real_tokens(tap: Tap) -> Tensor | None:
     """Which tokens (B, T) are no padding; None: all of them."""
-    return None if own.mask is None else real_tokens(own.key.shape[2], own.query, own.mask)
+    return None if tap.mask is None else real_tokens(tap.key.shape[2], tap.query, tap.mask)

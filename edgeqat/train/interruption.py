@@ -47,9 +47,9 @@ class Interruption(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         if args.world_size > 1:
-            told = torch.tensor([float(self.requested)], device=args.device)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            self.requested = bool(told.item())
+            requested = torch.tensor([float(self.requested)], device=args.device)
+            torch.distributed.all_reduce(requested, torch.distributed.ReduceOp.MAX)
+            self.requested = bool(requested.item())
         if self.requested:
             control.should_save = args.save_strategy != "no"
             control.should_training_stop = True

@@ -58,18 +58,18 @@ class Objective:
         random follows from `step`.
         """
         inputs, labels = self.prepared(batch, step)
-        with self._taps(student) as own, self._blocks(student) as blocks, observing(student):
+        with self._taps(student) as taps, self._blocks(student) as blocks, observing(student):
             logits = self.logits(student, inputs)
-        teacher, other, targets = None, {}, []
+        teacher, teacher_taps, targets = None, {}, []
         if self.teacher is not None:
             with (
                 torch.no_grad(),
-                self._taps(self.teacher) as other,
+                self._taps(self.teacher) as teacher_taps,
                 self._blocks(self.teacher) as targets,
             ):
-                found = self.logits(self.teacher, inputs)
-            found = found[..., : logits.shape[-1]]  # further rows are padding
-            teacher = found.flatten(0, -2) if self.gamma > 0 else None
+                teacher_logits = self.logits(self.teacher, inputs)
+            teacher_logits = teacher_logits[..., : logits.shape[-1]]  # further rows are padding
+            teacher = teacher_logits.flatten(0, -2) if self.gamma > 0 else None
         loss, cross_entropy, divergence = distill(
             logits.flatten(0, -2), teacher, labels.flatten(), self.gamma, self.temperature, count
         )
@@ -78,7 +78,7 @@ class Objective:
             terms["kl"] = divergence
         share = 1.0 if count is None else (labels != IGNORE).sum() / count
         if self.guidance.is_on:
-            guided = self.guidance.terms(own, other, step)
+            guided = self.guidance.terms(taps, teacher_taps, step)
             loss = loss + share * self.guidance.weighted(guided)
             terms |= guided
         if self.correction.is_on:

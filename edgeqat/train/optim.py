@@ -47,8 +47,10 @@ def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
     """Groups `weights`, `vectors`, `adapters`, `scales`, `clips`, empty ones left out."""
     adapted = {id(p) for _, quantizer in adapters(model) for p in quantizer.adapter()}
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
-    scales = {id(parameter) for own in quantizers for parameter in own.scale_parameters()}
-    clips = {id(parameter) for own in quantizers for parameter in own.clip_parameters()}
+    scales = {
+        id(parameter) for quantizer in quantizers for parameter in quantizer.scale_parameters()
+    }
+    clips = {id(parameter) for quantizer in quantizers for parameter in quantizer.clip_parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rest = [parameter for parameter in trained if id(parameter) not in scales | adapted]
     groups: list[dict[str, Any]] = [

@@ -50,10 +50,10 @@ def shard(count: int) -> Tensor:
     return (torch.arange(each) + each * _state().process_index).clamp(max=count - 1)
 
 
-def gathered(own: Tensor, count: int) -> Tensor:
+def gathered(part: Tensor, count: int) -> Tensor:
     """What the processes computed of their shards (each, ...) as one tensor (count, ...) on the
     CPU, in every process.
     """
     if _state().num_processes == 1:
-        return own[:count].cpu()
-    return gather(own.to(_state().device)).cpu()[:count]
+        return part[:count].cpu()
+    return gather(part.to(_state().device)).cpu()[:count]

@@ -24,7 +24,7 @@ def gathered(sharded: nn.Module, plain: M) -> M:
     """`plain`, an unsharded model of the same kind, with the sharded one's parameters and buffers;
     all processes call it together.
     """
-    own = plain.state_dict(keep_vars=True)
+    tensors = plain.state_dict(keep_vars=True)
     for name, tensor in sharded.state_dict().items():
-        own[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
+        tensors[name].copy_(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor)
     return plain

@@ -24,9 +24,9 @@ class Thresholds(TrainerCallback):
         model: Any = None,
         **_: Any,
     ) -> None:
-        def mean(own: Tensor) -> Tensor:
+        def mean(values: Tensor) -> Tensor:
             if args.world_size > 1:
-                torch.distributed.all_reduce(own)
-            return own / args.world_size
+                torch.distributed.all_reduce(values)
+            return values / args.world_size
 
         move_thresholds(model, mean)

@@ -84,9 +84,9 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
     """Arguments of gradient checkpointing, under the name this transformers has for it."""
-    known = TrainingArguments.__dataclass_fields__
+    fields = TrainingArguments.__dataclass_fields__
     new, old = "activation_checkpointing", "gradient_checkpointing"  # renamed in 5.2x
-    name = new if new in known else old
+    name = new if new in fields else old
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
 
 
@@ -200,19 +200,19 @@ class QATTrainer(Trainer):
         Raises Interrupted after Ctrl-C or SIGTERM, when the step in hand is done and saved.
         """
         steps = self.recipe.train.steps
-        found = (
+        checkpoint = (
             processes.broadcast_from_first(self.checkpoints.latest) if self.checkpoints else None
         )
         try:
-            if found is not None:
-                logger.debug("%s: continuing at step %d of %d", self.stage, found[0], steps)
-                self._load_progress(found[1])
-            if found is not None and found[0] >= steps:
-                self._load_from_checkpoint(str(found[1]))
-                self.state = TrainerState.load_from_json(str(found[1] / STATE))
+            if checkpoint is not None:
+                logger.debug("%s: continuing at step %d of %d", self.stage, checkpoint[0], steps)
+                self._load_progress(checkpoint[1])
+            if checkpoint is not None and checkpoint[0] >= steps:
+                self._load_from_checkpoint(str(checkpoint[1]))
+                self.state = TrainerState.load_from_json(str(checkpoint[1] / STATE))
             elif steps > 0:
                 with self.interruption:
-                    self.train(resume_from_checkpoint=str(found[1]) if found else None)
+                    self.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
         finally:
             self._cleanup()
         if self.interruption.requested:
@@ -272,8 +272,8 @@ class QATTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            own = _tensors(cast(nn.Module, self.model))  # of a sharded model, parts: hence names
-            tensors = {name: (state_dict or own)[name] for name in own}
+            parts = _tensors(cast(nn.Module, self.model))  # of a sharded model, parts: hence names
+            tensors = {name: (state_dict or parts)[name] for name in parts}
             write_tensors(Path(cast(str, output_dir)) / WEIGHTS, tensors)
 
     @torch.no_grad()
@@ -284,16 +284,18 @@ class QATTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         stored = read_tensors(Path(resume_from_checkpoint) / WEIGHTS)
-        own = _tensors(cast(nn.Module, self.model))
-        assert set(own) == set(stored), "a checkpoint of another model"
-        for name, tensor in own.items():
+        tensors = _tensors(cast(nn.Module, self.model))
+        assert set(tensors) == set(stored), "a checkpoint of another model"
+        for name, tensor in tensors.items():
             tensor.copy_(stored[name])
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, shared ones once."""
-    found = {id(t): (name, t) for name, t in reversed(model.state_dict(keep_vars=True).items())}
-    return dict(found.values())
+    by_identity = {
+        id(t): (name, t) for name, t in reversed(model.state_dict(keep_vars=True).items())
+    }
+    return dict(by_identity.values())
 
 
 def _collate(rows: list[dict[str, Tensor]] | dict[str, Tensor]) -> dict[str, Tensor]:
