@@ -72,9 +72,9 @@ def export(
         raise UsageError(f"compressed-tensors: {hopeless}; this folder cannot be exported")
     cache = kv_reasons(packed, "plain transformers")
     reasons = _reasons(packed)
-    found = {_DROP: [] if drop_kv else cache, _WAY: [] if requantize else reasons}
-    ways = " and ".join(way for way, refused in found.items() if refused)
-    refuse("compressed-tensors", [*found[_DROP], *found[_WAY]], ways)
+    refusals = {_DROP: [] if drop_kv else cache, _WAY: [] if requantize else reasons}
+    ways = " and ".join(way for way, refused in refusals.items() if refused)
+    refuse("compressed-tensors", [*refusals[_DROP], *refusals[_WAY]], ways)
     for reason in cache:
         _logger.warning("compressed-tensors: %s; they stay float", reason)
     for reason in reasons:
@@ -118,8 +118,10 @@ def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
     """What no option helps with, for a model's config.json."""
     kind = model_type(config)
     if not family_of(kind).compressed_tensors:
-        known = ", ".join(name for name, family in FAMILIES.items() if family.compressed_tensors)
-        return f"model_type '{kind}' is not one of {known}"
+        supported = ", ".join(
+            name for name, family in FAMILIES.items() if family.compressed_tensors
+        )
+        return f"model_type '{kind}' is not one of {supported}"
     if scheme.weight_bits == FLOAT_BITS:
         return f"{scheme} has float weights, and only layers with quantized ones are described"
     return None
@@ -127,17 +129,17 @@ def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
 
 def _reasons(packed: PackedFolder) -> list[str]:
     """Why its arithmetic differs from what this folder was trained for."""
-    bits, found = packed.scheme.activation_bits, []
+    bits, reasons = packed.scheme.activation_bits, []
     rotated = packed.rotated()
     if rotated is not None:
-        found.append(f"the input of {rotated} is rotated")
+        reasons.append(f"the input of {rotated} is rotated")
     if bits < _WIDE:
-        found.append(f"it has {bits}-bit activations")
+        reasons.append(f"it has {bits}-bit activations")
     elif bits < FLOAT_BITS and packed.quant.activation.mode != "dynamic":
-        found.append(f"its activations are {packed.quant.activation.mode}")
+        reasons.append(f"its activations are {packed.quant.activation.mode}")
     if packed.quant.adaptive.share is not None:
-        found.append("its tokens have two widths")
-    return found
+        reasons.append("its tokens have two widths")
+    return reasons
 
 
 def _converted(packed: PackedFolder) -> tuple[dict[str, torch.Tensor], dict[Any, list[str]]]:
@@ -181,19 +183,19 @@ def _config(packed: PackedFolder, groups: dict[tuple[int, int], list[str]]) -> d
     inputs = None
     if packed.scheme.activation_bits < FLOAT_BITS:
         inputs = _kind(_WIDE, "token", dynamic=True)
-    found = {}
+    config_groups = {}
     for number, ((bits, size), names) in enumerate(groups.items()):
         weights = _kind(bits, "group" if size else "channel", dynamic=False)
         weights |= {"group_size": size} if size else {}
         group = {"targets": names, "weights": weights, "input_activations": inputs}
-        found[f"group_{number}"] = {**group, "format": "pack-quantized"}
+        config_groups[f"group_{number}"] = {**group, "format": "pack-quantized"}
     head = family_of(model_type(packed.config)).head
     packed_head = any(head in names for names in groups.values())
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
-        "config_groups": found,
+        "config_groups": config_groups,
         "ignore": [] if packed_head else [head],
     }
 

@@ -54,27 +54,27 @@ Tensor = tuple[str, str, np.ndarray]  # name, type (F32, Q4_0, Q8_0), values or 
 def reasons(packed: PackedFolder) -> list[str]:
     """Why llama.cpp would not compute what this folder was trained for."""
     scheme, mode = packed.scheme, packed.quant.activation.mode
-    found = []
+    refusals = []
     rotated = packed.rotated()
     if rotated is not None:
-        found.append(f"the input of {rotated} is rotated")
+        refusals.append(f"the input of {rotated} is rotated")
     if scheme.activation_bits < _ACTIVATION_BITS:
-        found.append(f"it has {scheme.activation_bits}-bit activations")
+        refusals.append(f"it has {scheme.activation_bits}-bit activations")
     elif scheme.activation_bits < FLOAT_BITS and mode not in _MODES:
-        found.append(f"its activations are {mode}")
+        refusals.append(f"its activations are {mode}")
     if packed.quant.adaptive.share is not None:
-        found.append("its tokens have two widths")
+        refusals.append("its tokens have two widths")
     if not packed.quant.kv.llama_cpp:
-        found += kv_reasons(packed, "llama.cpp")
-    return found
+        refusals += kv_reasons(packed, "llama.cpp")
+    return refusals
 
 
 def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
     """What no option helps with, for a model's config.json."""
     kind = model_type(config)
     if family_of(kind).llama_cpp is None:
-        known = ", ".join(name for name, family in FAMILIES.items() if family.llama_cpp)
-        return f"model_type '{kind}' is not one of {known}"
+        supported = ", ".join(name for name, family in FAMILIES.items() if family.llama_cpp)
+        return f"model_type '{kind}' is not one of {supported}"
     if config_value(config, "sliding_window") and config_value(config, "use_sliding_window", True):
         return "llama.cpp has no sliding window in this architecture"
     bits, head = scheme.kv_bits, sizes(config)["key_length"]
@@ -132,8 +132,8 @@ def tensors(packed: PackedFolder, requantize: bool = False) -> Iterator[Tensor]:
 def _weight(packed: PackedFolder, name: str, requantize: bool) -> tuple[str, np.ndarray]:
     spec = packed.layers.get(name)
     if spec is None:
-        found = packed.tensors[f"{name}.weight"].float().numpy()
-        return "F32", _arranged(packed, name, found)
+        array = packed.tensors[f"{name}.weight"].float().numpy()
+        return "F32", _arranged(packed, name, array)
     weight = packed.weight(name)
     if requantize and (spec.rotation or not blocks.fits(weight)):
         from edgeqat.export import gguf

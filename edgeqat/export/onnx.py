@@ -74,13 +74,13 @@ def export_folder(folder: Path, path: Path, requantize: bool = False) -> list[st
         )
     kind = image_model.from_config(config)
     scheme = config["quantization_config"]["scheme"]
-    told = {
+    metadata = {
         "scheme": scheme,
         "mean": " ".join(map(str, kind.mean)),
         "deviation": " ".join(map(str, kind.deviation)),
         "labels": "\n".join(config[image_model.IMAGE]["labels"]),
     }
-    rounded = export(image_folder.load(folder, config), kind.size, path, told, requantize)
+    rounded = export(image_folder.load(folder, config), kind.size, path, metadata, requantize)
     return [
         f"{scheme}: {INPUT} (batch, 3, {kind.size}, {kind.size}), (pixels / 255 - mean) / "
         f"deviation, to {OUTPUT} (batch, {kind.classes})",
@@ -240,9 +240,9 @@ class _Graph:
         gain, bias = (None, layer.bias) if norm is None else _affine(norm)
         if norm is not None and layer.bias is not None:
             bias = bias + gain * layer.bias
-        known = layer.spec.convolution if isinstance(layer, PackedConv2d) else geometry(layer)
-        found: dict[str, Any] = known or {}
-        kernel = found["kernel_size"]
+        convolution = layer.spec.convolution if isinstance(layer, PackedConv2d) else geometry(layer)
+        options: dict[str, Any] = convolution or {}
+        kernel = options["kernel_size"]
         input, step = self._activation(layer, input)
         weight, scale = self._weight(layer, gain, (-1, *kernel))
         inputs = [input, weight]
@@ -252,10 +252,10 @@ class _Graph:
             "Conv",
             *inputs,
             kernel_shape=list(kernel),
-            strides=list(found["stride"]),
-            pads=list(found["padding"]) * 2,
-            dilations=list(found["dilation"]),
-            group=found["groups"],
+            strides=list(options["stride"]),
+            pads=list(options["padding"]) * 2,
+            dilations=list(options["dilation"]),
+            group=options["groups"],
         )
 
     def _linear(self, layer: Any, input: str, name: str) -> str:

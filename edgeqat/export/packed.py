@@ -88,8 +88,8 @@ class PackedFolder:
 
     def array(self, name: str) -> np.ndarray | None:
         """A float tensor; None where there is none of the name."""
-        found = self.tensors.get(name)
-        return None if found is None else found.float().numpy()
+        tensor = self.tensors.get(name)
+        return None if tensor is None else tensor.float().numpy()
 
     def rotated(self) -> str | None:
         """The first layer whose input is rotated."""

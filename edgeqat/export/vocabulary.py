@@ -68,8 +68,8 @@ def read(folder: Path, size: int) -> Vocabulary:
     for name, number in ids.items():
         tokens[number], types[number] = name, _type(name, added.get(name), pieces)
     _check_normalizer(whole.get("normalizer"), pieces)
-    merges = [own if isinstance(own, str) else " ".join(own) for own in model["merges"]]
-    found = Vocabulary(
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    vocabulary = Vocabulary(
         model="llama" if pieces else "gpt2",
         split="default" if pieces else _split(whole.get("pre_tokenizer") or {}),
         tokens=tokens,
@@ -83,17 +83,17 @@ def read(folder: Path, size: int) -> Vocabulary:
         text = settings.get(f"{name}_token")
         text = text.get("content") if isinstance(text, dict) else text
         if text in ids:
-            found.special[name] = ids[text]
+            vocabulary.special[name] = ids[text]
     starts = _first_token(whole.get("post_processor") or {})
-    found.adds_bos = starts is not None and ids.get(starts) == found.special.get("bos")
-    return found
+    vocabulary.adds_bos = starts is not None and ids.get(starts) == vocabulary.special.get("bos")
+    return vocabulary
 
 
 def _first_token(processor: dict[str, Any]) -> str | None:
     """What a post-processor, or one of a sequence of them, puts before a text."""
-    for own in processor.get("processors") or [processor]:
-        if own.get("single"):
-            name: str | None = own["single"][0].get("SpecialToken", {}).get("id")
+    for part in processor.get("processors") or [processor]:
+        if part.get("single"):
+            name: str | None = part["single"][0].get("SpecialToken", {}).get("id")
             return name
     return None
 
@@ -101,8 +101,8 @@ def _first_token(processor: dict[str, Any]) -> str | None:
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     """The chat template: a file of its own, or a field of tokenizer_config.json."""
     file = folder / TEMPLATE
-    own = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
-    return own if isinstance(own, str) else None
+    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def _type(name: str, entry: dict[str, Any] | None, pieces: bool) -> int:
@@ -138,11 +138,11 @@ def _check_normalizer(normalizer: dict[str, Any] | None, pieces: bool) -> None:
     """
     parts = (normalizer or {}).get("normalizers") or ([normalizer] if normalizer else [])
     blank = {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK}
-    known = [blank, {"type": "Prepend", "prepend": _BLANK}] if pieces else [{"type": "NFC"}]
-    for own in parts:
-        if own not in known:
+    supported = [blank, {"type": "Prepend", "prepend": _BLANK}] if pieces else [{"type": "NFC"}]
+    for part in parts:
+        if part not in supported:
             raise UsageError(
-                f"gguf: llama.cpp does not repeat the tokenizer's normalizer {own.get('type')}; "
+                f"gguf: llama.cpp does not repeat the tokenizer's normalizer {part.get('type')}; "
                 "export it with llama.cpp's own converter"
             )
 
@@ -152,7 +152,7 @@ def _has_prefix(whole: dict[str, Any]) -> bool:
     normalizer, splitter = (whole.get(name) or {} for name in ("normalizer", "pre_tokenizer"))
     if not splitter:
         parts = normalizer.get("normalizers") or [normalizer]
-        return any(own.get("type") == "Prepend" for own in parts)
+        return any(part.get("type") == "Prepend" for part in parts)
     if splitter.get("type") != "Metaspace" or splitter.get("replacement", _BLANK) != _BLANK:
         raise UsageError(
             f"gguf: llama.cpp does not repeat the tokenizer's split {splitter.get('type')} of the "
