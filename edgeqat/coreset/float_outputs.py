@@ -42,44 +42,44 @@ class FloatOutputs(NamedTuple):
 
     def of(self, samples: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Those of some samples."""
-        known = self.log_probabilities[samples].to(device).float()
+        log_probabilities = self.log_probabilities[samples].to(device).float()
         numbers = None if self.numbers is None else self.numbers[samples].to(device).long()
-        return known, numbers
+        return log_probabilities, numbers
 
 
 def float_outputs(model: nn.Module, samples: Samples, key: str, kept: int | None) -> FloatOutputs:
     """The outputs of a float model; `key` is the fingerprint of its weights, `kept` the number of
     classes (None: all where they fit).
     """
-    told = hashlib.sha256(f"{key} {samples.fingerprint()} {kept}".encode()).hexdigest()
-    file = cache.folder("outputs") / f"{told}.npy"
+    digest = hashlib.sha256(f"{key} {samples.fingerprint()} {kept}".encode()).hexdigest()
+    file = cache.folder("outputs") / f"{digest}.npy"
     start = time.perf_counter()
-    found = _read(file, len(samples))
-    missing = processes.gathered(torch.tensor([float(found is None)]), processes.count())
-    if found is None or missing.any():  # computed by all processes or by none
-        found = _computed(model, samples, kept)
+    outputs = _read(file, len(samples))
+    missing = processes.gathered(torch.tensor([float(outputs is None)]), processes.count())
+    if outputs is None or missing.any():  # computed by all processes or by none
+        outputs = _computed(model, samples, kept)
         seconds = time.perf_counter() - start
         logger.info("float outputs of %d samples computed in %.0f s", len(samples), seconds)
         if processes.is_first():
-            arrays = [part.numpy() for part in found if part is not None]
+            arrays = [part.numpy() for part in outputs if part is not None]
             cache.keep(file, lambda part: _write(part, arrays))
-        return FloatOutputs(*found, seconds)
-    return FloatOutputs(*found, 0.0)
+        return FloatOutputs(*outputs, seconds)
+    return FloatOutputs(*outputs, 0.0)
 
 
 def _computed(model: nn.Module, samples: Samples, kept: int | None) -> tuple[Tensor, Tensor | None]:
     probabilities, numbers = [], []
     with inference(model) as ready:
         for index in processes.shard(len(samples)).split(samples.at_once):
-            own = samples.logits(ready, index).float().log_softmax(-1)
-            size = own[0].numel() * own.element_size() * len(samples)
-            if own.shape[-1] > EXACT_CLASSES and (kept or size > EXACT_BYTES):
-                own, classes = own.topk(min(kept or KEPT_CLASSES, own.shape[-1]), dim=-1)
-                own = own.half()
+            log_p = samples.logits(ready, index).float().log_softmax(-1)
+            size = log_p[0].numel() * log_p.element_size() * len(samples)
+            if log_p.shape[-1] > EXACT_CLASSES and (kept or size > EXACT_BYTES):
+                log_p, classes = log_p.topk(min(kept or KEPT_CLASSES, log_p.shape[-1]), dim=-1)
+                log_p = log_p.half()
                 numbers.append(classes.int().cpu())
-            probabilities.append(own.cpu())
-    found = processes.gathered(torch.cat(probabilities), len(samples))
-    return found, processes.gathered(torch.cat(numbers), len(samples)) if numbers else None
+            probabilities.append(log_p.cpu())
+    outputs = processes.gathered(torch.cat(probabilities), len(samples))
+    return outputs, processes.gathered(torch.cat(numbers), len(samples)) if numbers else None
 
 
 def _write(file: Path, arrays: list[np.ndarray]) -> None:

@@ -50,8 +50,8 @@ def correctness(model: nn.Module, samples: Samples) -> Tensor:
     rows = []
     with inference(model) as ready:
         for index in processes.shard(len(samples)).split(samples.at_once):
-            found = samples.logits(ready, index).argmax(-1).cpu()
-            rows.append(found == samples.labels(index))
+            predictions = samples.logits(ready, index).argmax(-1).cpu()
+            rows.append(predictions == samples.labels(index))
     return processes.gathered(torch.cat(rows).float(), len(samples)).bool()
 
 

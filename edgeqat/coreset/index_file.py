@@ -13,11 +13,11 @@ from edgeqat.errors import UsageError
 from edgeqat.output import json_text, write_text
 
 
-def write(output: Path, index: Tensor, told: dict[str, Any]) -> None:
-    """Write a coreset file, whole or not at all; `told` has at least `samples` and `data`, the
+def write(output: Path, index: Tensor, facts: dict[str, Any]) -> None:
+    """Write a coreset file, whole or not at all; `facts` has at least `samples` and `data`, the
     number of samples selected from and their fingerprint.
     """
-    write_text(output, json_text({**told, "index": index.tolist()}, indent=None))
+    write_text(output, json_text({**facts, "index": index.tolist()}, indent=None))
 
 
 def read(name: str, samples: int, fingerprint: str) -> Tensor:

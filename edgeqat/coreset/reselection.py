@@ -88,11 +88,11 @@ class Reselection(SampleChoice):
         if turn["accuracy"] is not None:
             parts.append(f"accuracy over all samples {turn['accuracy']:.2f}%")
         logger.info("%s, %.0f s", ", ".join(parts), turn["seconds"])
-        known = [one for one in self.turns if one["accuracy"] is not None]
-        if len(known) > 1 and known[-1]["accuracy"] - known[-2]["accuracy"] < STAGNANT:
+        measured = [one for one in self.turns if one["accuracy"] is not None]
+        if len(measured) > 1 and measured[-1]["accuracy"] - measured[-2]["accuracy"] < STAGNANT:
             logger.warning(
                 "coreset: accuracy stands still since the selection at epoch %d (%.2f%%, now at "
                 "epoch %d %.2f%%); the selector may pick outliers: try coreset.random_share=0.2 "
                 "or another coreset.selector",
-                known[-2]["epoch"], known[-2]["accuracy"], turn["epoch"], turn["accuracy"],
+                measured[-2]["epoch"], measured[-2]["accuracy"], turn["epoch"], turn["accuracy"],
             )  # fmt: skip

@@ -33,12 +33,12 @@ def relative_entropy(
     """RES (N,): KL(p_Q || p_F) of student logits (N, [T,] C) to the float model's log-probabilities
     (N, [T,] C), or (N, [T,] K) of the classes `index`.
     """
-    own = student.float().log_softmax(-1)
+    log_p = student.float().log_softmax(-1)
     teacher = teacher.float()
     if index is not None:
-        own = _with_rest(own.gather(-1, index))
+        log_p = _with_rest(log_p.gather(-1, index))
         teacher = _with_rest(teacher)
-    return per_sample((own.exp() * (own - teacher)).sum(-1), labels)
+    return per_sample((log_p.exp() * (log_p - teacher)).sum(-1), labels)
 
 
 def error_vector(student: Tensor, labels: Tensor) -> Tensor:
@@ -55,10 +55,10 @@ def disagreement(
     """DS (N,): distance of the student's probabilities from the float model's, given as for
     `relative_entropy`.
     """
-    own, target = student.float().log_softmax(-1), teacher.float()
+    log_p, target = student.float().log_softmax(-1), teacher.float()
     if index is not None:
-        own, target = _with_rest(own.gather(-1, index)), _with_rest(target)
-    return per_sample(torch.linalg.vector_norm(own.exp() - target.exp(), dim=-1), labels)
+        log_p, target = _with_rest(log_p.gather(-1, index)), _with_rest(target)
+    return per_sample(torch.linalg.vector_norm(log_p.exp() - target.exp(), dim=-1), labels)
 
 
 def blend(progress: float) -> float:
@@ -96,9 +96,9 @@ def moderate(features: Tensor, labels: Tensor) -> Tensor:
     """
     score = torch.empty(features.shape[0])
     for label in labels.unique():
-        own = labels == label
-        distance = torch.linalg.vector_norm(features[own] - features[own].mean(0), dim=-1)
-        score[own] = -(distance - distance.median()).abs()
+        members = labels == label
+        distance = torch.linalg.vector_norm(features[members] - features[members].mean(0), dim=-1)
+        score[members] = -(distance - distance.median()).abs()
     return score
 
 

@@ -28,7 +28,7 @@ from edgeqat.recipe.data import CoresetSection
 from edgeqat.seeds import mixed
 from edgeqat.train import processes
 
-UNLABELLED = (*(name for name, own in SCORES.items() if not own.labelled), "random")
+UNLABELLED = (*(name for name, score in SCORES.items() if not score.labelled), "random")
 CLASSIFIERS = ("moderate", "forgetting")  # scores that need classes
 BALANCED_BELOW = 0.05
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -128,10 +128,10 @@ class Selection:
             for index in processes.shard(len(samples)).split(samples.at_once):
                 logits = samples.logits(ready, index).float()
                 labels = samples.labels(index).to(logits.device)
-                known: tuple[Tensor, Tensor | None] | None = None
+                teacher_outputs: tuple[Tensor, Tensor | None] | None = None
                 if self.outputs is not None:
-                    known = self.outputs.of(index, logits.device)
-                outputs = Outputs(logits, labels, known)
+                    teacher_outputs = self.outputs.of(index, logits.device)
+                outputs = Outputs(logits, labels, teacher_outputs)
                 right = (logits.argmax(-1) == labels).float()
                 parts = [part(outputs) for part in score.parts]
                 parts.append(scores.per_sample(right, outputs.tokens))
@@ -152,11 +152,11 @@ class Selection:
                 logits = samples.logits(ready, index)
                 labels = samples.labels(index).to(logits.device)
                 rows.append(features[0] if moderate else scores.el2n([logits], labels))
-        found = processes.gathered(torch.cat(rows), len(samples)).float()
+        values = processes.gathered(torch.cat(rows), len(samples)).float()
         if moderate:
             assert samples.classes is not None
-            return scores.moderate(found, samples.classes)
-        return found
+            return scores.moderate(values, samples.classes)
+        return values
 
 
 def check(section: CoresetSection, samples: Samples) -> None:
