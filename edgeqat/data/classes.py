@@ -32,12 +32,12 @@ def are_named(names: Sequence[str]) -> bool:
     return any(name not in (str(n), f"LABEL_{n}") for n, name in enumerate(names))
 
 
-def model_names(known: Sequence[str], classes: int, images: Images, place: str) -> tuple[str, ...]:
-    """The names of a model's classes: the `known` ones, else those of the images of `place`; () of
+def model_names(names: Sequence[str], classes: int, images: Images, place: str) -> tuple[str, ...]:
+    """The names of a model's classes: those in `names`, else those of the images of `place`; () of
     neither. Raises DataError for images with names of more or fewer classes than a model without.
     """
-    if are_named(known):
-        return tuple(known)
+    if are_named(names):
+        return tuple(names)
     if not are_named(images.names):
         return ()
     if set(images.names) <= set(unnamed(classes)):
@@ -50,34 +50,34 @@ def model_names(known: Sequence[str], classes: int, images: Images, place: str) 
     return tuple(images.names)
 
 
-def labelled_as(images: Images, known: Sequence[str], place: str) -> Images:
-    """The images of `place` with the labels of a model whose classes are called `known` (empty: as
+def labelled_as(images: Images, names: Sequence[str], place: str) -> Images:
+    """The images of `place` with the labels of a model whose classes are called `names` (empty: as
     they are). Raises DataError for a name that the model does not have.
     """
-    if not known or not are_named(images.names) or _all_same(images.names, known):
+    if not names or not are_named(images.names) or _all_same(images.names, names):
         return images
-    wholes, parts = _places(known)
+    wholes, parts = _places(names)
     used = images.labels[images.labels >= 0].unique().tolist()
     table = torch.zeros(len(images.names), dtype=torch.int64)
     missing = []
     for label in used:
         name = images.names[label]
-        found = wholes[_plain(name)] or set.union(*(parts[part] for part in _synonyms(name)))
-        if len(found) > 1:
+        matches = wholes[_plain(name)] or set.union(*(parts[part] for part in _synonyms(name)))
+        if len(matches) > 1:
             raise DataError(
                 f"data: '{name}' in '{place}' is the name of the model's classes "
-                f"{' and '.join(map(str, sorted(found)))}; write the whole name of one"
+                f"{' and '.join(map(str, sorted(matches)))}; write the whole name of one"
             )
-        missing += [] if found else [name]
-        table[label] = min(found, default=0)
+        missing += [] if matches else [name]
+        table[label] = min(matches, default=0)
     if missing:
         raise DataError(
             f"data: '{missing[0]}' in '{place}' is no class of the model ({len(missing)} of "
             f"{len(used)} names are none); rename them like the model's "
-            f"({nearest(missing[0], list(known))})"
+            f"({nearest(missing[0], list(names))})"
         )
     labels = torch.where(images.labels < 0, images.labels, table[images.labels.clamp(min=0)])
-    return Images(images.pixels, labels, list(known))
+    return Images(images.pixels, labels, list(names))
 
 
 def first_difference(names: Sequence[str], others: Sequence[str]) -> int | None:
@@ -88,19 +88,19 @@ def first_difference(names: Sequence[str], others: Sequence[str]) -> int | None:
     return None
 
 
-def _places(known: Sequence[str]) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+def _places(names: Sequence[str]) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
     """Which classes have a whole name, and which have it as one of several."""
     wholes, parts = defaultdict(set), defaultdict(set)
-    for number, name in enumerate(known):
+    for number, name in enumerate(names):
         wholes[_plain(name)].add(number)
         for part in _synonyms(name):
             parts[part].add(number)
     return wholes, parts
 
 
-def _all_same(names: Sequence[str], known: Sequence[str]) -> bool:
+def _all_same(names: Sequence[str], others: Sequence[str]) -> bool:
     """Whether two lists are the same, also where a name stands in them twice."""
-    return [_plain(name) for name in names] == [_plain(name) for name in known]
+    return [_plain(name) for name in names] == [_plain(name) for name in others]
 
 
 def _synonyms(name: str) -> list[str]:

@@ -84,8 +84,8 @@ class Images(Dataset):
 
     def fingerprint(self) -> str:
         """A hash of pixels (of more than 4 GiB: of some thousand images) and labels."""
-        told = self if self.pixels.numel() <= _IN_MEMORY else self.evenly(_HASHED)
-        digest = hashlib.sha256(told.pixels.flatten().numpy().data)
+        sample = self if self.pixels.numel() <= _IN_MEMORY else self.evenly(_HASHED)
+        digest = hashlib.sha256(sample.pixels.flatten().numpy().data)
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
@@ -161,22 +161,22 @@ def _pixels(file: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> 
     a map of the file where they are many.
     """
     is_large = math.prod(shape) > _IN_MEMORY
-    found = _read(file, shape, is_large)
-    if found is not None:
-        return found
+    stored = _read(file, shape, is_large)
+    if stored is not None:
+        return stored
     if not is_large:
         pixels = np.concatenate(list(parts))
         cache.keep(file, lambda part: np.save(part, pixels))
         return pixels
     cache.keep(file, lambda part: _write(part, shape, parts))
-    found = _read(file, shape, is_large)
-    if found is None:
+    stored = _read(file, shape, is_large)
+    if stored is None:
         raise DataError(
             f"data: {math.prod(shape) / 1e9:.0f} GB of decoded images cannot be kept in "
             f"'{file.parent}'; set {cache.VARIABLE} to a place with room, or fewer "
             "data.images.train_images"
         )
-    return found
+    return stored
 
 
 def _write(file: Path, shape: tuple[int, ...], parts: Iterator[np.ndarray]) -> None:
@@ -212,9 +212,9 @@ def _decoded_parts(
             return _decoded(kind.decode_example(value), size)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:120]
-            own = number if numbers is None else numbers[number]
+            row_number = number if numbers is None else numbers[number]
             raise DataError(
-                f"data: image {own} of '{source}' cannot be decoded ({reason}); replace it"
+                f"data: image {row_number} of '{source}' cannot be decoded ({reason}); replace it"
             ) from None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -278,8 +278,8 @@ def _fields(rows: Any, source: str, label: str | None) -> tuple[str, str | None]
         raise DataError(
             f"data.images.label: '{label}' is no column of '{source}': {rows.column_names}"
         )
-    found = [name for name in LABELS if name in rows.column_names]
-    return images[0], label or (found[0] if found else None)
+    columns = [name for name in LABELS if name in rows.column_names]
+    return images[0], label or (columns[0] if columns else None)
 
 
 def _decoded(image: Any, size: int) -> np.ndarray:
@@ -296,8 +296,8 @@ def _decoded(image: Any, size: int) -> np.ndarray:
 def _cache_file(source: str, rows: Any, image: str, size: int) -> Path:
     """Where the decoded pixels of exactly these rows are kept."""
     files = [file["filename"] for file in rows.cache_files]
-    told = [source, image, size, len(rows), rows._fingerprint, *files]
+    parts = [source, image, size, len(rows), rows._fingerprint, *files]
     for file in sorted(Path(source).rglob("*.parquet")) if Path(source).is_dir() else []:
-        told += [file.name, file.stat().st_size, file.stat().st_mtime_ns]
-    name = hashlib.sha256(repr(told).encode()).hexdigest()
+        parts += [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+    name = hashlib.sha256(repr(parts).encode()).hexdigest()
     return cache.folder("images") / f"{name}.npy"

@@ -77,15 +77,15 @@ class BlockStream(IterableDataset):
         body = self.data.context - int(self.data.bos)
         while True:
             waiting = torch.zeros(0, dtype=torch.int64)
-            found = False
+            has_block = False
             for piece in _token_pieces(self.documents(), self.tokenizer):
                 waiting = torch.cat([waiting, torch.tensor(piece, dtype=torch.int64)])
                 blocks = _blocks(waiting, self.tokenizer, self.data)
                 waiting = waiting[len(blocks) * body :]
                 for block in blocks:
-                    found = True
+                    has_block = True
                     yield {"input_ids": block}
-            if not found:
+            if not has_block:
                 raise _too_short("the stream", len(waiting), self.data)
 
 
