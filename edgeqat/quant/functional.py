@@ -93,19 +93,19 @@ def _search(
     least = torch.full_like(scale, float("inf"), dtype=torch.float64)
     for clip in clips:
         m = peak * clip
-        found = rows * (edge / torch.where(m.abs() < SMALLEST_ABSMAX, SMALLEST_ABSMAX, m))
+        candidate = rows * (edge / torch.where(m.abs() < SMALLEST_ABSMAX, SMALLEST_ABSMAX, m))
         if grid.half_step:
-            found -= grid.offset
-        found.round_().clamp_(grid.qmin, grid.qmax)
+            candidate -= grid.offset
+        candidate.round_().clamp_(grid.qmin, grid.qmax)
         steps = (m / edge).half().float()
-        error = dequantize(found, steps, grid).sub_(rows).square_()
+        error = dequantize(candidate, steps, grid).sub_(rows).square_()
         if grid.half_step:
             error *= rows != 0
         total = error.sum(dim=-1, keepdim=True, dtype=torch.float64)
         better = total < least
         least = torch.where(better, total, least)
         scale.copy_(torch.where(better, steps, scale))
-        codes.copy_(torch.where(better, found, codes))
+        codes.copy_(torch.where(better, candidate, codes))
 
 
 def _rows_at_once(rows: Tensor) -> int:
@@ -211,8 +211,8 @@ def integer_linear(
 
 def _exact_product(codes: Tensor, weight: Tensor) -> Tensor:
     parts = zip(codes.split(_EXACT_GROUP, 1), weight.split(_EXACT_GROUP, 1), strict=True)
-    own, other = next(parts)
-    found = own @ other.T
-    for own, other in parts:
-        found = found.double().add_(own @ other.T)
-    return found
+    left, right = next(parts)
+    product = left @ right.T
+    for left, right in parts:
+        product = product.double().add_(left @ right.T)
+    return product

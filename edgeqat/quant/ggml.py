@@ -71,9 +71,9 @@ class BlockCacheQuantizer(CacheQuantizer):
 def _rounded(grouped: Tensor, values: Tensor, bits: int) -> Tensor:
     """Blocks (..., G, 32) of values (..., I) rounded, straight-through, in the shape of values."""
     codes, scale = quantize_blocks(grouped.detach().float(), bits)
-    found = (codes * scale.half().float()).to(values.dtype)
-    found = (grouped + (found - grouped).detach()).flatten(-2)
-    return found[..., : values.shape[-1]]
+    rounded = (codes * scale.half().float()).to(values.dtype)
+    rounded = (grouped + (rounded - grouped).detach()).flatten(-2)
+    return rounded[..., : values.shape[-1]]
 
 
 def quantize_blocks(blocks: Tensor, bits: int) -> tuple[Tensor, Tensor]:

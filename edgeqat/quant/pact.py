@@ -45,8 +45,8 @@ class PactQuantizer(StaticQuantizer):
         with torch.no_grad():
             scale = alpha / self.grid.top
             codes = functional.quantize(clipped, scale, self.grid)
-            found = functional.dequantize(codes, scale, self.grid)
-        return (clipped + (found - clipped).detach()).to(values.dtype)
+            rounded = functional.dequantize(codes, scale, self.grid)
+        return (clipped + (rounded - clipped).detach()).to(values.dtype)
 
     def extra_repr(self) -> str:
         return f"bits={self.grid.bits}, pact per_tensor{'' if self.enabled else ', disabled'}"

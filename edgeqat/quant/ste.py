@@ -57,8 +57,8 @@ class _LSQ(torch.autograd.Function):
         values, scale = ctx.saved_tensors
         need_values, need_scale = ctx.needs_input_grad[:2]
         if need_values and need_scale and fused.supports(ctx.grid, values, scale, grad):
-            found = fused.lsq_backward(values, scale, grad, ctx.grid, ctx.group_size)
-            return found[0], found[1].mul_(ctx.factor), None, None, None
+            grads = fused.lsq_backward(values, scale, grad, ctx.grid, ctx.group_size)
+            return grads[0], grads[1].mul_(ctx.factor), None, None, None
         grad_values = torch.empty_like(values) if need_values else values
         grad_scale = torch.zeros_like(scale) if need_scale else scale
         for part, steps, rows, into_values, into_scale in _in_cache(
@@ -89,8 +89,8 @@ class _LSQPlus(torch.autograd.Function):
         values, scale, beta = ctx.saved_tensors
         grid = ctx.grid
         if fused.supports(grid, values, scale, grad):
-            found = fused.lsq_backward(values, scale, grad, grid, beta=beta.item())
-            return found[0], *(slope * ctx.gradient_scale for slope in found[1:]), None, None
+            grads = fused.lsq_backward(values, scale, grad, grid, beta=beta.item())
+            return grads[0], *(slope * ctx.gradient_scale for slope in grads[1:]), None, None
         ratio = (values - beta) / scale
         codes = (ratio - grid.offset).round_().clamp_(grid.qmin, grid.qmax) + grid.offset
         outside = (ratio < grid.qmin) | (ratio > grid.qmax + 2 * grid.offset)
