@@ -153,10 +153,10 @@ def require() -> Any:
 def isas() -> dict[str, bool]:
     """Instruction sets of the build, best first, and whether this machine has them."""
     loaded, available = require(), c_int()
-    found: dict[str, bool] = {}
-    while (name := loaded.edgeqat_isa(len(found), ctypes.byref(available))) is not None:
-        found[name.decode()] = bool(available.value)
-    return found
+    sets: dict[str, bool] = {}
+    while (name := loaded.edgeqat_isa(len(sets), ctypes.byref(available))) is not None:
+        sets[name.decode()] = bool(available.value)
+    return sets
 
 
 def active_isa() -> str:
@@ -197,9 +197,9 @@ def open_random(shape: str, scheme: str, threads: int, context: int, half: bool)
 
 def info(handle: int) -> Info:
     """Facts of an engine."""
-    found = Info()
-    check(require().edgeqat_get_info(handle, ctypes.byref(found)))
-    return found
+    facts = Info()
+    check(require().edgeqat_get_info(handle, ctypes.byref(facts)))
+    return facts
 
 
 def forward(handle: int, ids: np.ndarray, logits: np.ndarray, every: bool) -> None:
@@ -212,9 +212,9 @@ def forward(handle: int, ids: np.ndarray, logits: np.ndarray, every: bool) -> No
 def trace(handle: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Append ids (N,) int32; logits (N, V) and outputs of the decoder layers (L, N, H), float32."""
     assert ids.dtype == np.int32 and ids.flags.c_contiguous
-    told = info(handle)
-    logits = np.empty((len(ids), told.vocabulary), np.float32)
-    outputs = np.empty((told.layers, len(ids), told.hidden), np.float32)
+    facts = info(handle)
+    logits = np.empty((len(ids), facts.vocabulary), np.float32)
+    outputs = np.empty((facts.layers, len(ids), facts.hidden), np.float32)
     check(require().edgeqat_trace(handle, _at(ids), len(ids), _at(logits), _at(outputs)))
     return logits, outputs
 
@@ -237,9 +237,9 @@ def physical_cores() -> int:
 
 def read_speed(size: int, threads: int) -> float:
     """Bytes a second at which threads (0: physical cores) read `size` bytes in a plain loop."""
-    found = c_double()
-    check(require().edgeqat_read_speed(size, threads, ctypes.byref(found)))
-    return found.value
+    speed = c_double()
+    check(require().edgeqat_read_speed(size, threads, ctypes.byref(speed)))
+    return speed.value
 
 
 def close(handle: int) -> None:
