@@ -67,14 +67,14 @@ class _BatchNorm(torch.autograd.Function):
         pixels, gain, bias, mean, variance = ctx.saved_tensors
         order = torch.channels_last  # also where a hook kept the pixels elsewhere meanwhile
         pixels, grad = (tensor.contiguous(memory_format=order) for tensor in (pixels, grad))
-        found = torch.empty_like(pixels), torch.empty_like(gain), torch.empty_like(bias)
+        gradients = torch.empty_like(pixels), torch.empty_like(gain), torch.empty_like(bias)
         native_training.batch_norm_backward(
             torch.get_num_threads(), pixels.data_ptr(), grad.data_ptr(), _shape(pixels),
             (gain.data_ptr(), bias.data_ptr()), ctx.numbers,
             (mean.data_ptr(), variance.data_ptr()),
-            (found[0].data_ptr(), found[1].data_ptr(), found[2].data_ptr()),
+            (gradients[0].data_ptr(), gradients[1].data_ptr(), gradients[2].data_ptr()),
         )  # fmt: skip
-        return (*found, None, None, None)
+        return (*gradients, None, None, None)
 
 
 @torch.no_grad()

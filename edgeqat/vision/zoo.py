@@ -40,18 +40,18 @@ def parse(name: str) -> Architecture | None:
 
 def build(name: str, classes: int | None = None) -> nn.Module:
     """A float model with random weights; an unknown name suggests the nearest."""
-    found = parse(name)
-    if found is None:
+    architecture = parse(name)
+    if architecture is None:
         raise UsageError(f"model: '{name}' is not known; {nearest(name, list(_NETWORKS))}")
-    classes, cifar = classes or CLASSES[found.data], found.data != "imagenet"
-    if found.network == "mobilenetv2":
+    classes, cifar = classes or CLASSES[architecture.data], architecture.data != "imagenet"
+    if architecture.network == "mobilenetv2":
         from edgeqat.vision.mobilenetv2 import MobileNetV2
 
-        return MobileNetV2(classes, found.width, cifar)
-    if found.network == "efficientnet-b0":
+        return MobileNetV2(classes, architecture.width, cifar)
+    if architecture.network == "efficientnet-b0":
         from edgeqat.vision.efficientnet import EfficientNet
 
         return EfficientNet(classes, cifar)
     from edgeqat.vision.resnet import ResNet
 
-    return ResNet(int(found.network.removeprefix("resnet")), classes, cifar)
+    return ResNet(int(architecture.network.removeprefix("resnet")), classes, cifar)
