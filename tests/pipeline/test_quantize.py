@@ -26,24 +26,7 @@ from edgeqat.pipeline.quantize import quantize
 from edgeqat.pipeline.text_task import load_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.quant import QuantSection
-from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.optim import make_optimizer
-
-
-@pytest.fixture
-def recipe(model_folder, text_file):
-    def recipe(**changes):
-        values = {
-            "model": {"name": str(model_folder)},
-            "quant": {"scheme": "w4a8kv4"},
-            "data": {"root": str(text_file), "context": 32, "valid_blocks": 4},
-            "train": {"steps": 2, "batch_size": 2, "log_steps": 1, "compare_float": False},
-        }
-        for section, value in changes.items():
-            values[section] = {**values.get(section, {}), **value} if value else value
-        return Recipe.model_validate(values)
-
-    return recipe
 
 
 def held_out(chosen):
@@ -146,30 +129,6 @@ def test_text_that_is_named_in_full_is_not_sought_in_the_environment_s_folder(
         quantize(recipe(data={**named, "root": str(tmp_path)}), tmp_path / "two")
 
 
-def test_another_model_teaches(recipe, tmp_path):
-    tiny.llama(seed=5, num_hidden_layers=1).save_pretrained(tmp_path / "teacher")
-    chosen = recipe(distill={"teacher": str(tmp_path / "teacher"), "weight": 1.0})
-    records = []
-    quantize(chosen, tmp_path / "out", listener=records.append)
-    own = []
-    quantize(recipe(distill={"weight": 1.0}), tmp_path / "own", listener=own.append)
-    assert records[0]["terms"]["kl"] != own[0]["terms"]["kl"]
-
-
-def test_a_teacher_with_padded_rows_teaches(recipe, tmp_path):
-    tiny.llama(vocab_size=400).save_pretrained(tmp_path / "teacher")
-    tiny.tokenizer().save_pretrained(tmp_path / "teacher")
-    quantize(recipe(distill={"teacher": str(tmp_path / "teacher")}), tmp_path / "out")
-
-
-def test_a_teacher_with_another_tokenizer_is_refused(recipe, tmp_path):
-    tiny.llama().save_pretrained(tmp_path / "teacher")
-    tiny.tokenizer(tiny.VOCABULARY - 1).save_pretrained(tmp_path / "teacher")
-    chosen = recipe(distill={"teacher": str(tmp_path / "teacher")})
-    with pytest.raises(ModelError, match=r"distill\.teacher: .* other tokens"):
-        quantize(chosen, tmp_path / "out")
-
-
 def test_an_unknown_architecture_is_refused_before_its_weights_are_read(
     recipe, tmp_path, monkeypatch
 ):
@@ -177,16 +136,6 @@ def test_an_unknown_architecture_is_refused_before_its_weights_are_read(
     (tmp_path / "opt" / "model.safetensors").touch()
     with pytest.raises(ModelError, match="'opt' is not supported"):
         quantize(recipe(model={"name": str(tmp_path / "opt")}), tmp_path / "out")
-
-
-def test_a_teacher_of_another_vocabulary_is_refused_before_anything_trains(recipe, tmp_path):
-    tiny.llama(vocab_size=400).save_pretrained(tmp_path / "teacher")
-    chosen = recipe(distill={"teacher": str(tmp_path / "teacher")}, train={"compare_float": True})
-    records = []
-    with pytest.raises(ModelError, match=r"distill\.teacher: .* vocabulary of 400"):
-        quantize(chosen, tmp_path / "out", listener=records.append)
-    assert not (tmp_path / "out").exists()
-    assert records == []
 
 
 def test_the_float_row_is_trained_once_per_data_and_seed(recipe, tmp_path, monkeypatch):
