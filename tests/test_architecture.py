@@ -7,15 +7,20 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "edgeqat"
-SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if "weights" not in path.parts)
+from sources import (
+    ROOT,
+    SOURCES,
+    all_sources,
+    imported_files,
+    imports,
+    part_of,
+    place,
+    tracked_files,
+    tree,
+)
 
 # A module imports from its own part or from a lower row.
 LEVELS = [
@@ -48,65 +53,22 @@ WORKS_AT_IMPORT = (
     "hf/__init__.py", "cli/__init__.py", "cli/__main__.py", "harness/lm.py", "evaluate/harness.py",
 )  # fmt: skip
 
-SUFFIXES = (".py", ".c", ".cc", ".cpp", ".h", ".hpp")
 BUDGET, WIDTH = 400, 100
-NOT_NOUNS = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
+# names of drawers, which say nothing of what is in them
+DRAWERS = {
+    "utils", "util", "helpers", "helper", "common", "misc", "base", "functions", "stuff", "things",
+    "various", "general", "lib", "library", "core", "shared", "rest", "manager", "handler", "my",
+}  # fmt: skip
+# verbs, which name a file only by the function that it holds
+VERBS = {
+    "build", "check", "compute", "convert", "distill", "evaluate", "fold", "generate", "load",
+    "make", "measure", "pack", "parse", "prepare", "pretrain", "quantize", "read", "save", "select",
+    "split", "update",
+}  # fmt: skip
+# Files of a folder that import one another, inside functions too; none is to be added.
+CIRCLES = [["export/gguf.py", "export/llama.py"]]
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 MACHINE_PATH = re.compile(r"(?<![\w/.:~$})-])/(?:work|home|root|Users)/\w")
-
-
-class Import(NamedTuple):
-    module: str
-    lazy: bool  # inside a function
-
-
-@cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-@cache
-def imports(path: Path) -> tuple[Import, ...]:
-    """Every import of a file; `from edgeqat import log` counts as edgeqat.log."""
-    found = []
-
-    def visit(node: ast.AST, lazy: bool) -> None:
-        if isinstance(node, ast.Import):
-            found.extend(Import(alias.name, lazy) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [alias.name for alias in node.names] if node.module == "edgeqat" else [None]
-            found.extend(Import(f"{node.module}.{n}" if n else node.module, lazy) for n in names)
-        inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside)
-
-    visit(tree(path), False)
-    return tuple(found)
-
-
-def place(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix()
-
-
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def all_sources() -> list[Path]:
-    folders = [ROOT / name for name in ("edgeqat", "tests", "eval", "kernels")]
-    return [path for folder in folders for path in folder.rglob("*") if path.suffix in SUFFIXES]
-
-
-def tracked_files() -> list[Path]:
-    """Files git tracks or would track; without git, the sources."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return all_sources()
-    paths = [ROOT / name for name in done.stdout.decode().split("\0") if name]
-    return [path for path in paths if path.is_file()]
 
 
 def test_contributing_lists_the_levels():
@@ -133,6 +95,36 @@ def test_imports_come_from_the_own_folder_or_a_lower_level(path):
         if own == "__init__" or RANK[part] >= RANK[own]:
             wrong.append(module)
     assert not wrong
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of names that reach one another, each sorted."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen, waiting = set(), [start]
+        while waiting:
+            new = graph.get(waiting.pop(), set()) - seen
+            seen |= new
+            waiting += new
+        reached[start] = seen
+    groups = {
+        tuple(sorted(other for other in seen if start in reached.get(other, ())))
+        for start, seen in reached.items()
+        if start in seen
+    }
+    return sorted(map(list, groups))
+
+
+def test_a_circle_is_found_however_long_it_is():
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(graph) == [["a", "b", "c"], ["d", "e"]]
+
+
+def test_no_file_imports_itself_over_others():
+    """Also inside functions, where Python would let it pass."""
+    graph = {place(path): {place(one) for one in imported_files(path)} for path in SOURCES}
+    assert sum(map(len, graph.values())) > 500
+    assert circles(graph) == CIRCLES
 
 
 def test_the_exceptions_upwards_are_still_needed():
@@ -253,8 +245,42 @@ def test_lines_are_narrow():
     assert not wide
 
 
+def is_a_drawer(name: str) -> bool:
+    """Whether a word of a file's or a folder's path says nothing of what is in it."""
+    parts = Path(name).with_suffix("").parts
+    return any(word in DRAWERS for part in parts for word in re.split(r"[_\W]+", part.lower()))
+
+
+@pytest.mark.parametrize(
+    ("name", "drawer"),
+    [
+        ("edgeqat/nn/utils.py", True),
+        ("edgeqat/nn/tensor_utils.py", True),
+        ("edgeqat/common/rope.py", True),
+        ("kernels/src/helpers_avx2.cc", True),
+        ("edgeqat/nn/attention.py", False),
+        ("tests/recipe/test_bases.py", False),
+    ],
+)
+def test_drawers_are_known_by_any_word_of_their_path(name, drawer):
+    assert is_a_drawer(name) == drawer
+
+
 def test_files_are_named_by_a_noun():
-    assert not [path for path in all_sources() if path.stem.lower().strip("_") in NOT_NOUNS]
+    names = [path.relative_to(ROOT).as_posix() for path in all_sources()]
+    assert len(names) > 300
+    assert [name for name in names if is_a_drawer(name)] == []
+
+
+def test_a_file_named_by_a_verb_holds_its_function():
+    """`nn/convert.py` holds convert(); of cli/, where a file is a verb, command()."""
+    wrong = []
+    for path in SOURCES:
+        functions = {node.name for node in tree(path).body if isinstance(node, ast.FunctionDef)}
+        first = {name.partition("_")[0] for name in functions}
+        if path.stem in VERBS and not first & {path.stem, "command"}:
+            wrong.append(place(path))
+    assert wrong == []
 
 
 def test_test_folders_mirror_the_package():

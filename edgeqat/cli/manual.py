@@ -18,22 +18,21 @@ EXAMPLES = (
 
 
 def command(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder to write the pages into.")],
 ) -> None:
     """Write a page for each verb and one of the recipes' fields."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in pages().items():
+    for name, text in pages(context.find_root().command).items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
         print(f"wrote {folder / name}.md")
 
 
-def pages() -> dict[str, str]:
-    """Markdown of every verb that is listed, and of the recipes' fields, by name."""
-    from edgeqat.cli import app
-
-    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    found = {name: _page(name, verb) for name, verb in verbs.items() if not verb.hidden}
-    return {**found, "fields": _fields_page()}
+def pages(program: Any) -> dict[str, str]:
+    """Markdown of every verb that the program lists, and of the recipes' fields, by name."""
+    verbs = program.commands.items()
+    written = {name: _page(name, verb) for name, verb in verbs if not verb.hidden}
+    return {**written, "fields": _fields_page()}
 
 
 def _fields_page() -> str:

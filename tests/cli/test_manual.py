@@ -5,28 +5,31 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeqat.cli import manual, run
+import typer
+
+from edgeqat.cli import app, manual, run
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PROGRAM = typer.main.get_command(app)
 
 
 def test_pages_of_verbs_are_current():
     written = {path.stem: path.read_text(encoding="utf-8") for path in DOCS.glob("cli/*.md")}
-    assert written == manual.pages(), "run `edgeqat manual docs/cli`"
+    assert written == manual.pages(PROGRAM), "run `edgeqat manual docs/cli`"
 
 
 def test_a_page_names_arguments_options_and_defaults():
-    page = manual.pages()["export"]
+    page = manual.pages(PROGRAM)["export"]
     assert "edgeqat export TARGET FOLDER [OPTIONS]" in page
     assert "| `--output` | File (gguf, onnx) or folder to write. Required. |" in page
-    assert "| `--repeat` | Repetitions after the warm-up. [5] |" in manual.pages()["bench"]
+    assert "| `--repeat` | Repetitions after the warm-up. [5] |" in manual.pages(PROGRAM)["bench"]
 
 
 def test_the_verb_writes_the_pages(tmp_path, capsys):
     assert run(["manual", str(tmp_path / "cli")]) == 0
     names = sorted(path.stem for path in (tmp_path / "cli").iterdir())
-    assert names == sorted(manual.pages())
+    assert names == sorted(manual.pages(PROGRAM))
     assert "manual" not in names
 
 
