@@ -10,8 +10,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+_ERRORS = (
+    "DataError", "EdgeQATError", "FormatError", "Interrupted", "ModelError", "OutputError",
+    "RecipeError", "SchemeError", "StorageError", "TrainingError", "UsageError",
+)  # fmt: skip
 _HOMES = {
-    "EdgeQATError": "edgeqat.errors",
+    **dict.fromkeys(_ERRORS, "edgeqat.errors"),
     "Engine": "edgeqat.runtime.engine",
     "KVCache": "edgeqat.hf.kv_cache",
     "Objective": "edgeqat.train.objective",
