@@ -23,12 +23,20 @@ _ROWS = 16  # a chunk of both logits stays in a core's cache
 
 class _Distill(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *given):
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(given[0].device.type, enabled=False):
             return _Distill.walk(ctx, *given)
 
     @staticmethod
-    def walk(ctx, student, teacher, labels, gamma: float, temperature: float, count):
+    def walk(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor | None,
+        labels: Tensor,
+        gamma: float,
+        temperature: float,
+        count: Tensor | float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         cross_entropy = torch.zeros((), dtype=torch.float32, device=student.device)
         divergence = torch.zeros_like(cross_entropy)
@@ -68,7 +76,7 @@ class _Distill(torch.autograd.Function):
         return (1 - gamma) * cross_entropy + gamma * divergence, cross_entropy, divergence
 
     @staticmethod
-    def backward(ctx, grad: Tensor, *_):
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         return ctx.grad.mul_(grad), None, None, None, None, None
 
 
@@ -89,4 +97,6 @@ def distill(
     assert teacher is not None or gamma == 0, "gamma > 0 needs a teacher"
     if count is None:
         count = (labels != IGNORE).sum().clamp(min=1)
-    return _Distill.apply(student, teacher, labels, gamma, temperature, count)
+    terms: tuple[Tensor, Tensor, Tensor]
+    terms = _Distill.apply(student, teacher, labels, gamma, temperature, count)
+    return terms

@@ -29,7 +29,7 @@ def row_logits(
     heads, key_heads = query.shape[1], key.shape[1]
     picked = query[:, :, rows].float() * scale
     grouped = picked.unflatten(1, (key_heads, heads // key_heads)).flatten(2, 3)
-    logits = (grouped @ key.float().mT).unflatten(2, (heads // key_heads, -1)).flatten(1, 2)
+    logits: Tensor = (grouped @ key.float().mT).unflatten(2, (heads // key_heads, -1)).flatten(1, 2)
     if mask is None:
         seen = torch.arange(key.shape[2], device=rows.device) <= rows[:, None]
     else:
