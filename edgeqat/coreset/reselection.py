@@ -76,7 +76,7 @@ class Reselection(SampleChoice):
         if last["epoch"] == epoch:
             return False  # a run that continues in the middle of a pass
         if self.section.every_steps is not None:
-            return step - last["step"] >= self.section.every_steps
+            return bool(step - last["step"] >= self.section.every_steps)
         return bool(self.section.every) and epoch - last["epoch"] >= self.section.every
 
     def _tell(self) -> None:

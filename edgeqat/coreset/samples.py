@@ -113,7 +113,8 @@ class BlockSamples(Samples):
 
     def logits(self, model: nn.Module, index: Tensor) -> Tensor:
         ids = self.blocks.ids[index].to(next(model.parameters()).device)
-        return model(input_ids=ids, use_cache=False).logits
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits
 
     def fingerprint(self) -> str:
         return self.blocks.fingerprint()

@@ -42,7 +42,8 @@ def in_groups(values: Tensor, size: int) -> Tensor:
     short = values.shape[-1] % size
     if short:
         values = nn.functional.pad(values, (0, size - short))
-    return values.unflatten(-1, (-1, size))
+    groups: Tensor = values.unflatten(-1, (-1, size))
+    return groups
 
 
 class DynamicQuantizer(Quantizer):

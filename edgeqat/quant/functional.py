@@ -212,7 +212,7 @@ def integer_linear(
 def _exact_product(codes: Tensor, weight: Tensor) -> Tensor:
     parts = zip(codes.split(_EXACT_GROUP, 1), weight.split(_EXACT_GROUP, 1), strict=True)
     left, right = next(parts)
-    product = left @ right.T
+    product: Tensor = left @ right.T
     for left, right in parts:
         product = product.double().add_(left @ right.T)
     return product

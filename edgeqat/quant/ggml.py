@@ -97,12 +97,14 @@ def rotations(head_dim: int) -> tuple[int, int]:
 
 def interleaved(values: Tensor) -> Tensor:
     """(..., D) from halves (transformers: x0 x1 ... | y0 y1 ...) to pairs (x0 y0 x1 y1 ...)."""
-    return values.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+    pairs: Tensor = values.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+    return pairs
 
 
 def in_halves(values: Tensor) -> Tensor:
     """The inverse of interleaved()."""
-    return values.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    halves: Tensor = values.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return halves
 
 
 def _inverse(scale: Tensor) -> Tensor:

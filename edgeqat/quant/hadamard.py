@@ -45,4 +45,5 @@ def _matrix(size: int, device: torch.device) -> Tensor:
         matrix = torch.ones(1, 1)
         while matrix.shape[0] < size:
             matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-        return (matrix * size**-0.5).to(device)
+        norm: float = size**-0.5
+        return (matrix * norm).to(device)

@@ -60,7 +60,8 @@ class LowRankQuantizer(WeightQuantizer):
             return self.latent(weight)
         scale = ste.round_scale(self.scale)
         factor = (self.count * max(self.grid.qmax, 1)) ** -0.5
-        return _LowRank.apply(weight, self.lora_A, self.lora_B, scale, self, factor)
+        output: Tensor = _LowRank.apply(weight, self.lora_A, self.lora_B, scale, self, factor)
+        return output
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +103,15 @@ class LowRankQuantizer(WeightQuantizer):
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, base, lora_a, lora_b, scale, quantizer: LowRankQuantizer, factor: float):
+    def forward(
+        ctx: Any,
+        base: Tensor,
+        lora_a: Tensor,
+        lora_b: Tensor,
+        scale: Tensor,
+        quantizer: LowRankQuantizer,
+        factor: float,
+    ) -> Tensor:
         ctx.save_for_backward(base, lora_a, lora_b, scale)
         ctx.quantizer, ctx.factor = quantizer, factor
         codes = _round(quantizer.values(base), quantizer.grid).add_(quantizer.grid.offset)
@@ -110,7 +119,7 @@ class _LowRank(torch.autograd.Function):
         return functional.from_groups(grouped, base.shape[1])
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         base, lora_a, lora_b, scale = ctx.saved_tensors
         quantizer: Any = ctx.quantizer
         grid, columns = quantizer.grid, base.shape[1]

@@ -95,5 +95,5 @@ def _unpack_plane(packed: Tensor, width: int, inputs: int) -> Tensor:
     """The inverse of _pack_plane: (..., bytes) -> (..., 16, inputs) int16."""
     parts = packed.unflatten(-1, (-1, ROWS, 4)).transpose(-3, -2).to(torch.int16)
     shifts = torch.arange(0, 8, width, dtype=torch.int16, device=packed.device)[:, None]
-    values = (parts.unsqueeze(-2) >> shifts) & ((1 << width) - 1)
+    values: Tensor = (parts.unsqueeze(-2) >> shifts) & ((1 << width) - 1)
     return values.flatten(-3).reshape(*packed.shape[:-1], ROWS, inputs)

@@ -14,6 +14,7 @@ is stored. On a CPU `fused` does the same in C++.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ _PART = 2**18  # values quantized at a time: 1 MB
 class _LSQ(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, values: Tensor, scale: Tensor, grid: Grid, group_size: int | None, factor: float
+        ctx: Any, values: Tensor, scale: Tensor, grid: Grid, group_size: int | None, factor: float
     ) -> Tensor:
         ctx.save_for_backward(values, scale)
         ctx.grid, ctx.group_size, ctx.factor = grid, group_size, factor
@@ -53,7 +54,7 @@ class _LSQ(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, scale = ctx.saved_tensors
         need_values, need_scale = ctx.needs_input_grad[:2]
         if need_values and need_scale and fused.supports(ctx.grid, values, scale, grad):
@@ -76,7 +77,9 @@ class _LSQ(torch.autograd.Function):
 
 class _LSQPlus(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values, scale, beta, grid: Grid, gradient_scale: float):
+    def forward(
+        ctx: Any, values: Tensor, scale: Tensor, beta: Tensor, grid: Grid, gradient_scale: float
+    ) -> Tensor:
         ctx.save_for_backward(values, scale, beta)
         ctx.grid, ctx.gradient_scale = grid, gradient_scale
         if fused.supports(grid, values, scale):
@@ -85,7 +88,7 @@ class _LSQPlus(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, scale, beta = ctx.saved_tensors
         grid = ctx.grid
         if fused.supports(grid, values, scale, grad):
@@ -105,7 +108,7 @@ class _Dynamic(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool
+        ctx: Any, values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool
     ) -> Tensor:
         marked = min(clips) < 1 and ctx.needs_input_grad[0]
         whole = values.dim() > 0 and fused.supports(grid, values)
@@ -129,7 +132,7 @@ class _Dynamic(torch.autograd.Function):
         return codes.mul_(scale).to(values.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         for clipped in ctx.saved_tensors:  # one or none, and to be unpacked only once
             grad = grad.masked_fill(clipped, 0.0)
         return grad, None, None, None
@@ -137,11 +140,11 @@ class _Dynamic(torch.autograd.Function):
 
 class _RoundScale(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, scale: Tensor) -> Tensor:
         return scale.clamp(min=FP16_MIN_SCALE).half().float()
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
@@ -176,14 +179,16 @@ def lsq(
     `count` is how many values share one scale. Padding of a short last group gets no gradient.
     """
     factor = (count * max(grid.qmax, 1)) ** -0.5
-    return _LSQ.apply(values.float(), scale, grid, group_size, factor)
+    output: Tensor = _LSQ.apply(values.float(), scale, grid, group_size, factor)
+    return output
 
 
 def lsq_plus(values: Tensor, scale: Tensor, beta: Tensor, grid: Grid) -> Tensor:
     """LSQ+ fake-quantize of an activation tensor (B, ...) with one scale and one offset beta."""
     features = values[:1].numel() or 1  # of one sample: batches of any size train alike
     gradient_scale = (features * max(grid.qmax, 1)) ** -0.5
-    return _LSQPlus.apply(values.float(), scale, beta, grid, gradient_scale).to(values.dtype)
+    output: Tensor = _LSQPlus.apply(values.float(), scale, beta, grid, gradient_scale)
+    return output.to(values.dtype)
 
 
 def dynamic(values: Tensor, grid: Grid, clip: float = 1.0, fp16_scale: bool = False) -> Tensor:
@@ -192,16 +197,19 @@ def dynamic(values: Tensor, grid: Grid, clip: float = 1.0, fp16_scale: bool = Fa
 
     fp16_scale rounds the scale as the KV cache stores it.
     """
-    return _Dynamic.apply(values, grid, (clip,), fp16_scale)
+    output: Tensor = _Dynamic.apply(values, grid, (clip,), fp16_scale)
+    return output
 
 
 def searched(values: Tensor, grid: Grid, clips: tuple[float, ...]) -> Tensor:
     """Fake-quantize each last-dimension row with the fp16 scale of least squared error among those
     that several `clips` give (functional.quantize_searched).
     """
-    return _Dynamic.apply(values, grid, clips, True)
+    output: Tensor = _Dynamic.apply(values, grid, clips, True)
+    return output
 
 
 def round_scale(scale: Tensor) -> Tensor:
     """The scale rounded to what fp16 stores (>= 2^-20), straight-through."""
-    return _RoundScale.apply(scale)
+    rounded: Tensor = _RoundScale.apply(scale)
+    return rounded
