@@ -84,6 +84,7 @@ def command(
     from edgeqat.pipeline import start
 
     (check_output if dry_run else start.check_start)(place, overwrite)
+    start.check_extras(resolved)
     start.check_sources(resolved)
     if dry_run:
         from edgeqat.pipeline.plan import plan

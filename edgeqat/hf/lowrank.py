@@ -7,13 +7,12 @@ the float weight, as a plain LoRA does, is not what they mean. The only file tha
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from edgeqat import checkpoint
-from edgeqat.errors import FormatError, UsageError
+from edgeqat.errors import FormatError
 from edgeqat.nn.lowrank import adapters
 
 WEIGHTS = "adapter_model.safetensors"
@@ -23,15 +22,6 @@ into the integers of the packed folder already. They count in units of a weight'
 float weights, as `PeftModel.from_pretrained` would, they make no sense. `edgeqat.hf.lowrank.
 load_adapters` reads them into a model that was prepared the same way.
 """
-
-
-def check_installed() -> None:
-    """Refuse adapters where peft is missing."""
-    if find_spec("peft") is None:
-        raise UsageError(
-            "train.method: 'lowrank' writes peft's files, and peft is not installed; "
-            "pip install 'edgeqat[lowrank]'"
-        )
 
 
 def save_adapters(model: nn.Module, folder: Path, base_model: str) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from edgeqat.checkpoint import WEIGHTS, check_output
 from edgeqat.coreset.select import size
 from edgeqat.errors import FormatError
-from edgeqat.hf import lowrank, packed_folder
+from edgeqat.hf import packed_folder
 from edgeqat.hf.stored import float_size, size_by_kind
 from edgeqat.nn import convert
 from edgeqat.nn.decision import Decision, decisions, layers
@@ -27,6 +27,7 @@ from edgeqat.nn.layers import attentions
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import prepared, trainable
 from edgeqat.pipeline.sampling import with_steps
+from edgeqat.pipeline.start import check_extras
 from edgeqat.pipeline.task import Task
 from edgeqat.pipeline.text_task import needs_teacher
 from edgeqat.recipe.recipe import Recipe
@@ -47,8 +48,7 @@ class Plan:
 def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
     """Check a run without training: raises what the run would raise, writes nothing that stays."""
     check_output(output, overwrite)
-    if recipe.train.method == "lowrank":
-        lowrank.check_installed()
+    check_extras(recipe)
     recipe = with_data_root(recipe)
     task = load_task(recipe)
     recipe = with_steps(recipe, task)

@@ -28,7 +28,7 @@ from edgeqat.pipeline.preparation import format_score, prepared, trainable
 from edgeqat.pipeline.run import Run, identity, open_run
 from edgeqat.pipeline.sampling import coreset_of, recalibrate_batch_norms, with_steps
 from edgeqat.pipeline.snapshots import Snapshots
-from edgeqat.pipeline.start import check_start
+from edgeqat.pipeline.start import check_extras, check_start
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.pipeline.text_task import needs_teacher
 from edgeqat.recipe import files as recipes
@@ -56,8 +56,7 @@ def quantize(
     """
     name, recipe = recipe.model.name, with_data_root(recipe)
     check_start(output, overwrite)
-    if recipe.train.method == "lowrank":
-        lowrank.check_installed()
+    check_extras(recipe)
     task = load_task(recipe)
     recipe = with_steps(recipe, task)
     logger.info("%s at %s: %s", name, recipe.quant.scheme, task.describe())

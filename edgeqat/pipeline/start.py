@@ -1,15 +1,17 @@
 """What a run refuses before torch and transformers are imported, which takes seconds: an output
-that is there, a model or a text that is not. Everything else is checked where it is loaded.
+that is there, a model, a text or a package that is not. The rest is checked where it is loaded.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgeqat import source
 from edgeqat.checkpoint import CONFIG, IMAGE, check_output
 from edgeqat.data.sources import ROOT_VARIABLE, sources
+from edgeqat.errors import UsageError
 from edgeqat.output import real
 from edgeqat.pipeline.places import absolute
 from edgeqat.recipe.recipe import Recipe
@@ -29,6 +31,15 @@ def check_start(output: Path, overwrite: bool) -> None:
     """Refuse early, before anything is loaded, what open_run would refuse without looking."""
     if not run_folder(output).exists():
         check_output(output, overwrite)
+
+
+def check_extras(recipe: Recipe) -> None:
+    """Refuse adapters where peft, whose files they are, is missing."""
+    if recipe.train.method == "lowrank" and find_spec("peft") is None:
+        raise UsageError(
+            "train.method: 'lowrank' writes peft's files, and peft is not installed; "
+            "pip install 'edgeqat[lowrank]'"
+        )
 
 
 def check_sources(recipe: Recipe) -> None:
