@@ -66,7 +66,7 @@ VERBS = {
     "split", "update",
 }  # fmt: skip
 # Files of a folder that import one another, inside functions too; none is to be added.
-CIRCLES = [["export/gguf.py", "export/llama.py"]]
+CIRCLES: list[list[str]] = []
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 MACHINE_PATH = re.compile(r"(?<![\w/.:~$})-])/(?:work|home|root|Users)/\w")
 

@@ -44,7 +44,7 @@ def export(folder: Path, output: Path, requantize: bool = False) -> list[str]:
         writer = gguf.GGUFWriter(temporary, llama.architecture(packed))
         _write_header(writer, packed, words)
         types = gguf.GGMLQuantizationType
-        for name, kind, values in llama.tensors(packed, requantize):
+        for name, kind, values in llama.tensors(packed, requantize, rounded):
             raw = None if kind == "F32" else getattr(types, kind)
             writer.add_tensor(name, np.ascontiguousarray(values), raw_dtype=raw)
         writer.write_header_to_file()

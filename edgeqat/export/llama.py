@@ -12,7 +12,7 @@ Legend: O rows, I inputs, D head_dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ _ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_he
 _WIDE = ("mlp.gate_proj", "mlp.up_proj")
 
 Tensor = tuple[str, str, np.ndarray]  # name, type (F32, Q4_0, Q8_0), values or bytes (O, ...)
+# float values (O, I) and a type to its name and bytes
+Rounding = Callable[[np.ndarray, str], tuple[str, np.ndarray]]
 
 
 def reasons(packed: PackedFolder) -> list[str]:
@@ -114,14 +116,14 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tensors(packed: PackedFolder, requantize: bool = False) -> Iterator[Tensor]:
-    """Every tensor of the file. `requantize` rounds anew the weights of rotated layers, and those
-    whose scales fp16 does not hold.
+def tensors(packed: PackedFolder, requantize: bool, rounded: Rounding) -> Iterator[Tensor]:
+    """Every tensor of the file. `requantize` rounds anew, by `rounded`, the weights of rotated
+    layers, and those whose scales fp16 does not hold.
     """
     names = sorted({name.rpartition(".")[0] for name in packed.tensors if "quantizer" not in name})
     for name in names:
         target = _name(name)
-        yield f"{target}.weight", *_weight(packed, name, requantize)
+        yield f"{target}.weight", *_weight(packed, name, rounded if requantize else None)
         bias = packed.array(f"{name}.bias")
         if bias is not None:
             yield f"{target}.bias", "F32", _arranged(packed, name, bias)
@@ -129,17 +131,15 @@ def tensors(packed: PackedFolder, requantize: bool = False) -> Iterator[Tensor]:
         yield "rope_freqs.weight", "F32", _rope_factors(packed)
 
 
-def _weight(packed: PackedFolder, name: str, requantize: bool) -> tuple[str, np.ndarray]:
+def _weight(packed: PackedFolder, name: str, rounded: Rounding | None) -> tuple[str, np.ndarray]:
     spec = packed.layers.get(name)
     if spec is None:
         array = packed.tensors[f"{name}.weight"].float().numpy()
         return "F32", _arranged(packed, name, array)
     weight = packed.weight(name)
-    if requantize and (spec.rotation or not blocks.fits(weight)):
-        from edgeqat.export import gguf
-
+    if rounded is not None and (spec.rotation or not blocks.fits(weight)):
         values = _arranged(packed, name, packed.float_weight(name))
-        return gguf.rounded(values, blocks.Q4_0 if spec.bits <= 4 else blocks.Q8_0)
+        return rounded(values, blocks.Q4_0 if spec.bits <= 4 else blocks.Q8_0)
     order = _order(packed, name, len(weight.levels))
     weight = weight if order is None else weight.rows(order)
     missing = _padded(spec.shape[0]) - spec.shape[0] if name.endswith(_WIDE) else 0

@@ -24,9 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from edgeqat import checkpoint
-from edgeqat.aliases import ALIASES, DEMO
-from edgeqat.errors import FormatError, ModelError, nearest
+from edgeqat import checkpoint, source
+from edgeqat.aliases import DEMO
+from edgeqat.errors import FormatError, ModelError
 from edgeqat.nn.finite import check_finite
 from edgeqat.runtime.shape import Shape
 
@@ -41,19 +41,10 @@ _CONVERT = (
 
 def locate(name: str) -> str:
     """The folder or hub id behind a model name: `demo`, an alias, a local folder, a hub id."""
-    if name == DEMO:
-        from edgeqat.demo import model
-
-        return str(model.folder())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        _check_folder(path)
-        return str(path)
-    if path.exists() or name.startswith((".", "/", "~")):
-        raise ModelError(
-            f"model: '{name}' is not a folder; name a folder with config.json and weights"
-        )
-    return ALIASES.get(name, name)
+    place = source.locate(name)
+    if name != DEMO and Path(place).is_dir():
+        _check_folder(Path(place))
+    return place
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -164,8 +155,6 @@ def base_model(name: str) -> str:
 
 
 def _check_folder(path: Path) -> None:
-    if not (path / "config.json").is_file():
-        raise ModelError(f"model: '{path}' holds no config.json; name a Hugging Face model folder")
     try:
         if f'"{IMAGE_TYPE}"' not in (path / "config.json").read_text(encoding="utf-8"):
             AutoConfig.from_pretrained(path)
@@ -220,19 +209,10 @@ def _explain(name: str, place: str, error: Exception, noun: str = "model") -> st
             "login`, or give a local folder to --model"
         )
     if any(isinstance(one, RepositoryNotFoundError) for one in chain):
-        return f"{noun}: {shown} is not on the hub, or private; check the name{_similar(name)}"
+        return source.not_on_hub(name, place, noun)
     if "does not appear to have a file named" in str(error):
         return f"{noun}: {shown} lacks a file ({_line(error)}); pickled weights are never loaded"
-    return (
-        f"{noun}: {shown} is no local folder, is not in the hub cache and the hub cannot be "
-        "reached; download it elsewhere and give its folder to --model, or set HF_HOME to a cache "
-        f"that holds it{_similar(name)}"
-    )
-
-
-def _similar(name: str) -> str:
-    hint = nearest(name, [DEMO, *ALIASES])
-    return f"; {hint}" if name not in ALIASES and hint.startswith("did") else ""
+    return source.unreachable(name, place, noun)
 
 
 def _line(error: Exception) -> str:

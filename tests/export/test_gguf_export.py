@@ -25,6 +25,7 @@ from edgeqat.bench import llama_cpp
 from edgeqat.cli import run
 from edgeqat.errors import FormatError, UsageError
 from edgeqat.export import llama, vocabulary
+from edgeqat.export.gguf import rounded
 from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
 from edgeqat.recipe.quant import QuantSection
@@ -264,8 +265,8 @@ def test_a_scale_beyond_fp16_is_rounded_anew_where_that_is_asked_for(tmp_path, m
     odd = dataclasses.replace(weight, scale=weight.scale * 1.0001)
     monkeypatch.setattr(packed, "weight", lambda own: odd)
     with pytest.raises(FormatError, match="does not fit fp16; add --requantize"):
-        llama._weight(packed, name, False)
-    assert llama._weight(packed, name, True)[0] == "Q4_0"
+        llama._weight(packed, name, None)
+    assert llama._weight(packed, name, rounded)[0] == "Q4_0"
 
 
 def test_the_vocabulary_is_padded_and_typed(tmp_path):
