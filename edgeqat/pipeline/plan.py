@@ -101,7 +101,7 @@ def _row(name: str, layer: Any, decision: Decision, packed: Any) -> tuple[str, .
 
 
 def _coreset_lines(recipe: Recipe, task: Task) -> list[str]:
-    section, count = recipe.coreset, len(task.train) if recipe.coreset.is_on else 0
+    section, count = recipe.coreset, len(task.samples(recipe)) if recipe.coreset.is_on else 0
     if section.file is not None:
         return [f"coreset: the samples of '{section.file}'"]
     if section.share is None or not section.is_on:

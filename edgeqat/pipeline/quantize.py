@@ -116,7 +116,7 @@ def train(
     if reselection is not None:
         metrics["coreset"] = {
             "size": len(reselection.sampler),
-            "samples": len(task.train),
+            "samples": len(task.samples(recipe)),
             "cache_seconds": round(cache_seconds, 1),
             "selections": reselection.turns,
         }
@@ -138,7 +138,7 @@ def _write_output(
         }
         task.write(folder, model, recipe.quant)
         snapshots = Snapshots(task, run)
-        task.model = task.teacher = None
+        task.release()
         gc.collect()  # the packed model is unpacked for its evaluation: room for it
         packed: nn.Module = packed_folder.load(folder)
         packed.to(device)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.coreset.samples import Samples
+from edgeqat.data.images import Images
+from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.evaluate.metric import Metric
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
@@ -29,14 +31,25 @@ class Task(ABC):
     """
 
     metric: Metric
-    model: Any
-    teacher: Any
-    train: Any
-    valid: Any
+    model: nn.Module
+    teacher: nn.Module | None
+    train: Blocks | BlockStream | Images
+    valid: Blocks | Images
 
     @abstractmethod
     def describe(self) -> str:
         """The data in words."""
+
+    def release(self) -> None:
+        """Let go of the float models, which nothing needs any more: room for the packed one."""
+        del self.model
+        self.teacher = None
+
+    def text(self) -> tuple[Tensor, list[str]] | None:
+        """Ids (T,) of a held-out text for the report's snapshots, and its tokens as words; None of
+        images.
+        """
+        return None
 
     @abstractmethod
     def source(self, recipe: Recipe) -> str:
@@ -85,15 +98,17 @@ class Task(ABC):
         """Logits of a model in eval mode on a little held-out data, to compare two with."""
 
     @abstractmethod
-    def write(self, folder: Path, model: Any, quant: QuantSection) -> None:
+    def write(self, folder: Path, model: nn.Module, quant: QuantSection) -> None:
         """Fill an empty folder with a converted model, and seal it."""
 
     @abstractmethod
-    def seal(self, folder: Path, model: Any, quant: QuantSection, files: dict[str, str]) -> None:
+    def seal(
+        self, folder: Path, model: nn.Module, quant: QuantSection, files: dict[str, str]
+    ) -> None:
         """Add text files and hash everything."""
 
     @abstractmethod
-    def untrained(self, recipe: Recipe) -> Any:
+    def untrained(self, recipe: Recipe) -> nn.Module:
         """A float model of the task's architecture with random weights."""
 
     @abstractmethod

@@ -59,6 +59,10 @@ class TextTask(Task):
             return f"{len(self.train)} training blocks, {held}"
         return f"streaming, {held}"
 
+    def text(self) -> tuple[Tensor, list[str]]:
+        ids = self.valid.ids[len(self.valid) // 2]
+        return ids, [str(self.tokenizer.decode([id])) for id in ids.tolist()]
+
     def source(self, recipe: Recipe) -> str:
         return source_name(recipe.data)
 
