@@ -36,7 +36,7 @@ def quantizers_disabled(
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     """Initialise static activation quantizers, key offsets and importance thresholds on batches, in
     eval mode; a no-op without any. Layers that do not run stay unset.
 
@@ -59,7 +59,7 @@ def calibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
             count += 1
         if not count:
             raise DataError("calibrate: there are no batches; give at least one")
-        check_ranges(model)
+        _check_ranges(model)
         for module in static:
             module.finish()
         for _ in range(_THRESHOLD_PASSES if adaptive else 0):
@@ -95,7 +95,7 @@ def _run(model: nn.Module, batch: Any) -> None:
     model(ids.to(device))
 
 
-def check_ranges(model: nn.Module) -> None:
+def _check_ranges(model: nn.Module) -> None:
     """Refuse keys and values, just observed, that fp16 scales cannot hold."""
     for name, module in model.named_modules():
         if isinstance(module, CacheQuantizer) and not module.fits():
