@@ -18,7 +18,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*.md")],
 )
 QUICK = ["edgeqat --help", "edgeqat recipes", "edgeqat bench --list"]
-LONGEST, MOST_LINES = 160, 90
+LONGEST, MOST_LINES = 160, 75
 _FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|\bsrc=\"([^\"]+)\"")
 
