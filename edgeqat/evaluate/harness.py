@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import logging
+import sys
+
+from edgeqat.errors import EdgeQATError
 
 
 def main() -> None:
     """Say the new name, and run it."""
-    from edgeqat.harness import lm
+    try:
+        from edgeqat.harness import lm
+    except EdgeQATError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
 
     logging.getLogger("edgeqat").warning(
         "edgeqat.evaluate.harness is edgeqat.harness.lm now; write python -m edgeqat.harness.lm"

@@ -23,6 +23,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgeqat.errors import DataError, EdgeQATError, UsageError, nearest
+from edgeqat.harness.run import check_installed
+
+try:
+    check_installed()
+except EdgeQATError as error:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(error.exit_code)
+
 import lm_eval
 from lm_eval import __main__ as lm_eval_main
 from lm_eval import utils
@@ -33,7 +44,6 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from edgeqat.data.sources import ROOT_VARIABLE
-from edgeqat.errors import DataError, EdgeQATError, UsageError, nearest
 from edgeqat.harness.backends import FAKE_QUANT, Backend, Sampling, open_backend
 
 NAME = "edgeqat"

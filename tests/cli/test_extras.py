@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -46,6 +47,19 @@ def test_an_absent_extra_is_named_before_anything_is_read(
     assert f"not installed; pip install 'edgeqat[{extra}]'" in said
     assert list(tmp_path.iterdir()) == []
     assert module.replace("_", "-") in requirements(extra)
+
+
+@pytest.mark.parametrize("name", ["edgeqat.harness.lm", "edgeqat.evaluate.harness"])
+def test_the_command_lines_of_lm_eval_name_it_too(name, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for module in ("edgeqat.harness.lm", "edgeqat.evaluate.harness"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr("edgeqat.harness.lm", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(name, run_name="__main__")
+    assert stopped.value.code == 2
+    said = "error: tasks: lm-eval is not installed; pip install 'edgeqat[eval]'\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_few_need_is_in_no_plain_installation():
