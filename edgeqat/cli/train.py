@@ -41,6 +41,10 @@ def command(
 
     log.setup()
     keep_freed_memory()  # before torch is imported
+    from edgeqat.pipeline import start
+
+    start.check_start(target, overwrite)
+    start.check_makes_float(resolved)
     from edgeqat.pipeline.image_task import is_image_model
     from edgeqat.pipeline.pretrain import pretrain
 

@@ -16,12 +16,12 @@ from edgeqat.checkpoint import METRICS
 from edgeqat.errors import RecipeError
 from edgeqat.memory import peak_rss_bytes
 from edgeqat.output import write_json
-from edgeqat.pipeline.image_task import check_recipe, is_image_model, untrained_classifier
+from edgeqat.pipeline.image_task import check_recipe, untrained_classifier
 from edgeqat.pipeline.load import with_data_root
 from edgeqat.pipeline.preparation import format_score
 from edgeqat.pipeline.run import identity, open_run
 from edgeqat.pipeline.sampling import FROM_SCRATCH
-from edgeqat.pipeline.start import check_start
+from edgeqat.pipeline.start import check_makes_float, check_start
 from edgeqat.pipeline.text_task import untrained_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.files import RESOLVED
@@ -43,9 +43,8 @@ def pretrain(
     """
     recipe = with_data_root(recipe)
     _check(recipe)
-    of_images = recipe.architecture is None and is_image_model(recipe.model.name)
-    if recipe.architecture is None and not (of_images and recipe.quant.bits().is_float):
-        raise RecipeError("architecture: the recipe has none; `edgeqat train` needs a float recipe")
+    check_makes_float(recipe)
+    of_images = recipe.architecture is None
     if of_images:
         check_recipe(recipe)
     check_start(output, overwrite)

@@ -11,7 +11,7 @@ from pathlib import Path
 from edgeqat import source
 from edgeqat.checkpoint import CONFIG, IMAGE, check_output
 from edgeqat.data.sources import ROOT_VARIABLE, sources
-from edgeqat.errors import UsageError
+from edgeqat.errors import RecipeError, UsageError
 from edgeqat.output import real
 from edgeqat.pipeline.places import absolute
 from edgeqat.recipe.recipe import Recipe
@@ -42,6 +42,17 @@ def check_extras(recipe: Recipe) -> None:
         )
 
 
+def check_makes_float(recipe: Recipe) -> None:
+    """Refuse a recipe for `edgeqat train` without a network, or whose text is not where it says.
+
+    Texts that EDGEQAT_DATA may hold, and images, are looked for when they are loaded.
+    """
+    if recipe.architecture is not None:
+        _check_text(recipe)
+    elif not (_is_of_images(recipe.model.name) and recipe.quant.bits().is_float):
+        raise RecipeError("architecture: the recipe has none; `edgeqat train` needs a float recipe")
+
+
 def check_sources(recipe: Recipe) -> None:
     """Refuse a recipe to quantize whose model is nowhere, or whose text is not where it says.
 
@@ -53,8 +64,17 @@ def check_sources(recipe: Recipe) -> None:
     if _is_architecture(name):
         return
     source.check(name)
-    if not _is_image_folder(Path(name).expanduser()) and not os.environ.get(ROOT_VARIABLE):
+    if not _is_of_images(name):
+        _check_text(recipe)
+
+
+def _check_text(recipe: Recipe) -> None:
+    if not os.environ.get(ROOT_VARIABLE):
         sources(absolute(recipe).data)
+
+
+def _is_of_images(name: str) -> bool:
+    return _is_architecture(name) or _is_image_folder(Path(name).expanduser())
 
 
 def _is_architecture(name: str) -> bool:

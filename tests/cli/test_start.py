@@ -51,6 +51,21 @@ def test_what_is_missing_or_in_the_way_is_refused_before_torch(arguments, words,
     assert message.startswith("error: ") and words in message
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demo"], "architecture: the recipe has none"),
+        (["demo-float", "--data", "missing"], "data.root: 'missing' does not exist"),
+        (["demo-float", "--output", "here"], "output: 'here' exists"),
+    ],
+)
+def test_what_makes_no_float_model_is_refused_before_torch(arguments, words, tmp_path):
+    (tmp_path / "here").mkdir()
+    code, message, found = loaded_by(["train", "--recipe", *arguments], tmp_path, SLOW)
+    assert (code, found) == (2, [])
+    assert message.startswith("error: ") and words in message
+
+
 def test_a_coreset_of_a_missing_model_is_refused_before_torch(tmp_path):
     arguments = ["coreset", "--recipe", "tinyllama", "--output", "a.json", "--coreset", "0.1"]
     code, message, found = loaded_by([*arguments, "--data", "missing"], tmp_path, SLOW)
