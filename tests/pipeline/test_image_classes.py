@@ -1,6 +1,8 @@
 """Some of the model's classes, or another order of them: every verb labels them by name."""
 
 import json
+import shutil
+from pathlib import Path
 
 import onnx
 import pytest
@@ -33,21 +35,9 @@ def folders(place, names, count=4):
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    return str(parquet(parquet(folder, count=12, **SIZE), "test", count=12, **SIZE))
-
-
-@pytest.fixture(scope="module")
-def floating(images, tmp_path_factory):
-    """A network that calls every image an owl."""
-    folder = tmp_path_factory.mktemp("float") / "net"
-    file = folder.parent / "float.yaml"
-    file.write_text(
-        f"model: {{name: {MODEL}}}\nquant: {{scheme: w32}}\ndata: {{images: {{size: 16}}}}\n"
-        "train: {epochs: 1, optimizer: sgd, batch_size: 6, learning_rate: 0.05}\n"
-    )
-    assert run(["train", "--recipe", str(file), "--data", images, "--output", str(folder)]) == 0
+def owls(floating, tmp_path_factory):
+    """The network, which calls every image an owl."""
+    folder = Path(shutil.copytree(floating, tmp_path_factory.mktemp("owls") / "net"))
     tensors = load_file(folder / "model.safetensors")
     tensors["classifier.1.bias"][2] += 50
     save_file(tensors, folder / "model.safetensors")
@@ -55,9 +45,9 @@ def floating(images, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def packed(floating, images, tmp_path_factory):
+def packed(owls, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed") / "net"
-    given = ["--model", str(floating), "--data", images, "--w4a8", *QUICK]
+    given = ["--model", str(owls), "--data", images, "--w4a8", *QUICK]
     assert run(["quantize", *given, "--output", str(folder)]) == 0
     return folder
 
@@ -66,15 +56,15 @@ def configured(folder):
     return json.loads((folder / "config.json").read_text())["image"]
 
 
-def test_a_float_model_has_the_classes_of_its_training_data(floating):
-    assert (configured(floating)["classes"], configured(floating)["labels"]) == (3, NAMES)
+def test_a_float_model_has_the_classes_of_its_training_data(owls):
+    assert (configured(owls)["classes"], configured(owls)["labels"]) == (3, NAMES)
 
 
 @pytest.mark.parametrize("given", ["folder", "weights"])
-def test_a_folder_of_some_classes_is_labelled_by_name(floating, tmp_path, given):
-    model = {"model.name": str(floating)}
+def test_a_folder_of_some_classes_is_labelled_by_name(owls, tmp_path, given):
+    model = {"model.name": str(owls)}
     if given == "weights":
-        model = {"model.name": MODEL, "model.weights": str(floating / "model.safetensors")}
+        model = {"model.name": MODEL, "model.weights": str(owls / "model.safetensors")}
     values = {"data.root": folders(tmp_path, ["dog", "Owl"]), "data.images.size": 16}
     task = load_task(recipes.load(None, {**model, **values, "quant.scheme": "w4a8"}))
     for part in (task.train, task.valid):
@@ -83,9 +73,9 @@ def test_a_folder_of_some_classes_is_labelled_by_name(floating, tmp_path, given)
     assert task.kind.labels == tuple(NAMES)
 
 
-def test_training_on_some_classes_leaves_the_list_of_all(floating, tmp_path):
+def test_training_on_some_classes_leaves_the_list_of_all(owls, tmp_path):
     place = folders(tmp_path / "data", ["dog", "owl"])
-    given = ["--model", str(floating), "--data", place, "--w4a8", *QUICK]
+    given = ["--model", str(owls), "--data", place, "--w4a8", *QUICK]
     assert run(["quantize", *given, "--output", str(tmp_path / "out")]) == 0
     assert configured(tmp_path / "out")["labels"] == NAMES
     file = tmp_path / "net.onnx"
@@ -100,9 +90,9 @@ def score(folder, data, tmp_path, *more):
     return json.loads((tmp_path / "e.json").read_text())
 
 
-def test_some_of_the_classes_are_evaluated_as_themselves(packed, floating, tmp_path):
+def test_some_of_the_classes_are_evaluated_as_themselves(packed, owls, tmp_path):
     place = folders(tmp_path / "data", ["dog", "owl"])
-    found = score(packed, place, tmp_path, "--against", str(floating))
+    found = score(packed, place, tmp_path, "--against", str(owls))
     assert found["top1"] == 50 == found["against"]["top1"]  # all are owls to them
 
 
@@ -112,9 +102,9 @@ def test_another_order_of_names_is_evaluated_alike(packed, tmp_path):
     assert score(packed, tmp_path, tmp_path)["top1"] == 50
 
 
-def test_a_coreset_is_chosen_from_some_of_the_classes(floating, tmp_path, capsys):
+def test_a_coreset_is_chosen_from_some_of_the_classes(owls, tmp_path, capsys):
     file = tmp_path / "run.yaml"
-    file.write_text(f"model: {{name: {floating}}}\nquant: {{scheme: w2a32}}\n")
+    file.write_text(f"model: {{name: {owls}}}\nquant: {{scheme: w2a32}}\n")
     given = ["--data", folders(tmp_path / "data", ["dog", "owl"]), "--coreset", "0.5"]
     chosen = ["coreset", "--recipe", str(file), *given, "--output", str(tmp_path / "i.json")]
     assert run(chosen) == 0
@@ -123,11 +113,11 @@ def test_a_coreset_is_chosen_from_some_of_the_classes(floating, tmp_path, capsys
 
 
 @pytest.mark.parametrize("verb", ["quantize", "eval"])
-def test_names_that_the_model_lacks_are_refused(verb, floating, packed, tmp_path, capsys):
+def test_names_that_the_model_lacks_are_refused(verb, owls, packed, tmp_path, capsys):
     kind = ClassLabel(names=["cat", "yak", "zebra"])
     for split in ("train", "test"):
         parquet(tmp_path, split, labels=[0, 1, 2, 0, 1], kind=kind, **SIZE)
-    first = ["quantize", "--model", str(floating), "--w4a8", *QUICK]
+    first = ["quantize", "--model", str(owls), "--w4a8", *QUICK]
     given = first if verb == "quantize" else ["eval", str(packed)]
     assert run([*given, "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -176,12 +166,12 @@ def test_names_of_transformers_are_matched_too(tmp_path, named):
     assert task.kind.labels == ("night bird, Owl", "tiger cat, cat", "dog")
 
 
-def test_a_float_model_with_another_order_is_refused(packed, floating, images, tmp_path, capsys):
+def test_a_float_model_with_another_order_is_refused(packed, owls, images, tmp_path, capsys):
     (tmp_path / "net").mkdir()
-    config = json.loads((floating / "config.json").read_text())
+    config = json.loads((owls / "config.json").read_text())
     config["image"]["labels"] = ["owl", "dog", "cat"]
     (tmp_path / "net" / "config.json").write_text(json.dumps(config))
-    weights = (floating / "model.safetensors").read_bytes()
+    weights = (owls / "model.safetensors").read_bytes()
     (tmp_path / "net" / "model.safetensors").write_bytes(weights)
     given = ["eval", str(packed), "--data", images, "--against", str(tmp_path / "net")]
     assert run(given) == 2

@@ -25,26 +25,6 @@ SMALL = ["--set", "train.batch_size=6", "--set", "train.learning_rate=0.01"]
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    size = {"width": 16, "height": 16}
-    return str(parquet(parquet(folder, count=24, **size), "test", count=9, **size))
-
-
-@pytest.fixture(scope="module")
-def floating(images, tmp_path_factory):
-    """A folder of `edgeqat train`."""
-    folder = tmp_path_factory.mktemp("float") / "net"
-    file = folder.parent / "float.yaml"
-    file.write_text(
-        f"model: {{name: {MODEL}}}\nquant: {{scheme: w32}}\ndata: {{images: {{size: 16}}}}\n"
-        "train: {epochs: 1, optimizer: sgd, batch_size: 6, learning_rate: 0.05}\n"
-    )
-    assert run(["train", "--recipe", str(file), "--data", images, "--output", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
 def arguments(images, floating):
     weights = ["--model", MODEL, "--weights", str(floating / "model.safetensors")]
     return [*weights, "--data", images, "--w2a32", "--set", "data.images.size=16", *SMALL]
