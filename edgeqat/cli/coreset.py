@@ -74,7 +74,7 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         lines.append(f"accuracy of the scored model over all samples: {summary['accuracy']:.2f}%")
     if "classes" in summary:
         counts = summary["classes"]
-        lines.append(f"classes: {min(counts)} to {max(counts)} samples each")
+        lines.append(_of_classes(counts))
         top = max(counts)
         if min(counts) != top:
             for number, count in enumerate(counts):
@@ -82,3 +82,12 @@ def _lines(summary: dict[str, Any]) -> list[str]:
     if summary["overlap"] is not None:
         lines.append(f"overlap with the other selection: {100 * summary['overlap']:.1f}%")
     return lines
+
+
+def _of_classes(counts: list[int]) -> str:
+    """How evenly a selection takes from the classes; of some it may take nothing."""
+    taken = [count for count in counts if count]
+    if len(taken) == 1:
+        return f"classes: {taken[0]} samples, all of one class"
+    each = f"{min(taken)} to {max(taken)}" if min(taken) < max(taken) else f"{taken[0]}"
+    return f"classes: {each} samples of each of the {len(taken)} classes chosen from"

@@ -39,8 +39,8 @@ def _check(field: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise UsageError(
-            f"{field}: {value!a} is not text in the terminal's encoding; rename the file, or "
-            "set the terminal to UTF-8"
+            f"{field}: {value!a} has bytes that are not text in the terminal's encoding; set the "
+            "terminal to UTF-8, or give other text or another name"
         ) from None
 
 

@@ -53,8 +53,8 @@ def test_arguments_that_are_no_text_are_refused(arguments, field, packed_folder,
     output, error = capsys.readouterr()
     (line,) = error.splitlines()
     assert line == (
-        f"error: {field} is not text in the terminal's encoding; rename the file, or set the "
-        "terminal to UTF-8"
+        f"error: {field} has bytes that are not text in the terminal's encoding; set the "
+        "terminal to UTF-8, or give other text or another name"
     )
     assert output == ""
 
@@ -62,7 +62,9 @@ def test_arguments_that_are_no_text_are_refused(arguments, field, packed_folder,
 def test_a_data_folder_that_is_no_text_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("EDGEQAT_DATA", os.fsdecode(b"d\xe9r"))
     assert run(["recipes"]) == 2
-    assert capsys.readouterr().err.startswith("error: EDGEQAT_DATA: 'd\\udce9r' is not text")
+    assert capsys.readouterr().err.startswith(
+        "error: EDGEQAT_DATA: 'd\\udce9r' has bytes that are not text"
+    )
 
 
 def test_a_folder_of_another_encoding_above_is_one_line(model_folder, tmp_path):

@@ -106,10 +106,12 @@ def test_a_coreset_is_chosen_from_some_of_the_classes(owls, tmp_path, capsys):
     file = tmp_path / "run.yaml"
     file.write_text(f"model: {{name: {owls}}}\nquant: {{scheme: w2a32}}\n")
     given = ["--data", folders(tmp_path / "data", ["dog", "owl"]), "--coreset", "0.5"]
+    given += ["--set", "coreset.balanced=true"]
     chosen = ["coreset", "--recipe", str(file), *given, "--output", str(tmp_path / "i.json")]
     assert run(chosen) == 0
     values = json.loads((tmp_path / "i.json").read_text())
     assert values["summary"]["classes"][0] == 0 and values["summary"]["accuracy"] == 50
+    assert "classes: 2 samples of each of the 2 classes chosen from\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["quantize", "eval"])
