@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeqat.errors import DataError, EdgeQATError, UsageError, nearest
-from edgeqat.harness.run import check_installed
+from edgeqat.harness.extra import check_installed
 
 try:
     check_installed()

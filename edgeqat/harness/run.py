@@ -9,7 +9,6 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import edgeqat
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
 from edgeqat.harness.backends import FLOAT
+from edgeqat.harness.extra import check_installed
 from edgeqat.output import check_file, write_json
 from edgeqat.recipe.files import RESOLVED
 
@@ -63,12 +63,6 @@ def evaluate_tasks(
     if output is not None:
         write_json(output, result, plain)
     return result, table(result)
-
-
-def check_installed() -> None:
-    """Refuse tasks where lm-eval is missing."""
-    if find_spec("lm_eval") is None:
-        raise UsageError("tasks: lm-eval is not installed; pip install 'edgeqat[eval]'")
 
 
 def task_folder() -> Path:
