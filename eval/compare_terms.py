@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 from edgeqat.checkpoint import RECORDS
+from edgeqat.report.files import read_records
 from edgeqat.report.page import series
-from edgeqat.report.write import read_records
 
 
 def main() -> None:

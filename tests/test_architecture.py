@@ -26,7 +26,7 @@ from sources import (
 LEVELS = [
     ("errors", "log", "seeds", "memory", "aliases", "families"),
     ("scheme", "native", "output"),
-    ("recipe", "native_training", "cache"),
+    ("recipe", "native_training", "cache", "gguf_header"),
     ("quant",),
     ("losses", "data", "vision", "runtime", "checkpoint"),
     ("nn", "demo"),
@@ -63,7 +63,7 @@ DRAWERS = {
 VERBS = {
     "build", "check", "compute", "convert", "distill", "evaluate", "fold", "generate", "load",
     "make", "measure", "pack", "parse", "prepare", "pretrain", "quantize", "read", "save", "select",
-    "split", "update",
+    "split", "update", "write",
 }  # fmt: skip
 # Files of a folder that import one another, inside functions too; none is to be added.
 CIRCLES: list[list[str]] = []

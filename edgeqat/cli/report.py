@@ -33,7 +33,7 @@ def command(
     report.html already; this adds speed, writes it elsewhere, or draws its figures as PNG.
     """
     log.setup()
-    from edgeqat.report.write import report
+    from edgeqat.report.files import report
 
     target = output or Path(f"{folder.absolute().name}-report.html")
     for path in report(folder, target, bench, png):

@@ -36,7 +36,7 @@ from edgeqat.recipe.files import RESOLVED
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.report import card, snapshot
 from edgeqat.report import page as pages
-from edgeqat.report.write import FILE, read_records
+from edgeqat.report.files import FILE, read_records
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.optim import with_rates

@@ -22,7 +22,7 @@ from edgeqat.errors import FormatError
 from edgeqat.nn.blocks import decoder_layers
 from edgeqat.report import page as pages
 from edgeqat.report import snapshot, svg
-from edgeqat.report.write import read_records
+from edgeqat.report.files import read_records
 
 STAGES = {"float": "float", "ptq": "PTQ", "qat": "QAT"}
 ENGINES = ("native", "llama.cpp-q4_0", "native-fp16")
