@@ -21,7 +21,8 @@ class Family:
     head: str = "lm_head"
     embeddings: tuple[str, ...] = ("embed_tokens",)
     positions: str = "max_position_embeddings"  # config.json's name of the longest sequence
-    llama_cpp: str | None = None  # llama.cpp's architecture; None: no GGUF file
+    llama_cpp: str | None = None  # llama.cpp's architecture; None: no GGUF file is written
+    from_gguf: str | None = None  # that of GGUF files that transformers reads; None: it reads none
     engine: bool = False  # kernels/src/config.cc runs it
     compressed_tensors: bool = False  # runtimes of that format know it
 
@@ -37,11 +38,12 @@ FAMILIES = {
         conv1d=True,
         embeddings=("wte", "wpe"),
         positions="n_positions",
+        from_gguf="gpt2",
     ),
-    "llama": Family(llama_cpp=LLAMA, engine=True, compressed_tensors=True),
-    "mistral": Family(llama_cpp=LLAMA, engine=True, compressed_tensors=True),
-    "qwen2": Family(llama_cpp="qwen2", engine=True, compressed_tensors=True),
-    "qwen3": Family(llama_cpp="qwen3", engine=True, compressed_tensors=True),
+    "llama": Family(llama_cpp=LLAMA, from_gguf=LLAMA, engine=True, compressed_tensors=True),
+    "mistral": Family(llama_cpp=LLAMA, from_gguf=LLAMA, engine=True, compressed_tensors=True),
+    "qwen2": Family(llama_cpp="qwen2", from_gguf="qwen2", engine=True, compressed_tensors=True),
+    "qwen3": Family(llama_cpp="qwen3", from_gguf="qwen3", engine=True, compressed_tensors=True),
     "smollm3": Family(compressed_tensors=True),
 }
 PROJECTIONS = tuple(dict.fromkeys(family.projections for family in FAMILIES.values()))

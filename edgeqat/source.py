@@ -1,11 +1,12 @@
 """Where a float model comes from, found without torch or transformers, whose import takes seconds:
-`demo`, an alias, a local folder, or an id of the Hugging Face hub.
+`demo`, an alias, a local folder, a GGUF file, or an id of the Hugging Face hub.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from edgeqat import gguf_header
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.checkpoint import CONFIG
 from edgeqat.errors import ModelError, nearest
@@ -20,21 +21,26 @@ def locate(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / CONFIG).is_file():
-            raise ModelError(
-                f"model: '{path}' holds no config.json; name a Hugging Face model folder"
-            )
+            files = sorted(path.glob(f"*{gguf_header.SUFFIX}"))
+            way = f"name its file {files[0].name}" if files else "name a Hugging Face model folder"
+            raise ModelError(f"model: '{path}' holds no config.json; {way}")
         return str(path)
     if path.exists() or name.startswith((".", "/", "~")):
         raise ModelError(
-            f"model: '{name}' is not a folder; name a folder with config.json and weights"
+            f"model: '{name}' is not a folder; name a folder with config.json and weights, or a "
+            "GGUF file"
         )
     return ALIASES.get(name, name)
 
 
 def check(name: str) -> None:
-    """Refuse a model that is neither here nor in the hub's cache nor on the hub. What the hub says
-    otherwise (a gated model, a server that fails) is found again, and explained, when it is loaded.
+    """Refuse a model that is neither here nor in the hub's cache nor on the hub, and a GGUF file
+    that cannot be read. What the hub says otherwise (a gated model, a server that fails) is found
+    again, and explained, when it is loaded.
     """
+    if gguf_header.is_gguf(name):
+        gguf_header.check(name)
+        return
     place = locate(name)
     if Path(place).is_dir():
         return

@@ -69,7 +69,8 @@ def command(
         ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="Float model: alias, local folder or hub id.")
+        str | None,
+        typer.Option("--against", help="Float model: alias, local folder, GGUF file or hub id."),
     ] = None,
     mode: Annotated[
         str | None,

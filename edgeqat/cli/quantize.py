@@ -24,7 +24,7 @@ EXAMPLES = (
 
 def command(
     model: Annotated[
-        str | None, typer.Option("--model", help="Alias, local folder or hub id. [demo]")
+        str | None, typer.Option("--model", help="Alias, local folder, GGUF file or hub id. [demo]")
     ] = None,
     scheme: Annotated[
         str | None,
@@ -70,7 +70,8 @@ def command(
     values = {**options.target_values(target or "native"), **values}
     resolved = recipes.load(chosen, {**values, **options.coreset(coreset)})
     local = Path(resolved.model.name).expanduser()
-    name = f"{(local.resolve() if local.is_dir() else local).name}-{resolved.quant.scheme}"
+    local = local.resolve() if local.is_dir() else local
+    name = f"{local.name.removesuffix('.gguf')}-{resolved.quant.scheme}"
     if resolved.quant.adaptive.share is not None:
         name += f"-adaptive{resolved.quant.adaptive.share}"
     place = Path(name if output is None else output)

@@ -1,5 +1,5 @@
-"""Where float models come from: aliases, local folders, the hub cache. Errors are one line with a
-next step.
+"""Where float models come from: aliases, local folders, GGUF files, the hub cache. Errors are one
+line with a next step.
 
 Weights are safetensors only; pickled ones (.bin, .pt) are refused. Nothing is downloaded when the
 hub is off.
@@ -7,6 +7,7 @@ hub is off.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from edgeqat import checkpoint, source
+from edgeqat import checkpoint, gguf_header, source
 from edgeqat.aliases import DEMO
 from edgeqat.errors import FormatError, ModelError
+from edgeqat.hf import gguf_model
 from edgeqat.nn.finite import check_finite
 from edgeqat.runtime.shape import Shape
 
@@ -38,9 +40,15 @@ _CONVERT = (
     "environment where you trust the file"
 )
 
+_logger = logging.getLogger("edgeqat")
+
 
 def locate(name: str) -> str:
-    """The folder or hub id behind a model name: `demo`, an alias, a local folder, a hub id."""
+    """The folder or hub id behind a model name: `demo`, an alias, a local folder, a hub id; of a
+    GGUF file the folder it is read into.
+    """
+    if gguf_header.is_gguf(name):
+        return str(gguf_model.folder(name))
     place = source.locate(name)
     if name != DEMO and Path(place).is_dir():
         _check_folder(Path(place))
@@ -81,6 +89,8 @@ def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
     if weights is not None:
         replace_weights(model, weights)
     check_finite(model, weights or name)
+    if gguf_header.is_gguf(name):
+        _logger.info("%s: %s", Path(name).name, gguf_model.describe(name))
     return model
 
 
@@ -147,7 +157,9 @@ def license_of(name: str) -> str | None:
 
 
 def base_model(name: str) -> str:
-    """The name of a model for a card: its hub id, or the name of its folder."""
+    """The name of a model for a card: its hub id, or the name of its folder or file."""
+    if gguf_header.is_gguf(name):
+        return Path(name).name
     place = locate(name)
     if name == DEMO:
         return DEMO

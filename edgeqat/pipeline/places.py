@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeqat.aliases import DEMO
 from edgeqat.checkpoint import CONFIG
+from edgeqat.gguf_header import is_gguf
 from edgeqat.recipe.data import DataSection
 from edgeqat.recipe.recipe import Recipe
 
@@ -41,8 +42,12 @@ def _data(data: DataSection) -> DataSection:
 
 
 def _model(name: str | None) -> str | None:
-    """A model's folder; an architecture may be called like a folder that holds no model."""
-    if name is None or name == DEMO or not (Path(name).expanduser() / CONFIG).is_file():
+    """A model's folder or GGUF file; an architecture may be called like a folder that holds no
+    model.
+    """
+    if name is None or name == DEMO:
+        return name
+    if not (Path(name).expanduser() / CONFIG).is_file() and not is_gguf(name):
         return name
     return _path(name)
 

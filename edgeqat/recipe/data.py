@@ -112,7 +112,7 @@ def coreset_value(value: Any) -> Any:
 
 
 class ModelSection(Section):
-    name: str = Field("demo", description="alias, local folder or hub id of the float model")
+    name: str = Field("demo", description="alias, local folder, GGUF file or hub id")
     weights: str | None = Field(None, description="safetensors file that replaces the weights")
 
 
