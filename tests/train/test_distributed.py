@@ -24,7 +24,7 @@ from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
 
-STEPS = 6
+STEPS = 4
 
 
 def recipe(model_folder, text_file, batch_size):
