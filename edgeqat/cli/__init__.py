@@ -64,7 +64,7 @@ def _options(
         ),
     ] = False,
     debug: Annotated[  # for the help: run() takes it out, wherever it stands
-        bool, typer.Option("--debug", help="Of any verb: show where an error came from.")
+        bool, typer.Option("--debug", help="Show where an error came from; every verb takes it.")
     ] = False,
 ) -> None:
     """Quantization-aware training of small language and image models for edge CPUs."""

@@ -23,10 +23,12 @@ def command(
     folder: Annotated[Path | None, typer.Argument(help="Packed folder.")] = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="Random weights: tinyllama-1.1b, llama-58m, smollm-135m or llama-8m."),
+        typer.Option(
+            help="Random weights shaped like tinyllama-1.1b, llama-58m, smollm-135m or llama-8m."
+        ),
     ] = None,
     scheme: Annotated[
-        str | None, typer.Option(help="Scheme of --shape; also --w4a8kv4 and so on.")
+        str | None, typer.Option(help="Bits of --shape, e.g. w4a8kv4; --w4a8kv4 is the same.")
     ] = None,
     engine: Annotated[
         list[str] | None,
@@ -40,9 +42,9 @@ def command(
         typer.Option(min=0, help="Tokens before decoding. Repeatable; default: 0 and 1984."),
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions after the warm-up.")] = 5,
-    json: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the rows here.")] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Write a bar chart here.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", help="CSV file to write.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Bar chart to write.")] = None,
     listed: Annotated[
         bool, typer.Option("--list", help="Show engines and instruction sets; measure nothing.")
     ] = False,

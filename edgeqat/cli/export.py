@@ -23,7 +23,8 @@ def command(
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],
     output: Annotated[Path, typer.Option("--output", help="File (gguf, onnx) or folder to write.")],
     requantize: Annotated[
-        bool, typer.Option("--requantize", help="Round anew what the target cannot hold.")
+        bool,
+        typer.Option("--requantize", help="Round again what the target cannot hold exactly."),
     ] = False,
     drop_kv: Annotated[
         bool,

@@ -19,9 +19,19 @@ def command(
     folder: Annotated[Path, typer.Argument(help="Packed folder.")],
     prompt: Annotated[str, typer.Option("--prompt", help="Text to continue.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="New tokens.")] = 64,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option("--top-k", min=0, help="0: all.")] = 0,
-    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="1: all.")] = 1.0,
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", min=0.0, help="0 takes the likeliest token; above, sample."),
+    ] = 0.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", min=0, help="Sample from the K likeliest tokens; 0: from all.")
+    ] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            "--top-p", min=0.0, max=1.0, help="Sample from the likeliest share P; 1: all."
+        ),
+    ] = 1.0,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of sampling.")
     ] = 0,
