@@ -51,12 +51,12 @@ DATA = {
 
 @pytest.mark.parametrize("case", DATA)
 def test_a_run_of_relative_places_is_evaluated_from_elsewhere(here, monkeypatch, case, capsys):
-    given = ["--model", "net", "--w4a8kv4", *DATA[case], *QUICK, "--output", "out"]
+    given = ["--model", "net", "--w4a8kv4", *DATA[case], *QUICK, "--steps", "0", "--output", "out"]
     assert run(["quantize", *given]) == 0
     assert json.loads((here / "out" / "metrics.json").read_text())["model"] == "net"
     assert "# net at w4a8kv4" in (here / "out" / "README.md").read_text()
     assert resolved(here / "out").model.name == str(here / "net")
-    more = ["--mode", "one-pass", "--output", "e.json"]
+    more = ["--mode", "one-pass", "--blocks", "4", "--output", "e.json"]
     assert run(["eval", "out", *more]) == 0
     monkeypatch.chdir(here.parent / "elsewhere")
     assert run(["eval", str(here / "out"), *more]) == 0, capsys.readouterr().err
