@@ -62,6 +62,11 @@ class Tensor:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def stored_bytes(self) -> int:
+        _, block, size = READABLE[self.kind]
+        return self.size // block * size
+
 
 @dataclass
 class Header:
@@ -109,9 +114,8 @@ def check(name: str) -> Header:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ModelError(f"model: '{path}' does not exist; name a GGUF file or a model folder")
-    status = path.stat()
-    header = _read(path, status.st_size, status.st_mtime_ns)
-    fields, architecture = header.fields, header.architecture
+    found = header(path)
+    fields, architecture = found.fields, found.architecture
     parts = fields.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise ModelError(
@@ -128,9 +132,9 @@ def check(name: str) -> Header:
             f"model: architecture '{architecture}' of '{path}' cannot be read from GGUF; "
             f"{nearest(architecture, known)}"
         )
-    if header.own("expert_count", 0):
+    if found.own("expert_count", 0):
         raise ModelError(f"model: '{path}' is a mixture of experts, which is not supported")
-    if not any(tensor.name.startswith("blk.") for tensor in header.tensors):
+    if not any(tensor.name.startswith("blk.") for tensor in found.tensors):
         raise ModelError(
             f"model: '{path}' holds a vocabulary and no weights; name a file with the weights"
         )
@@ -138,7 +142,13 @@ def check(name: str) -> Header:
         raise ModelError(
             f"model: '{path}' holds no tokenizer (tokenizer.ggml.tokens); name a file with one"
         )
-    return header
+    return found
+
+
+def header(path: Path) -> Header:
+    """The header of a GGUF file of any use. Raises ModelError in one line."""
+    status = path.stat()
+    return _read(path, status.st_size, status.st_mtime_ns)
 
 
 @cache
@@ -254,8 +264,7 @@ def _parsed(path: Path, data: mmap.mmap) -> Header:
             )
         tensor = Tensor(name, shape, kind, start + offset)
         header.tensors.append(tensor)
-        _, block, size = READABLE[kind]
-        end = max(end, tensor.offset + tensor.size // block * size)
+        end = max(end, tensor.offset + tensor.stored_bytes)
     if end > len(data):
         raise _cut_short(path, f"it has {len(data)} of {end} bytes")
     return header

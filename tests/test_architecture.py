@@ -36,6 +36,7 @@ LEVELS = [
     ("coreset", "evaluate", "harness", "bench"),
     ("report",),
     ("pipeline",),
+    ("compare",),
     ("cli",),
 ]
 RANK = {part: rank for rank, parts in enumerate(LEVELS) for part in parts}

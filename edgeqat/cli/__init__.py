@@ -17,6 +17,7 @@ from typer import exceptions
 import edgeqat
 from edgeqat.cli import (
     bench,
+    compare,
     coreset,
     evaluate,
     export,
@@ -72,8 +73,8 @@ def _options(
 
 for _name, _verb in (
     ("quantize", quantize), ("train", train), ("coreset", coreset), ("eval", evaluate),
-    ("bench", bench), ("report", report), ("export", export), ("generate", generate),
-    ("inspect", inspect), ("recipes", recipes), ("manual", manual),
+    ("compare", compare), ("bench", bench), ("report", report), ("export", export),
+    ("generate", generate), ("inspect", inspect), ("recipes", recipes), ("manual", manual),
 ):  # fmt: skip
     app.command(_name, hidden=_verb is manual, epilog=_examples(*_verb.EXAMPLES))(_verb.command)
 

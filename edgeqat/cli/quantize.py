@@ -62,7 +62,7 @@ def command(
 
     if scheme is not None:
         Scheme.parse(scheme)
-    chosen = recipe or _recipe_of(model)
+    chosen = recipe or recipe_of(model)
     values = options.overrides(
         settings, model__name=model, quant__scheme=scheme, model__weights=weights,
         data__root=data, train__steps=steps, seed=seed, quant__adaptive__share=adaptive,
@@ -102,7 +102,7 @@ def command(
         _print_table(metrics, place)
 
 
-def _recipe_of(model: str | None) -> str | None:
+def recipe_of(model: str | None) -> str | None:
     """The shipped recipe of a model that is named by its alias, hub id or folder."""
     from edgeqat.recipe import files as recipes
 

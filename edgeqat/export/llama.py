@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgeqat.export import blocks
+from edgeqat.export.float_weights import FloatWeights
 from edgeqat.export.packed import (
     Levels,
     PackedFolder,
@@ -48,7 +49,8 @@ _LAYER = {
 _ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _WIDE = ("mlp.gate_proj", "mlp.up_proj")
 
-Tensor = tuple[str, str, np.ndarray]  # name, type (F32, Q4_0, Q8_0), values or bytes (O, ...)
+Source = PackedFolder | FloatWeights
+Tensor = tuple[str, str, np.ndarray]  # name, type (F32, Q4_0, ...), values or bytes (O, ...)
 # float values (O, I) and a type to its name and bytes
 Rounding = Callable[[np.ndarray, str], tuple[str, np.ndarray]]
 
@@ -91,7 +93,7 @@ def unsupported(config: dict[str, Any], scheme: Scheme) -> str | None:
     return None if kind in ("default", "llama3") else f"rope_type '{kind}' is not exported"
 
 
-def architecture(packed: PackedFolder) -> str:
+def architecture(packed: Source) -> str:
     """llama.cpp's name of the architecture."""
     return str(family_of(model_type(packed.config)).llama_cpp)
 
@@ -116,13 +118,13 @@ def sizes(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def tensors(packed: PackedFolder, requantize: bool, rounded: Rounding) -> Iterator[Tensor]:
+def tensors(packed: Source, requantize: bool, rounded: Rounding) -> Iterator[Tensor]:
     """Every tensor of the file. `requantize` rounds anew, by `rounded`, the weights of rotated
     layers, and those whose scales fp16 does not hold.
     """
     names = sorted({name.rpartition(".")[0] for name in packed.tensors if "quantizer" not in name})
     for name in names:
-        target = _name(name)
+        target = gguf_name(name)
         yield f"{target}.weight", *_weight(packed, name, rounded if requantize else None)
         bias = packed.array(f"{name}.bias")
         if bias is not None:
@@ -131,9 +133,9 @@ def tensors(packed: PackedFolder, requantize: bool, rounded: Rounding) -> Iterat
         yield "rope_freqs.weight", "F32", _rope_factors(packed)
 
 
-def _weight(packed: PackedFolder, name: str, rounded: Rounding | None) -> tuple[str, np.ndarray]:
+def _weight(packed: Source, name: str, rounded: Rounding | None) -> tuple[str, np.ndarray]:
     spec = packed.layers.get(name)
-    if spec is None:
+    if spec is None or isinstance(packed, FloatWeights):
         array = packed.tensors[f"{name}.weight"].float().numpy()
         return "F32", _arranged(packed, name, array)
     weight = packed.weight(name)
@@ -150,7 +152,7 @@ def _weight(packed: PackedFolder, name: str, rounded: Rounding | None) -> tuple[
     return blocks.encode(weight)
 
 
-def _arranged(packed: PackedFolder, name: str, values: np.ndarray) -> np.ndarray:
+def _arranged(packed: Source, name: str, values: np.ndarray) -> np.ndarray:
     """A float tensor in llama.cpp's order of rows, padded like the packed ones."""
     order = _order(packed, name, len(values))
     values = values if order is None else values[order]
@@ -162,7 +164,7 @@ def _arranged(packed: PackedFolder, name: str, values: np.ndarray) -> np.ndarray
     return np.ascontiguousarray(np.pad(values, pads)) if rows or columns else values
 
 
-def _order(packed: PackedFolder, name: str, rows: int) -> np.ndarray | None:
+def _order(packed: Source, name: str, rows: int) -> np.ndarray | None:
     """The order of a projection's rows (heads x D), or None where it stays."""
     family = family_of(model_type(packed.config))
     if not family.interleaved or not name.endswith(("q_proj", "k_proj")):
@@ -171,7 +173,8 @@ def _order(packed: PackedFolder, name: str, rows: int) -> np.ndarray | None:
     return np.arange(rows).reshape(-1, 2, head // 2).swapaxes(1, 2).reshape(-1)
 
 
-def _name(name: str) -> str:
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of a module."""
     if name in _ENDS:
         return _ENDS[name]
     number, _, part = name.removeprefix("model.layers.").partition(".")
@@ -186,7 +189,7 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     return config_value(config, "rope_parameters", {})
 
 
-def _rope_factors(packed: PackedFolder) -> np.ndarray:
+def _rope_factors(packed: Source) -> np.ndarray:
     """What llama.cpp divides the frequencies by, for the scaling of Llama 3."""
     rope, head = _rope(packed.config), sizes(packed.config)["key_length"]
     frequency = rope["rope_theta"] ** -(np.arange(0, head, 2, dtype=np.float64) / head)

@@ -114,12 +114,12 @@ def test_a_model_is_named_like_its_folder_from_inside_too(
 
 
 def test_the_recipe_of_a_model_is_one_that_quantizes(monkeypatch):
-    from edgeqat.cli.quantize import _recipe_of
+    from edgeqat.cli.quantize import recipe_of
 
-    assert _recipe_of(None) == "demo" and _recipe_of("runs/llama-8m-novels") == "llama-8m-novels"
-    assert _recipe_of("HuggingFaceTB/SmolLM2-135M") == "smollm2-135m" == _recipe_of("smollm2-135m")
-    assert _recipe_of("runs/uniform") is None  # the recipe of a comparison
-    assert _recipe_of("demo-float") is None and _recipe_of("mobilenetv2-cifar100-float") is None
+    assert recipe_of(None) == "demo" and recipe_of("runs/llama-8m-novels") == "llama-8m-novels"
+    assert recipe_of("HuggingFaceTB/SmolLM2-135M") == "smollm2-135m" == recipe_of("smollm2-135m")
+    assert recipe_of("runs/uniform") is None  # the recipe of a comparison
+    assert recipe_of("demo-float") is None and recipe_of("mobilenetv2-cifar100-float") is None
 
 
 def test_any_order_of_flags_and_settings_is_the_same_scheme(quantize, tmp_path):
@@ -258,8 +258,8 @@ VERBS = typer.main.get_command(app).commands
 def test_the_verbs_are_the_ones_the_pages_describe():
     listed = {name for name, verb in VERBS.items() if not verb.hidden}
     assert listed == {
-        "quantize", "train", "coreset", "eval", "bench", "report", "export", "generate", "inspect",
-        "recipes",
+        "quantize", "train", "coreset", "eval", "compare", "bench", "report", "export", "generate",
+        "inspect", "recipes",
     }  # fmt: skip
 
 
