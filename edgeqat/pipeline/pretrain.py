@@ -13,7 +13,6 @@ from torch import nn
 from transformers import set_seed
 
 from edgeqat.checkpoint import METRICS
-from edgeqat.errors import RecipeError
 from edgeqat.memory import peak_rss_bytes
 from edgeqat.output import write_json
 from edgeqat.pipeline.image_task import check_recipe, untrained_classifier
@@ -28,7 +27,6 @@ from edgeqat.recipe.files import RESOLVED
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.callbacks import Listener
-from edgeqat.train.guidance import Guidance
 from edgeqat.train.horizon import in_steps
 from edgeqat.train.optim import with_rates
 
@@ -42,7 +40,6 @@ def pretrain(
     what its metrics.json holds.
     """
     recipe = with_data_root(recipe)
-    _check(recipe)
     check_makes_float(recipe)
     of_images = recipe.architecture is None
     if of_images:
@@ -87,29 +84,6 @@ def pretrain(
                 write_json(folder / METRICS, metrics)
                 (folder / RESOLVED).write_text(recipes.dump(recipe), encoding="utf-8")
     return metrics
-
-
-def _check(recipe: Recipe) -> None:
-    """Refuse what training from scratch would not heed."""
-    shape = recipe.architecture
-    unheeded = {
-        "coreset": recipe.coreset.is_on,
-        "model.weights": recipe.model.weights is not None,
-        "train.method": recipe.train.method != "full",
-        "distill.teacher": recipe.distill.teacher is not None,
-        "guide": Guidance(recipe.guide).is_on,
-        "correct.weight": recipe.correct.weight > 0,
-    }
-    for field, given in unheeded.items():
-        if given:
-            raise RecipeError(
-                f"{field}: a float model is trained from scratch on all data; leave it out"
-            )
-    if shape is not None and recipe.data.context > shape.positions:
-        raise RecipeError(
-            f"data.context: {recipe.data.context} exceeds the {shape.positions} positions of "
-            "architecture.positions; lower it or raise those"
-        )
 
 
 def _round(model: nn.Module, dtype: torch.dtype) -> None:

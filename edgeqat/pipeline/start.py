@@ -43,10 +43,12 @@ def check_extras(recipe: Recipe) -> None:
 
 
 def check_makes_float(recipe: Recipe) -> None:
-    """Refuse a recipe for `edgeqat train` without a network, or whose text is not where it says.
+    """Refuse a recipe for `edgeqat train` without a network, with fields that training from scratch
+    would not heed, or whose text is not where it says.
 
     Texts that EDGEQAT_DATA may hold, and images, are looked for when they are loaded.
     """
+    _check_heeded(recipe)
     if recipe.architecture is not None:
         _check_text(recipe)
     elif not (_is_of_images(recipe.model.name) and recipe.quant.bits().is_float):
@@ -66,6 +68,29 @@ def check_sources(recipe: Recipe) -> None:
     source.check(name)
     if not _is_of_images(name):
         _check_text(recipe)
+
+
+def _check_heeded(recipe: Recipe) -> None:
+    """Refuse what training from scratch would not heed."""
+    shape = recipe.architecture
+    unheeded = {
+        "coreset": recipe.coreset.is_on,
+        "model.weights": recipe.model.weights is not None,
+        "train.method": recipe.train.method != "full",
+        "distill.teacher": recipe.distill.teacher is not None,
+        "guide": any(term.weight > 0 for _, term in recipe.guide),
+        "correct.weight": recipe.correct.weight > 0,
+    }
+    for field, given in unheeded.items():
+        if given:
+            raise RecipeError(
+                f"{field}: a float model is trained from scratch on all data; leave it out"
+            )
+    if shape is not None and recipe.data.context > shape.positions:
+        raise RecipeError(
+            f"data.context: {recipe.data.context} exceeds the {shape.positions} positions of "
+            "architecture.positions; lower it or raise those"
+        )
 
 
 def _check_text(recipe: Recipe) -> None:
