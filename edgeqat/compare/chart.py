@@ -1,6 +1,6 @@
-"""The rows of `edgeqat compare` as a picture, SVG in one file: KL to the float model (logarithmic)
-against megabytes on disk. Rows are numbered as in the list beside the points; a hollow point has a
-4-bit KV cache.
+"""The rows of `edgeqat compare` as a picture, SVG in one file: KL to the float model against
+megabytes on disk, both logarithmic. Rows are numbered as in the list beside the points; a hollow
+point has a 4-bit KV cache.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ _LEFT, _TOP, _WIDE, _HIGH, _LIST, _LINE = 64, 40, 460, 380, 330, 17
 _COLOURS = {
     "ours": "#1f6fc4", "llama.cpp": "#d9822b", "auto-round": "#3a9b5c", "torchao": "#a04fb0",
 }  # fmt: skip
+_NEAR, _AWAY = 11, (11, 18, 25, 34)  # pixels from a point to its number
+_MARGIN = 0.1  # of the axis of sizes, which is logarithmic
 _NARROW_CACHES = ("q4_0",)
-_SMALLEST = 1e-6  # nats
+_SMALLEST = 1e-4  # nats: below it a point stands on the axis
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#6a6c75}.title{font-size:14px;fill:#1c1d22}"
     ".axis{stroke:#6a6c75}.grid{stroke:#d9d9d2}.number{font-size:10px;fill:#1c1d22}"
@@ -48,14 +50,14 @@ def picture(found: dict[str, Any]) -> str:
 def _points(rows: Sequence[dict[str, Any]]) -> list[str]:
     if not rows:
         return [_text(_LEFT + _WIDE / 2, _TOP + _HIGH / 2, "no row has scores", "middle")]
-    sizes = [row["bytes"] / 1e6 for row in rows]
+    sizes = [math.log(row["bytes"] / 1e6) for row in rows]
     logs = [math.log10(max(row["kl"], _SMALLEST)) for row in rows]
-    right = 1.05 * max(sizes)
+    left, right = min(sizes) - _MARGIN, max(sizes) + _MARGIN
     low, high = math.floor(min(logs)), math.ceil(max(logs))
     high += high == low
 
     def x(size: float) -> float:
-        return _LEFT + _WIDE * size / right
+        return _LEFT + _WIDE * (size - left) / (right - left)
 
     def y(log: float) -> float:
         return _TOP + _HIGH * (high - log) / (high - low)
@@ -67,8 +69,8 @@ def _points(rows: Sequence[dict[str, Any]]) -> list[str]:
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{end}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(_text(_LEFT - 6, at + 4, f"{10.0**power:g}", "end"))
     for tick in range(5):
-        size = right * tick / 4
-        parts.append(_text(x(size), base + 18, f"{size:.3g}", "middle"))
+        size = left + (right - left) * tick / 4
+        parts.append(_text(x(size), base + 18, f"{math.exp(size):.3g}", "middle"))
     parts.append(_text((_LEFT + end) / 2, base + 38, "MB on disk", "middle"))
     middle = _TOP + _HIGH / 2
     parts.append(
@@ -85,14 +87,17 @@ def _numbers(places: Sequence[tuple[float, float]]) -> list[str]:
     taken: list[tuple[float, float]] = [*places]
     parts = []
     for number, (across, down) in enumerate(places, 1):
-        ways = [(r * math.cos(a), r * math.sin(a)) for r in (11, 18, 25) for a in range(7)]
+        ways = [(r * math.cos(a), r * math.sin(a)) for r in _AWAY for a in range(7)]
         free = [
             (across + dx, down + dy)
             for dx, dy in ways
             if all(math.hypot(across + dx - u, down + dy - v) > 10 for u, v in taken)
         ]
-        spot = free[0] if free else (across + 11, down)
+        spot = free[0] if free else (across + _NEAR, down)
         taken.append(spot)
+        if math.hypot(spot[0] - across, spot[1] - down) > _NEAR + 1:
+            ends = f'x1="{across:.1f}" y1="{down:.1f}" x2="{spot[0]:.1f}" y2="{spot[1]:.1f}"'
+            parts.append(f'<line class="grid" {ends}/>')
         parts.append(_text(spot[0], spot[1] + 3, str(number), "middle", "number"))
     return parts
 

@@ -41,7 +41,7 @@ def quantize(
         code = api.llama_model_quantize(os.fsencode(source), os.fsencode(part), options)
         del kept
         if code != 0:
-            raise EdgeQATError(f"llama.cpp refused to quantize to {kind} ({code})")
+            raise _refused(f"to quantize to {kind}")
 
 
 def _entries(api: Any, importance: dict[str, Tensor]) -> tuple[Any, list[Any]]:
@@ -65,7 +65,7 @@ def opened(file: Path, context: int, cache: str, threads: int) -> Iterator[Any]:
     settings.use_extra_bufts = False
     model = api.llama_model_load_from_file(os.fsencode(file), settings)
     if not model:
-        raise EdgeQATError("llama.cpp refused the file")
+        raise _refused("the file")
     options = api.llama_context_default_params()
     options.n_ctx = -(-context // _PAGE) * _PAGE
     options.n_batch = options.n_ubatch = options.n_ctx
@@ -74,7 +74,7 @@ def opened(file: Path, context: int, cache: str, threads: int) -> Iterator[Any]:
     options.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
     runner = api.llama_init_from_model(model, options)
     if not runner:
-        raise EdgeQATError(f"llama.cpp refused a KV cache of type {cache}")
+        raise _refused(f"a KV cache of type {cache}")
     vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
     batch = api.llama_batch_init(options.n_ctx, 0, 1)
 
@@ -98,15 +98,29 @@ def opened(file: Path, context: int, cache: str, threads: int) -> Iterator[Any]:
         api.llama_model_free(model)
 
 
-_silent: list[Any] = []
+_told: list[str] = []  # errors of its log
+_listeners: list[Any] = []
+_ERROR = 4  # enum ggml_log_level
+
+
+def _refused(what: str) -> EdgeQATError:
+    """What llama.cpp refused, with the first error of its log."""
+    reason = " ".join(_told[0].split()) if _told else "without a word"
+    return EdgeQATError(f"llama.cpp refused {what} ({reason})")
+
+
+def _listen(level: int, text: bytes, data: Any) -> None:
+    """Keep errors, drop the rest."""
+    if level == _ERROR:
+        _told.append(text.decode(errors="replace"))
 
 
 def _api() -> Any:
-    """llama_cpp, with its log switched off."""
+    """llama_cpp, whose log goes to _listen."""
     import llama_cpp
 
-    if not _silent:
-        _silent.append(llama_cpp.llama_log_callback(lambda level, text, data: None))
-        llama_cpp.llama_log_set(_silent[0], None)
+    if not _listeners:
+        _listeners.append(llama_cpp.llama_log_callback(_listen))
+        llama_cpp.llama_log_set(_listeners[0], None)
         llama_cpp.llama_backend_init()
     return llama_cpp

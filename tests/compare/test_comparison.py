@@ -19,6 +19,7 @@ BLOCKS = ["--blocks", "3", "--set", "data.context=32", "--threads", "1"]
 needs_llama_cpp = pytest.mark.skipif(
     find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
 )
+needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed")
 
 
 @pytest.fixture
@@ -79,7 +80,8 @@ def test_a_packed_folder_scores_as_eval_says(here, compare, packed_folder, model
     rows = compare("--rows", "ours-qat", "--qat", packed_folder)
     from edgeqat.pipeline.evaluate import evaluate
 
-    found = evaluate(packed_folder, mode="one-pass", against=str(model_folder), blocks=3)
+    against = str(model_folder)
+    found = evaluate(packed_folder, mode="one-pass", against=against, blocks=3, exact=False)
     row = rows[("ours-qat", "w4a8kv4")]
     assert row["kl"] == pytest.approx(found["kl"]["mean"], rel=1e-3)
     assert row["same_top"] == pytest.approx(100 * found["same_top_float"], abs=1.1)
@@ -154,6 +156,16 @@ def test_files_of_llama_cpp_are_scored_on_the_same_blocks(here, text_file, tmp_p
     assert rows["llama.cpp-q2_k-imatrix"]["kl"] != rows["llama.cpp-q2_k"]["kl"]
     assert here.count("F16.gguf") == here.count("importance") == 1
     assert "llama-cpp-python" in found["versions"]
+
+
+@needs_torchao
+def test_rows_of_torchao_are_scored_and_one_that_does_not_fit_says_why(compare, capsys):
+    """In processes of their own: torchao warns when it is imported."""
+    rows = compare("--rows", "torchao")
+    for group in (128, 64):  # layers have 64 and 96 inputs
+        assert "divisible" in rows[(f"torchao-int4-g{group}", f"w4 group {group}")]["error"]
+    row = rows[("torchao-int8dq", "w8a8 per row")]
+    assert 0 < row["kl"] < 0.01 and 8 < row["matrix_bits"] < 8.3
 
 
 @pytest.mark.parametrize(
