@@ -30,7 +30,7 @@ _HOMES = {
     "perplexity": "edgeqat.evaluate.perplexity",
     "prepare": "edgeqat.hf.model",
     "quantize": "edgeqat.pipeline.quantize",
-    "quantizers_disabled": "edgeqat.nn.calibration",
+    "quantizers_disabled": "edgeqat.nn.switch",
     "restore": "edgeqat.hf.model",
     "save": "edgeqat.hf.model",
 }

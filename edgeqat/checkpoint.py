@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 ADAPTIVE_VERSION = 2  # as 1, and tokens have two widths
+ROTATED_VERSION = 3  # as 1 or 2, and the residual stream is rotated
+VERSIONS = (FORMAT_VERSION, ADAPTIVE_VERSION, ROTATED_VERSION)
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 METRICS = "metrics.json"
@@ -47,11 +49,28 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file: uint8 tiles first, data starting on 64 bytes."""
     import torch
 
+    text, names, _ = _layout(tensors)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+
+
+def file_bytes(tensors: dict[str, Tensor]) -> int:
+    """The size of the file that write_tensors would write; the tensors may be on `meta`."""
+    text, _, end = _layout(tensors)
+    return 8 + len(text) + end
+
+
+def _layout(tensors: dict[str, Tensor]) -> tuple[bytes, list[str], int]:
+    """The header of a safetensors file, the order of its tensors, and the bytes of their data."""
     kinds = {n: _NAMES[str(tensor.dtype).removeprefix("torch.")] for n, tensor in tensors.items()}
-    entries = sorted(tensors.items(), key=lambda item: (_ORDER.index(kinds[item[0]]), item[0]))
+    names = sorted(tensors, key=lambda name: (_ORDER.index(kinds[name]), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, tensor in entries:
+    for name in names:
+        tensor = tensors[name]
         size = tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": kinds[name],
@@ -60,12 +79,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
         }
         end += size
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + 8) % _ALIGN)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, tensor in entries:
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+    return text + b" " * (-(len(text) + 8) % _ALIGN), names, end
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -150,10 +164,10 @@ def check_config(quantization: dict[str, Any] | None, where: str) -> None:
             f"quant_method: '{found}' of '{where}' is not '{METHOD}'; load it elsewhere"
         )
     version = quantization.get("format_version")
-    if version not in (FORMAT_VERSION, ADAPTIVE_VERSION):
+    if version not in VERSIONS:
+        known = ", ".join(map(str, VERSIONS))
         raise FormatError(
-            f"format_version: {version} of '{where}' is unknown (known: {FORMAT_VERSION}, "
-            f"{ADAPTIVE_VERSION}); update edgeqat"
+            f"format_version: {version} of '{where}' is unknown (known: {known}); update edgeqat"
         )
 
 

@@ -6,10 +6,15 @@ networks without a model type asks for the names of all rows (PROJECTIONS, HEADS
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 LLAMA = "llama"  # llama.cpp's architecture that interleaves the heads of queries and keys
+_PRE_NORMS = {  # norms of a layer, and the linear layers that read them
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,8 @@ class Family:
 
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")  # one name: q, k, v in one layer
     conv1d: bool = False  # linear layers are Conv1D, with weights stored (I, O)
+    norms: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _PRE_NORMS)  # RMS; or none
+    writers: tuple[str, ...] = ("self_attn.o_proj", "mlp.down_proj")  # into the residual stream
     head: str = "lm_head"
     embeddings: tuple[str, ...] = ("embed_tokens",)
     positions: str = "max_position_embeddings"  # config.json's name of the longest sequence
@@ -36,6 +43,8 @@ FAMILIES = {
     "gpt2": Family(
         projections=("c_attn",),
         conv1d=True,
+        norms={},
+        writers=(),
         embeddings=("wte", "wpe"),
         positions="n_positions",
         from_gguf="gpt2",
@@ -46,6 +55,7 @@ FAMILIES = {
     "qwen3": Family(llama_cpp="qwen3", from_gguf="qwen3", engine=True, compressed_tensors=True),
     "smollm3": Family(compressed_tensors=True),
 }
+_UNKNOWN = Family(norms={}, writers=())
 PROJECTIONS = tuple(dict.fromkeys(family.projections for family in FAMILIES.values()))
 HEADS = frozenset(family.head for family in FAMILIES.values())
 EMBEDDINGS = frozenset(name for family in FAMILIES.values() for name in family.embeddings)
@@ -53,4 +63,4 @@ EMBEDDINGS = frozenset(name for family in FAMILIES.values() for name in family.e
 
 def family_of(model_type: Any) -> Family:
     """The row of a model type; of an unknown one Llama's names, and nothing runs it."""
-    return FAMILIES.get(str(model_type), Family())
+    return FAMILIES.get(str(model_type), _UNKNOWN)

@@ -94,6 +94,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         c_int,
         [Team, *[c_void_p] * 2, c_float, *[c_int64] * 4, c_int, c_void_p],
     ),
+    "edgeqat_mse_scale": (
+        c_int,
+        [Team, *[c_void_p] * 2, *[c_int64] * 3, *[c_int] * 2, c_void_p],
+    ),
     "edgeqat_lsq_backward": (
         c_int,
         [Team, *[c_void_p] * 2, c_float, c_void_p, *[c_int64] * 4, c_int, *[c_void_p] * 2],

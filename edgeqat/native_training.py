@@ -16,6 +16,15 @@ def lsq(
     native.check(native.require().edgeqat_lsq(native.team(threads), *where))
 
 
+def mse_scale(
+    threads: int, values: int, importance: int | None, shape: tuple[int, int], group: int,
+    bits: int, signed: bool, scale: int,
+) -> None:  # fmt: skip
+    """Scales of least squared error, see edgeqat.h; the arrays are addresses."""
+    where = values, importance, *shape, group, bits, signed, scale
+    native.check(native.require().edgeqat_mse_scale(native.team(threads), *where))
+
+
 def lsq_backward(
     threads: int, values: int, scale: int, beta: float, grad: int, shape: tuple[int, int],
     scale_rows: int, group: int, bits: int, grad_values: int, slopes: int,

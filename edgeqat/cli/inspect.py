@@ -57,7 +57,7 @@ def command(
             f"tied to {spec['tied_to']}" if spec["tied_to"] else str(size),
         )
     Console(width=max(130, Console().width)).print(rows)
-    quant = QuantSection.model_validate(quantization["quant"])
+    quant = QuantSection.stored(quantization["quant"])
     if checkpoint.IMAGE not in config:
         print(quant.kv.words(quant.bits()))
     if quant.adaptive.share is not None:

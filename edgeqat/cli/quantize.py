@@ -12,6 +12,7 @@ from edgeqat import log
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
+from edgeqat.errors import UsageError
 from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,12 @@ def command(
     scheme: Annotated[
         str | None,
         typer.Option("--scheme", help="Bits, e.g. w4a8kv4; --w4a8kv4 is the same. [w4a8kv4]"),
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(
+            "--bits", help="Average bits a weight: layers take 2 to 8 by what they lose. [none]"
+        ),
     ] = None,
     recipe: options.RecipeOption = None,
     weights: Annotated[
@@ -50,7 +57,11 @@ def command(
     overwrite: options.OverwriteOption = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print the plan, pack and reload once, write nothing."),
+        typer.Option("--dry-run", help="Print the plan, a row per layer; write nothing."),
+    ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="With --dry-run: time a step, and try packing and loading."),
     ] = False,
     settings: options.SetOption = None,
 ) -> None:
@@ -62,16 +73,21 @@ def command(
 
     if scheme is not None:
         Scheme.parse(scheme)
+    if measure and not dry_run:
+        raise UsageError("measure: it belongs to a dry run; add --dry-run")
     chosen = recipe or recipe_of(model)
     values = options.overrides(
         settings, model__name=model, quant__scheme=scheme, model__weights=weights,
         data__root=data, train__steps=steps, seed=seed, quant__adaptive__share=adaptive,
+        quant__average_bits=bits,
     )  # fmt: skip
     values = {**options.target_values(target or "native"), **values}
     resolved = recipes.load(chosen, {**values, **options.coreset(coreset)})
     local = Path(resolved.model.name).expanduser()
     local = local.resolve() if local.is_dir() else local
     name = f"{local.name.removesuffix('.gguf')}-{resolved.quant.scheme}"
+    if resolved.quant.average_bits is not None:
+        name += f"-{resolved.quant.average_bits:g}bits"
     if resolved.quant.adaptive.share is not None:
         name += f"-adaptive{resolved.quant.adaptive.share}"
     place = Path(name if output is None else output)
@@ -90,7 +106,7 @@ def command(
     if dry_run:
         from edgeqat.pipeline.plan import plan
 
-        _print_plan(plan(resolved, place, overwrite))
+        _print_plan(plan(resolved, place, overwrite, measure))
         return
     from edgeqat.pipeline.image_task import is_image_model
     from edgeqat.pipeline.quantize import quantize

@@ -30,6 +30,7 @@ from edgeqat.data.text import Blocks
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.average_bits import WidthMeter
 from edgeqat.hf.kv_cache import new_cache
+from edgeqat.nn import residual
 from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.layers import attentions
 from edgeqat.quant.exact import exact_products
@@ -111,7 +112,10 @@ def _whole(
         else:
             row_logits = engine.prefill(row, every=True)
         logits.append(torch.from_numpy(row_logits))
-    return torch.stack(logits), list(torch.stack(layers, dim=1)) if layers else []
+    turns = residual.turn_back(model)
+    stacked = zip(names, torch.stack(layers, dim=1) if layers else (), strict=True)
+    back = [turns[name](layer) if name in turns else layer for name, layer in stacked]
+    return torch.stack(logits), back
 
 
 def _stepwise(model: Any, ids: Tensor, engine: Engine | None) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
-from edgeqat.export.packed import Levels, PackedFolder, kv_reasons, model_type, refuse
+from edgeqat.export.packed import TURNED_HEAD, Levels, PackedFolder, kv_reasons, model_type, refuse
 from edgeqat.export.vocabulary import TEMPLATE
 from edgeqat.families import FAMILIES, family_of
 from edgeqat.quant import functional
@@ -34,8 +34,9 @@ from edgeqat.runtime import tokenizer
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
 _WAY = (
-    "quantize it with 8-bit dynamic or float activations of one width and --set "
-    "quant.activation.rotate=[], or add --requantize to round it anew"
+    "quantize it with 8-bit dynamic or float activations of one width, --set "
+    "quant.activation.rotate=[] and --set quant.rotate_residual=false, or add --requantize to "
+    "round it anew"
 )
 _DROP = "add --drop-kv to leave keys and values in float"
 _NARROW, _WIDE = 4, 8
@@ -86,6 +87,7 @@ def export(
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, place / name)
         config = {**packed.config, "quantization_config": _config(packed, groups)}
+        config["tie_word_embeddings"] &= not packed.has_turned_head
         text = json.dumps(config, indent=2) + "\n"
         (place / checkpoint.CONFIG).write_text(text, encoding="utf-8")
         card = _card(folder, output, packed.scheme, [*cache, *reasons])
@@ -133,6 +135,8 @@ def _reasons(packed: PackedFolder) -> list[str]:
     rotated = packed.rotated()
     if rotated is not None:
         reasons.append(f"the input of {rotated} is rotated")
+    if packed.has_turned_head:
+        reasons.append(TURNED_HEAD)
     if bits < _WIDE:
         reasons.append(f"it has {bits}-bit activations")
     elif bits < FLOAT_BITS and packed.quant.activation.mode != "dynamic":
@@ -150,6 +154,9 @@ def _converted(packed: PackedFolder) -> tuple[dict[str, torch.Tensor], dict[Any,
         layer, _, part = name.rpartition(".")
         if (layer not in packed.layers and "attention_quantizer" not in name) or part == "bias":
             tensors[name] = tensor.float()
+    if packed.has_turned_head:
+        head = family_of(model_type(packed.config)).head
+        tensors[f"{head}.weight"] = torch.from_numpy(packed.head_weight())
     for name, spec in packed.layers.items():
         if spec.tied_to:
             continue

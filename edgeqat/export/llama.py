@@ -20,6 +20,7 @@ import numpy as np
 from edgeqat.export import blocks
 from edgeqat.export.float_weights import FloatWeights
 from edgeqat.export.packed import (
+    TURNED_HEAD,
     Levels,
     PackedFolder,
     config_value,
@@ -62,6 +63,8 @@ def reasons(packed: PackedFolder) -> list[str]:
     rotated = packed.rotated()
     if rotated is not None:
         refusals.append(f"the input of {rotated} is rotated")
+    if packed.has_turned_head:
+        refusals.append(TURNED_HEAD)
     if scheme.activation_bits < _ACTIVATION_BITS:
         refusals.append(f"it has {scheme.activation_bits}-bit activations")
     elif scheme.activation_bits < FLOAT_BITS and mode not in _MODES:
@@ -129,6 +132,8 @@ def tensors(packed: Source, requantize: bool, rounded: Rounding) -> Iterator[Ten
         bias = packed.array(f"{name}.bias")
         if bias is not None:
             yield f"{target}.bias", "F32", _arranged(packed, name, bias)
+    if packed.has_turned_head:
+        yield "output.weight", *rounded(packed.head_weight(), blocks.Q8_0)
     if _rope(packed.config).get("rope_type") == "llama3":
         yield "rope_freqs.weight", "F32", _rope_factors(packed)
 

@@ -20,6 +20,9 @@ from edgeqat.quant.hadamard import rotate
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
+_TURN = "model.norm.rotation"
+TURNED_HEAD = "its residual stream is rotated, and its head is tied to the embedding"
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -57,9 +60,10 @@ class PackedFolder:
         self.folder = folder
         self.config = checkpoint.verify(folder)
         quantization = self.config["quantization_config"]
-        self.quant = QuantSection.model_validate(quantization["quant"])
+        self.quant = QuantSection.stored(quantization["quant"])
         self.layers = {n: PackedSpec.from_json(s) for n, s in quantization["layers"].items()}
         self.tensors = checkpoint.read_tensors(folder / checkpoint.WEIGHTS)
+        self._turn = self.tensors.pop(_TURN, None)
 
     @property
     def scheme(self) -> Scheme:
@@ -90,6 +94,18 @@ class PackedFolder:
         """A float tensor; None where there is none of the name."""
         tensor = self.tensors.get(name)
         return None if tensor is None else tensor.float().numpy()
+
+    @property
+    def has_turned_head(self) -> bool:
+        """Whether a matrix stands before the tied head, as a rotated residual stream needs it."""
+        return self._turn is not None
+
+    def head_weight(self) -> np.ndarray:
+        """The weight (V, H) of a tied head with the matrix before it, float32."""
+        assert self._turn is not None
+        embedding = next(name for name, spec in self.layers.items() if spec.kind == "embedding")
+        turn: np.ndarray = self._turn.float().numpy()
+        return np.ascontiguousarray(self.weight(embedding).values() @ turn.T)
 
     def rotated(self) -> str | None:
         """The first layer whose input is rotated."""

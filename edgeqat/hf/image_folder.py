@@ -54,7 +54,7 @@ def load(folder: Path, config: dict[str, Any]) -> nn.Module:
     quantization = config["quantization_config"]
     specs = {name: PackedSpec.from_json(spec) for name, spec in quantization["layers"].items()}
     model = from_config(config).build()
-    convert.install(model, specs, QuantSection.model_validate(quantization["quant"]))
+    convert.install(model, specs, QuantSection.stored(quantization["quant"]))
     tensors = checkpoint.read_tensors(folder / checkpoint.WEIGHTS)
     try:
         model.load_state_dict(tensors)

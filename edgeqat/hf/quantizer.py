@@ -26,7 +26,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from edgeqat import checkpoint
 from edgeqat.errors import FormatError
 from edgeqat.hf import attention, conv1d, kv_cache
-from edgeqat.nn import convert
+from edgeqat.nn import convert, residual
 from edgeqat.nn.packed import PackedSpec
 from edgeqat.recipe.quant import QuantSection
 
@@ -63,7 +63,7 @@ class EdgeQATQuantizer(HfQuantizer):
         specs = {name: PackedSpec.from_json(spec) for name, spec in config["layers"].items()}
         conv1d.to_linear(model)
         model.set_attn_implementation(attention.NAME)
-        convert.install(model, specs, QuantSection.model_validate(config["quant"]))
+        convert.install(model, specs, QuantSection.stored(config["quant"]))
         kv_cache.make_default(model)
         _check_tensors(model, kwargs.get("checkpoint_files") or [])
         return model
@@ -88,10 +88,17 @@ def quantization_config(model: nn.Module, quant: QuantSection) -> dict[str, Any]
     adaptive = quant.adaptive.share is not None
     newer: dict[str, Any] = {} if adaptive else {"adaptive": True}  # unknown to older readers
     kv_options = {"kivi": quant.kv.kivi, "llama_cpp": quant.kv.llama_cpp}
+    newer |= {"average_bits": True, "layer_bits": True}  # each layer's are below
+    if quant.weight.init == "gptq":
+        newer["weight"] = {"init"}
+    rotated = residual.is_rotated(model)
+    if not rotated:
+        newer["rotate_residual"] = True
+    version = checkpoint.ADAPTIVE_VERSION if adaptive else checkpoint.FORMAT_VERSION
     newer["kv"] = {name for name, value in kv_options.items() if not value}
     return {
         "quant_method": checkpoint.METHOD,
-        "format_version": checkpoint.ADAPTIVE_VERSION if adaptive else checkpoint.FORMAT_VERSION,
+        "format_version": checkpoint.ROTATED_VERSION if rotated else version,
         "scheme": quant.scheme,
         "quant": quant.model_dump(exclude=newer),
         "layers": layers,

@@ -8,13 +8,14 @@ residual blocks, not the stages of them), any other word is a glob pattern of mo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 
 from torch import Tensor, nn
 
 from edgeqat.errors import RecipeError
+from edgeqat.nn import residual
 from edgeqat.nn.layers import attentions
 
 AUTO = "auto"
@@ -52,18 +53,24 @@ def decoder_layers(model: nn.Module) -> list[str]:
 @contextmanager
 def tapped(model: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
     """A list that holds, after each forward pass inside, the outputs of the named blocks in the
-    order they ran; a tuple's first item counts.
+    order they ran; a tuple's first item counts. Rotated ones are turned into the float model's
+    basis.
     """
     outputs: list[Tensor] = []
+    turns = residual.turn_back(model)
 
     def start(*_) -> None:
         outputs.clear()
 
-    def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
+    def keeper(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            values = output[0] if isinstance(output, tuple) else output
+            outputs.append(turns[name](values) if name in turns else values)
+
+        return keep
 
     handles = [model.register_forward_pre_hook(start)]
-    handles += [model.get_submodule(name).register_forward_hook(keep) for name in names]
+    handles += [model.get_submodule(name).register_forward_hook(keeper(name)) for name in names]
     try:
         yield outputs
     finally:

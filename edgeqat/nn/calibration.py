@@ -1,54 +1,42 @@
 """What a prepared model learns from a few batches before training: static activation scales, key
-offsets, importance thresholds; and running it in float meanwhile.
+offsets, error-compensated weights, importance thresholds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeqat.errors import DataError, ModelError
+from edgeqat.nn import compensation
+from edgeqat.nn.blocks import decoder_layers
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.dynamic import CacheQuantizer
 from edgeqat.quant.quantizer import Quantizer
+from edgeqat.recipe.train import BlockSection
 
 _THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 
-@contextmanager
-def quantizers_disabled(
-    model: nn.Module, kinds: tuple[type[Quantizer], ...] = (Quantizer,)
-) -> Iterator[nn.Module]:
-    """Run a prepared model in float: every quantizer (of some kinds) passes its input through."""
-    quantizers: list[Any] = [module for module in model.modules() if isinstance(module, kinds)]
-    before = [module.enabled for module in quantizers]
-    try:
-        for module in quantizers:
-            module.enabled = False
-        yield model
-    finally:
-        for module, enabled in zip(quantizers, before, strict=True):
-            module.enabled = enabled
-
-
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Initialise static activation quantizers, key offsets and importance thresholds on batches, in
-    eval mode; a no-op without any. Layers that do not run stay unset.
+def calibrate(model: nn.Module, batches: Iterable[Any], blocks: BlockSection | None = None) -> None:
+    """Initialise static activation quantizers, key offsets, compensated weights and importance
+    thresholds on batches, in eval mode; a no-op without any. Layers that do not run stay unset.
+    `blocks` trains decoder layers one by one where weights are compensated (nn/reconstruction).
 
     A batch is token ids (B, T) or (T,), images (B, 3, S, S), a mapping of the model's arguments
     (labels are left out) or a tuple that begins with the input: what a DataLoader gives.
     """
     static = [m for m in model.modules() if isinstance(m, Quantizer) and m.observes]
     adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
-    if not static and not adaptive:
+    compensated = bool(compensation.waiting(model)) and bool(decoder_layers(model))
+    if not static and not adaptive and not compensated:
         return
     modes = [(module, module.training) for module in model.modules()]
-    batches = list(batches) if adaptive else batches
+    batches = list(batches) if adaptive or compensated else batches
     try:
         model.eval()
         for module in static:
@@ -62,6 +50,8 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
         _check_ranges(model)
         for module in static:
             module.finish()
+        if compensated:
+            compensation.compensate(model, batches, _run, blocks)
         for _ in range(_THRESHOLD_PASSES if adaptive else 0):
             with observing(model):
                 for batch in batches:

@@ -14,12 +14,12 @@ from typing import Any
 from torch import nn
 
 from edgeqat.errors import ModelError, RecipeError
-from edgeqat.families import family_of
-from edgeqat.nn import reach, token_importance
+from edgeqat.families import HEADS, family_of
+from edgeqat.nn import reach, residual, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import IMPLEMENTATION, AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
-from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, layers
+from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, layers, rotates_residual
 from edgeqat.nn.layers import attentions, key_width, replace
 from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
@@ -31,7 +31,7 @@ from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.quant.lsq import WeightQuantizer
 from edgeqat.quant.minmax import MinMaxWeightQuantizer
 from edgeqat.recipe.quant import QuantSection
-from edgeqat.scheme import FLOAT_BITS
+from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
     if is_quantized(model):
         raise ModelError("model: already prepared or packed; start from the float model")
     embeddings: dict[int, QuantEmbedding] = {}
+    if rotates_residual(model, quant):
+        residual.rotate_residual(model)
     entries = decisions(model, quant)
     if entries and not entries[0][0]:
         raise ModelError(
@@ -139,6 +141,8 @@ def convert(model: nn.Module) -> nn.Module:
 
 def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection) -> nn.Module:
     """Swap the layers named in `specs` for empty packed ones, in place: what a loader fills."""
+    if rotates_residual(model, quant):
+        residual.install(model)
     names = dict(model.named_modules())
     for name, spec in specs.items():
         if name not in names:
@@ -178,6 +182,7 @@ def restore(model: nn.Module) -> nn.Module:
         else:
             continue
         replace(model, name, _plain(layer, weight))
+    residual.restore(model)
     for _, attention in attentions(model):
         if hasattr(attention, "attention_quantizer"):
             reach.release(attention)
@@ -291,7 +296,15 @@ def _weight_quantizer(
                 f"quant.skip=[{name}]"
             )
         quantizer.initialize(layer.weight.flatten(1), quant.weight.init)
+        quantizer.awaits_compensation = _compensated(name, layer, decision, quant)
     return quantizer
+
+
+def _compensated(name: str, layer: Any, decision: Decision, quant: QuantSection) -> bool:
+    """Whether calibration rounds a weight with compensation: not where the loss is small anyway."""
+    head = name.rpartition(".")[2] in HEADS
+    wanted = quant.weight.init == "gptq" and quant.weight.scale == "learned"
+    return wanted and isinstance(layer, nn.Linear) and not head and decision.bits < HIGH_BITS
 
 
 def _quant_layer(

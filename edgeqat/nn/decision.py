@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -19,11 +19,12 @@ from torch import fx, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from edgeqat.families import HEADS
+from edgeqat.nn import residual
 from edgeqat.nn.half import HalfLinear
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size
 from edgeqat.recipe.quant import QuantSection
-from edgeqat.scheme import FLOAT_BITS
+from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 
 HEAD_INPUT_BITS = 8
 _EDGE_BITS = 8
@@ -50,7 +51,7 @@ def rule(name: str, layer: Any, quant: QuantSection, edge: bool = False) -> Deci
     """The decision for one nn.Linear, nn.Conv2d or nn.Embedding of a model; `edge`: an image
     model's first convolution or classifier.
     """
-    scheme, head = quant.bits(), quant.head_bits()
+    scheme, head = quant.bits(), quant.bits_of(name, quant.head_bits())
     for pattern in quant.skip:
         if fnmatch(name, pattern):
             return Decision(reason=f"skip: '{pattern}'")
@@ -61,23 +62,32 @@ def rule(name: str, layer: Any, quant: QuantSection, edge: bool = False) -> Deci
         return Decision(reason=f"{unlike} {NOT_SUPPORTED}")
     kept = "embedding_bits is float" if head == FLOAT_BITS else ""
     if isinstance(layer, nn.Embedding):
-        return Decision(head, "per_channel", reason=kept)
+        return Decision(head, *grouping(head, quant, True), reason=kept)
     if name.rpartition(".")[2] in HEADS:
         inputs = HEAD_INPUT_BITS if scheme.activation_bits < FLOAT_BITS else FLOAT_BITS
-        return Decision(head, "per_channel", input_bits=inputs, reason=kept)
-    weight = quant.weight
+        return Decision(head, *grouping(head, quant, True), input_bits=inputs, reason=kept)
+    bits = quant.bits_of(name, scheme.weight_bits)
     if isinstance(layer, nn.Conv2d) or edge:
         return _image_decision(layer, quant, edge)
     quantized = min(scheme.weight_bits, scheme.activation_bits) < FLOAT_BITS
     return Decision(
-        scheme.weight_bits,
-        weight.granularity,
-        weight.group_size if weight.granularity == "per_group" else None,
+        bits,
+        *grouping(bits, quant, False),
         scheme.activation_bits,
         quant.activation.mode,
         _rotation(layer) if quantized and quant.rotates(name) else 0,
         "weights are float in this scheme" if scheme.weight_bits == FLOAT_BITS else "",
     )
+
+
+def grouping(bits: int, quant: QuantSection, of_tokens: bool) -> tuple[str, int | None]:
+    """Granularity and group size of a weight; `of_tokens`: an embedding or head, whose rows have
+    one scale at 8 bit.
+    """
+    if of_tokens and bits >= HIGH_BITS:
+        return "per_channel", None
+    weight = quant.weight
+    return weight.granularity, weight.group_size if weight.granularity == "per_group" else None
 
 
 def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
@@ -103,14 +113,27 @@ def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
 def decisions(model: nn.Module, quant: QuantSection) -> list[tuple[str, Any, Decision]]:
     """Every layer of a model with its name and decision."""
     ends, shared, outside, entries = edges(model), _shared(model), _read_outside(model), []
+    even = residual.reads_residual(model) if rotates_residual(model, quant) else set()
     for name, layer in layers(model):
         decision = rule(name, layer, quant, name in ends)
+        if name in even:
+            decision = replace(decision, rotation=0)
         if id(layer) in shared and not decision.reason:
             decision = Decision(reason=f"a layer or weight in two places {NOT_SUPPORTED}")
         if name in outside and not decision.reason:
             decision = Decision(reason=f"a weight read outside its layer {NOT_SUPPORTED}")
         entries.append((name, layer, decision))
     return entries
+
+
+def rotates_residual(model: nn.Module, quant: QuantSection) -> bool:
+    """Whether the residual stream of a model is rotated; llama.cpp has no place for what that
+    leaves before a tied head.
+    """
+    scheme = quant.bits()
+    quantized = min(scheme.weight_bits, scheme.activation_bits) < FLOAT_BITS
+    wanted = quantized and quant.rotate_residual
+    return wanted and residual.can_rotate(model, tied=not quant.kv.llama_cpp)
 
 
 def edges(model: nn.Module) -> set[str]:

@@ -1,7 +1,8 @@
-"""The dry run: the per-layer table, predicted bytes and time, and one full pack-and-reload of the
-untrained model.
+"""The dry run: the per-layer table and predicted bytes, from shapes alone; where it is to measure,
+also the time of a step, and one full pack-and-reload of the untrained model.
 
-Everything that can fail late fails here: data, output place, teacher, packing and loading.
+Everything that can fail late fails here: data, output place, teacher, and measured also packing and
+loading.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeqat.checkpoint import WEIGHTS, check_output
+from edgeqat.checkpoint import WEIGHTS, check_output, file_bytes
 from edgeqat.coreset.select import size
 from edgeqat.errors import FormatError
 from edgeqat.hf import packed_folder
-from edgeqat.hf.stored import float_size, size_by_kind
-from edgeqat.nn import convert
+from edgeqat.hf.model import prepare
+from edgeqat.hf.stored import float_size, stored_tensors
+from edgeqat.nn import convert, residual
 from edgeqat.nn.decision import Decision, decisions, layers
 from edgeqat.nn.layers import attentions
 from edgeqat.pipeline.load import load_task, with_data_root
@@ -30,6 +32,7 @@ from edgeqat.pipeline.sampling import with_steps
 from edgeqat.pipeline.start import check_extras
 from edgeqat.pipeline.task import Task
 from edgeqat.pipeline.text_task import needs_teacher
+from edgeqat.pipeline.widths import with_widths
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, input_words
 from edgeqat.train.optim import make_optimizer, with_rates
@@ -42,38 +45,56 @@ class Plan:
     rows: list[tuple[str, ...]]
     lines: list[str]
     total_bytes: int
-    seconds: float
+    seconds: float | None  # None: not measured
 
 
-def plan(recipe: Recipe, output: Path, overwrite: bool = False) -> Plan:
+def plan(recipe: Recipe, output: Path, overwrite: bool = False, measured: bool = False) -> Plan:
     """Check a run without training: raises what the run would raise, writes nothing that stays."""
     check_output(output, overwrite)
     check_extras(recipe)
     recipe = with_data_root(recipe)
     task = load_task(recipe)
-    recipe = with_steps(recipe, task)
-    found = decisions(task.model, recipe.quant)
-    model = trainable(prepared(task, recipe, recipe.quant), recipe)
-    seconds = recipe.train.steps * _step_seconds(model, task, recipe)
-    convert.convert(model)
-    with tempfile.TemporaryDirectory(prefix="edgeqat-") as name:
-        task.write(Path(name), model, recipe.quant)
-        file = (Path(name) / WEIGHTS).stat().st_size
-        _check_equal(model, packed_folder.load(name), task)
-    sizes = {**size_by_kind(model), **float_size(task.model)}
+    recipe = with_widths(with_steps(recipe, task), task)
+    chosen = decisions(task.model, recipe.quant)
+    last = ["add --measure for the time of training and a trial of packing and loading"]
+    seconds = None
+    if measured:
+        model = trainable(prepared(task, recipe, recipe.quant), recipe)
+        seconds = recipe.train.steps * _step_seconds(model, task, recipe)
+        convert.convert(model)
+        with tempfile.TemporaryDirectory(prefix="edgeqat-") as name:
+            task.write(Path(name), model, recipe.quant)
+            _check_equal(model, packed_folder.load(name), task)
+        last = [
+            f"predicted QAT time: {seconds:.0f} s for {recipe.train.steps} steps on this machine"
+            + (", and about half as much for the float row" if recipe.train.compare_float else ""),
+            "packed, reloaded and compared: equal; nothing was kept",
+        ]
+    else:
+        model = _shapes(task, recipe)
+    size = file_bytes(stored_tensors(model))
     packed = dict(layers(model))
-    rows = [_row(name, layer, d, packed[name]) for name, layer, d in found]
+    rows = [_row(name, layer, d, packed[name]) for name, layer, d in chosen]
     quant, scheme = recipe.quant, recipe.quant.bits()
     lines = [
         *([quant.kv.words(scheme)] if any(attentions(task.model)) else []),
+        *(["the residual stream is rotated"] if residual.is_rotated(model) else []),
         *_coreset_lines(recipe, task),
         *([quant.adaptive.words(scheme)] if quant.adaptive.share is not None else []),
-        f"predicted size: {file} bytes in {WEIGHTS} (fp16: {sizes['fp16']} bytes)",
-        f"predicted QAT time: {seconds:.0f} s for {recipe.train.steps} steps on this machine"
-        + (", and about half as much for the float row" if recipe.train.compare_float else ""),
-        "packed, reloaded and compared: equal; nothing was kept",
+        f"predicted size: {size} bytes in {WEIGHTS} (fp16: {float_size(task.model)['fp16']} bytes)",
+        *last,
     ]
-    return Plan(rows, lines, file, seconds)
+    return Plan(rows, lines, size, seconds)
+
+
+def _shapes(task: Task, recipe: Recipe) -> nn.Module:
+    """The packed model without values."""
+    empty: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+        for p in task.model.parameters()
+    }
+    model: Any = copy.deepcopy(task.model, empty)  # nothing is copied, and ties stay
+    return convert.convert(prepare(model, quant=recipe.quant))
 
 
 def _row(name: str, layer: Any, decision: Decision, packed: Any) -> tuple[str, ...]:

@@ -5,24 +5,66 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import set_seed
 
+from edgeqat import checkpoint
 from edgeqat.hf.model import prepare
+from edgeqat.nn import compensation
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.half import float_copy
 from edgeqat.nn.lowrank import add_adapters
+from edgeqat.output import whole_file
+from edgeqat.pipeline.run import Run
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
+from edgeqat.train import processes
+
+_START = "start.safetensors"
 
 
 def prepared(task: Task, recipe: Recipe, quant: QuantSection) -> Any:
     """A copy of the float model, fake-quantized and calibrated, not trained."""
-    gc.collect()  # a prepared model before this one refers to itself
+    model = _fake_quantized(task, quant)
     set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
-    model: Any = prepare(float_copy(task.model), quant=quant)
-    calibrate(model, task.calibration(recipe))
+    calibrate(model, task.calibration(recipe), recipe.train.blocks)
     return model
+
+
+def start_of(run: Run, task: Task, recipe: Recipe) -> Any:
+    """The model that training starts from; its compensated weights are kept in the run folder, so
+    that a continued run does not compute them again.
+    """
+    file = run.folder / _START
+    if not processes.broadcast_from_first(file.is_file):
+        model = prepared(task, recipe, recipe.quant)
+        if processes.is_first() and compensation.has_rounded(model):
+            with whole_file(file) as part:
+                checkpoint.write_tensors(part, _state(model))
+        return model
+    model = _fake_quantized(task, recipe.quant)
+    own = _state(model)
+    with torch.no_grad():
+        for name, tensor in checkpoint.read_tensors(file).items():
+            own[name].copy_(tensor)
+    for layer in compensation.waiting(model):
+        compensation.set_rounded(layer)
+    return model
+
+
+def _fake_quantized(task: Task, quant: QuantSection) -> Any:
+    gc.collect()  # a prepared model before this one refers to itself
+    return prepare(float_copy(task.model), quant=quant)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, tied ones once."""
+    tensors: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensors.setdefault(id(tensor), (name, tensor.detach()))
+    return dict(tensors.values())
 
 
 def trainable(model: Any, recipe: Recipe) -> Any:

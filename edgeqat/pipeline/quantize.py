@@ -22,15 +22,16 @@ from edgeqat.hf.stored import float_size, size_by_kind
 from edgeqat.memory import peak_rss_bytes
 from edgeqat.nn import convert
 from edgeqat.output import json_text
-from edgeqat.pipeline.baseline import float_same_steps
+from edgeqat.pipeline.baseline import float_same_steps, float_score
 from edgeqat.pipeline.load import load_task, with_data_root
-from edgeqat.pipeline.preparation import format_score, prepared, trainable
+from edgeqat.pipeline.preparation import format_score, prepared, start_of, trainable
 from edgeqat.pipeline.run import Run, identity, open_run
 from edgeqat.pipeline.sampling import coreset_of, recalibrate_batch_norms, with_steps
 from edgeqat.pipeline.snapshots import Snapshots
 from edgeqat.pipeline.start import check_extras, check_start
 from edgeqat.pipeline.task import Score, Task
 from edgeqat.pipeline.text_task import needs_teacher
+from edgeqat.pipeline.widths import with_widths
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.files import RESOLVED
 from edgeqat.recipe.recipe import Recipe
@@ -58,7 +59,7 @@ def quantize(
     check_start(output, overwrite)
     check_extras(recipe)
     task = load_task(recipe)
-    recipe = with_steps(recipe, task)
+    recipe = with_widths(with_steps(recipe, task), task)
     logger.info("%s at %s: %s", name, recipe.quant.scheme, task.describe())
     if recipe.quant.adaptive.share is not None:
         logger.info("%s", recipe.quant.adaptive.words(recipe.quant.bits()))
@@ -79,7 +80,7 @@ def quantize(
         model = trainable(model, recipe)
         metrics |= train(model, task, recipe, run, listener)
         if sharding.is_sharded(model):
-            whole = trainable(prepared(task, recipe, recipe.quant), recipe)
+            whole = trainable(start_of(run, task, recipe), recipe)
             model = sharding.gathered(model, whole)
         if processes.is_first():
             _write_output(model, task, recipe, run, metrics)
@@ -176,17 +177,21 @@ def _rows_before(task: Task, recipe: Recipe, run: Run, name: str) -> tuple[dict[
             snapshots.take(stage, model)
         return task.evaluate(model)
 
-    floating = run.result("float", lambda: measured(task.model, "float"))
+    def float_row() -> Score:
+        snapshots.take("float", task.model)
+        return float_score(task, recipe)
+
+    floating = run.result("float", float_row)
     logger.info("float: %s", format_score(floating))
     plain = recipe.quant.ptq_only()
     if convert.differ(task.model, plain, recipe.quant):
         ptq = run.result("ptq", lambda: measured(prepared(task, recipe, plain), "ptq"))
         logger.info("PTQ at %s: %s", recipe.quant.scheme, format_score(ptq))
-        model = prepared(task, recipe, recipe.quant)
+        model = start_of(run, task, recipe)
         start = run.result("qat_start", lambda: measured(model))
-        logger.info("with rotations and key offsets, not trained: %s", format_score(start))
+        logger.info("the start of training: %s", format_score(start))
     else:
-        model = prepared(task, recipe, recipe.quant)
+        model = start_of(run, task, recipe)
         ptq = start = run.result("qat_start", lambda: measured(model, "ptq"))
         logger.info("PTQ at %s: %s", recipe.quant.scheme, format_score(ptq))
     settled = recipe.coreset.is_on and recalibrate_batch_norms(task, recipe, model)

@@ -15,7 +15,8 @@ from edgeqat.coreset.float_outputs import float_outputs
 from edgeqat.coreset.reselection import Reselection
 from edgeqat.coreset.selection import Selection, needs_outputs
 from edgeqat.hf import float_model
-from edgeqat.nn.calibration import calibrate, quantizers_disabled
+from edgeqat.nn.calibration import calibrate
+from edgeqat.nn.switch import quantizers_disabled
 from edgeqat.pipeline.task import Task
 from edgeqat.quant.lsq import StaticQuantizer
 from edgeqat.recipe.recipe import Recipe

@@ -12,6 +12,8 @@ Sources: LSQ 1902.08153 eq. 1-2, ParetoQ 2502.02631 (half-step grid).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -115,8 +117,15 @@ def _rows_at_once(rows: Tensor) -> int:
 
 
 def round_to_fp16(scale: Tensor) -> Tensor:
-    """The scale as it will be stored: fp16, at least 2^-20, given back as float32."""
-    return scale.detach().clamp(min=FP16_MIN_SCALE).half().float()
+    """The scale as it will be stored: fp16, of at least 2^-20 with its sign, given back as
+    float32.
+    """
+    return stored(scale.detach()).half().float()
+
+
+def stored(scale: Tensor) -> Tensor:
+    """The scale, or with its sign the smallest one that is stored."""
+    return torch.copysign(scale.abs().clamp(min=FP16_MIN_SCALE), scale)
 
 
 def to_groups(weight: Tensor, group_size: int | None) -> Tensor:
@@ -135,33 +144,46 @@ def from_groups(grouped: Tensor, columns: int) -> Tensor:
     return grouped.flatten(1)[:, :columns]
 
 
-def mse_scale(rows: Tensor, grid: Grid) -> Tensor:
-    """The scale (..., 1) that minimises the squared error of each last-dimension row of `rows`.
+def mse_scale(
+    rows: Tensor, grid: Grid, importance: Tensor | None = None, signed: bool = False
+) -> Tensor:
+    """The scale (..., 1) that minimises the squared error of each last-dimension row of `rows`,
+    each value weighed by `importance` (of a shape that broadcasts).
 
     Searches _MSE_RATIOS fractions of the scale that never clips; zeros (the padding of a short
     group) cost nothing on the integer grid and are left out on the half-step grid, which has no
-    zero level.
+    zero level. `signed`: the value of largest magnitude is at the lowest code, so that all 2^bits
+    codes are used, and the scale has the opposite sign. Errors are summed in float64: every order
+    of summation gives the same choice.
     """
     flat = rows.reshape(-1, rows.shape[-1])
     best = torch.empty(flat.shape[0], 1, dtype=rows.dtype, device=rows.device)
     size = _rows_at_once(flat)
-    for part, into in zip(flat.split(size), best.split(size), strict=True):
-        into.copy_(_mse_scale(part, grid))
+    weights: Any = [None] * -(-len(flat) // size)
+    if importance is not None:
+        weights = importance.expand_as(rows).reshape(flat.shape).split(size)
+    for part, into, weight in zip(flat.split(size), best.split(size), weights, strict=True):
+        into.copy_(_mse_scale(part, grid, weight, signed))
     return best.reshape(*rows.shape[:-1], 1)
 
 
-def _mse_scale(rows: Tensor, grid: Grid) -> Tensor:
-    full = rows.abs().amax(dim=-1, keepdim=True) / grid.top
-    full = full.clamp(min=FP16_MIN_SCALE)
+def _mse_scale(rows: Tensor, grid: Grid, importance: Tensor | None, signed: bool) -> Tensor:
+    low, high = rows.aminmax(dim=-1, keepdim=True)
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    peak = torch.where(high >= -low, high, low if signed else -low)
+    full = peak / (grid.qmin if signed else grid.top)
+    full = stored(full)
     present = (rows != 0).float() if grid.half_step else None
     best = full.clone()
-    least = torch.full_like(full, float("inf"))
+    least = torch.full_like(full, float("inf"), dtype=torch.float64)
     for step in range(_MSE_RATIOS):
         scale = round_to_fp16(full * (1.0 - 0.85 * step / _MSE_RATIOS))
         error = dequantize(quantize(rows, scale, grid), scale, grid).sub_(rows).square_()
         if present is not None:
             error *= present
-        total = error.sum(dim=-1, keepdim=True)
+        if importance is not None:
+            error *= importance
+        total = error.sum(dim=-1, keepdim=True, dtype=torch.float64)
         better = total < least
         least = torch.where(better, total, least)
         best = torch.where(better, scale, best)

@@ -52,6 +52,23 @@ def lsq(
     return output
 
 
+def mse_scale(
+    weight: Tensor, grid: Grid, group_size: int | None, importance: Tensor | None, signed: bool
+) -> Tensor:
+    """Scales (O, G) of least squared error of a matrix (O, I), see functional.mse_scale;
+    importance (I,).
+    """
+    weight = weight.detach().contiguous()
+    rows, columns = weight.shape
+    scale = weight.new_empty(rows, group_count(columns, group_size) if group_size else 1)
+    given = None if importance is None else importance.contiguous()
+    native_training.mse_scale(
+        torch.get_num_threads(), weight.data_ptr(), None if given is None else given.data_ptr(),
+        (rows, columns), group_size or 0, grid.bits, signed, scale.data_ptr(),
+    )  # fmt: skip
+    return scale
+
+
 def lsq_backward(
     values: Tensor, scale: Tensor, grad: Tensor, grid: Grid, group_size: int | None = None,
     beta: float = 0.0,

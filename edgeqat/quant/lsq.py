@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.errors import ModelError
-from edgeqat.quant import functional, ste
+from edgeqat.quant import functional, fused, ste
 from edgeqat.quant.quantizer import Quantizer
 from edgeqat.scheme import Grid, grid_of, scale_shape
 
@@ -31,6 +31,8 @@ class WeightQuantizer(Quantizer):
     """
 
     initialized: Tensor
+    awaits_compensation = False  # whether calibration is to round the weight with compensation
+    compensated = False  # whether it has
 
     def __init__(
         self, shape: tuple[int, int], bits: int, granularity: str, group_size: int | None
@@ -55,17 +57,43 @@ class WeightQuantizer(Quantizer):
     @torch.no_grad()
     def initialize(self, weight: Tensor, method: str = "mse") -> None:
         """Set the scale from a weight: `mse` (squared error) or `lsq` (2 mean|v| / sqrt(qmax))."""
-        rows = self._grouped(weight.float())
-        if self.granularity == "per_tensor":
-            rows = rows.reshape(1, 1, -1)
-        if method == "mse":
-            scale = functional.mse_scale(rows, self.grid)
-        else:
-            present = self._grouped(torch.ones_like(weight)).reshape(rows.shape)
-            mean = (rows.abs().sum(-1) / present.sum(-1)).unsqueeze(-1)
+        if method == "lsq":
+            rows = self._grouped(weight.float())
+            present = self._grouped(torch.ones_like(weight))
+            if self.granularity == "per_tensor":
+                rows, present = rows.reshape(1, 1, -1), present.reshape(1, 1, -1)
+            mean = rows.abs().sum(-1) / present.sum(-1)
             scale = 2 * mean / max(self.grid.top, 0.5) ** 0.5
-        self.scale.copy_(scale.clamp(min=functional.FP16_MIN_SCALE).reshape(self.scale.shape))
+        else:
+            scale = self.mse_scale(weight)
+        self.set_scale(scale)
+
+    @torch.no_grad()
+    def set_scale(self, scale: Tensor) -> None:
+        """Start from a scale of the shape (rows, G)."""
+        self.scale.copy_(functional.stored(scale).reshape(self.scale.shape))
         self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def mse_scale(
+        self, weight: Tensor, importance: Tensor | None = None, signed: bool = False
+    ) -> Tensor:
+        """Scale (rows, G) of least squared error of a weight (O, I), each column weighed by
+        `importance` (I,); see functional.mse_scale.
+        """
+        weight = weight.float()
+        size = self.group_size
+        if self.granularity == "per_tensor":
+            if importance is not None:
+                importance = importance.expand_as(weight).reshape(-1)
+            weight, size = weight.reshape(1, -1), None
+        if fused.supports(self.grid, weight):
+            return fused.mse_scale(weight, self.grid, size, importance, signed)
+        if importance is not None:
+            importance = functional.to_groups(importance[None], size)
+        return functional.mse_scale(
+            functional.to_groups(weight, size), self.grid, importance, signed
+        ).squeeze(-1)
 
     @torch.no_grad()
     def unfit(self, weight: Tensor) -> str | None:

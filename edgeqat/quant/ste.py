@@ -22,12 +22,12 @@ from torch.autograd.function import once_differentiable
 
 from edgeqat.quant import fused
 from edgeqat.quant.functional import (
-    FP16_MIN_SCALE,
     dequantize,
     from_groups,
     quantize,
     quantize_dynamic,
     quantize_searched,
+    round_to_fp16,
     to_groups,
 )
 from edgeqat.scheme import Grid
@@ -141,7 +141,7 @@ class _Dynamic(torch.autograd.Function):
 class _RoundScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scale: Tensor) -> Tensor:
-        return scale.clamp(min=FP16_MIN_SCALE).half().float()
+        return round_to_fp16(scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -210,6 +210,6 @@ def searched(values: Tensor, grid: Grid, clips: tuple[float, ...]) -> Tensor:
 
 
 def round_scale(scale: Tensor) -> Tensor:
-    """The scale rounded to what fp16 stores (>= 2^-20), straight-through."""
+    """The scale rounded to what fp16 stores (at least 2^-20, with its sign), straight-through."""
     rounded: Tensor = _RoundScale.apply(scale)
     return rounded

@@ -23,7 +23,12 @@ class WeightSection(Section):
     scale: Literal["learned", "minmax"] = Field(
         "learned", description="learned: LSQ; minmax: from the largest weight (RTN, LLM-QAT)"
     )
-    init: Literal["mse", "lsq"] = Field("mse", description="initial scale: least squares or LSQ's")
+    init: Literal["gptq", "mse", "lsq"] = Field(
+        "gptq",
+        description="how weights start: gptq: rounded one by one on calibration text, errors "
+        "compensated (language models below 8 bit, others as mse); mse: scales of least squared "
+        "error; lsq: LSQ's scales",
+    )
 
     @field_validator("group_size")
     @classmethod
@@ -128,8 +133,23 @@ class QuantSection(Section):
     activation: ActivationSection = ActivationSection()
     kv: CacheSection = CacheSection()
     adaptive: AdaptiveSection = AdaptiveSection()
+    rotate_residual: bool = Field(
+        True,
+        description="rotate the residual stream of language models with RMS norms; it is folded "
+        "into the weights",
+    )
     embedding_bits: Literal[4, 6, 8, 16] = Field(
         8, description="bits per row of embeddings and lm_head (16: float)"
+    )
+    average_bits: float | None = Field(
+        None,
+        gt=0,
+        le=8,
+        description="average bits a weight, scales, embedding and head included: layers take 2, 3, "
+        "4, 6 or 8 by what rounding them costs, instead of the scheme's",
+    )
+    layer_bits: dict[str, Literal[1, 2, 3, 4, 6, 8]] = Field(
+        {}, description="bits of single layers by name or glob pattern, instead of the scheme's"
     )
     skip: list[str] = Field([], description="glob patterns of layers left in float")
     edges: Literal["float", "8bit", "same"] = Field(
@@ -194,6 +214,11 @@ class QuantSection(Section):
         """The parsed scheme."""
         return Scheme.parse(self.scheme)
 
+    @classmethod
+    def stored(cls, values: dict[str, Any]) -> QuantSection:
+        """The section of a packed folder; what older versions did not know is off."""
+        return cls.model_validate({"rotate_residual": False, **values})
+
     def rotates(self, name: str) -> bool:
         """Whether the input of the layer `name` is rotated."""
         return any(fnmatch(name, pattern) for pattern in self.activation.rotate)
@@ -202,11 +227,21 @@ class QuantSection(Section):
         """The same scheme without rotations and key offsets, MSE-optimal: the table's PTQ row."""
         return self.model_copy(
             update={
+                "rotate_residual": False,
                 "kv": self.kv.model_copy(update={"rotate_keys": False, "key_offset": False}),
                 "activation": self.activation.model_copy(update={"rotate": []}),
                 "weight": self.weight.model_copy(update={"scale": "learned", "init": "mse"}),
             }
         )
+
+    def bits_of(self, name: str, otherwise: int) -> int:
+        """Bits of the weight of the layer `name`, where others have `otherwise`."""
+        if otherwise == FLOAT_BITS or not self.layer_bits:
+            return otherwise
+        if name in self.layer_bits:
+            return self.layer_bits[name]
+        matching = (bits for glob, bits in self.layer_bits.items() if fnmatch(name, glob))
+        return next(matching, otherwise)
 
     def head_bits(self) -> int:
         """Bits of embeddings and lm_head: float when the scheme leaves the weights in float."""

@@ -32,6 +32,16 @@ class LowRankSection(Section):
     )
 
 
+class BlockSection(Section):
+    """Decoder layers trained one by one against the float model's, before the whole model is."""
+
+    passes: int = Field(0, ge=0, description="passes over the calibration text (0: off)")
+    learning_rate: float = Field(
+        0.02, gt=0, description="peak learning rate, in quantization steps of a weight"
+    )
+    bf16: bool = Field(False, description="bf16 autocast; quantizers stay float32")
+
+
 LARGEST_BF16_BETA = 0.99
 
 
@@ -40,6 +50,7 @@ class TrainSection(Section):
         "full", description="train the weights, or low-rank adapters inside the rounding (LR-QAT)"
     )
     lowrank: LowRankSection = LowRankSection()
+    blocks: BlockSection = BlockSection()
     steps: int = Field(200, ge=0, description="optimizer steps")
     epochs: float | None = Field(
         None, gt=0, description="passes over the data (or coreset) instead of steps"

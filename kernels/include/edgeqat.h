@@ -118,6 +118,11 @@ typedef struct {
 EDGEQAT_API int edgeqat_lsq(edgeqat_team team, const float *x, const float *scale, float beta,
                             int64_t rows, int64_t columns, int64_t scale_rows, int64_t group_size,
                             int bits, float *out);
+/* scale [rows][G] of least squared error for learned scales; importance [columns] weighs it, or
+ * NULL. with_sign: the largest magnitude is at the lowest code, so that scales may be negative. */
+EDGEQAT_API int edgeqat_mse_scale(edgeqat_team team, const float *x, const float *importance,
+                                  int64_t rows, int64_t columns, int64_t group_size, int bits,
+                                  int with_sign, float *scale);
 /* From the gradient of `out` that of x, and slopes [rows][G][2]: what each row and group adds to
  * those of scale and beta. */
 EDGEQAT_API int edgeqat_lsq_backward(edgeqat_team team, const float *x, const float *scale,

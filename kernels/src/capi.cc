@@ -252,6 +252,25 @@ int edgeqat_lsq(edgeqat_team team, const float* x, const float* scale, float bet
   });
 }
 
+int edgeqat_mse_scale(edgeqat_team team, const float* x, const float* importance, int64_t rows,
+                      int64_t columns, int64_t group_size, int bits, int with_sign,
+                      float* scale) {
+  return guarded([&] {
+    check_bits(bits);
+    const Isa& isa = active_isa();
+    const int64_t size = group_size ? group_size : std::max<int64_t>(columns, 1);
+    const int64_t groups = (columns + size - 1) / size;
+    each_row(team, rows, columns, [&](int64_t row) {
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t at = g * size, count = std::min(size, columns - at);
+        scale[row * groups + g] =
+            isa.mse_scale(x + row * columns + at, importance ? importance + at : nullptr, count,
+                          bits, with_sign);
+      }
+    });
+  });
+}
+
 int edgeqat_lsq_backward(edgeqat_team team, const float* x, const float* scale, float beta,
                          const float* grad, int64_t rows, int64_t columns, int64_t scale_rows,
                          int64_t group_size, int bits, float* grad_x, float* slopes) {

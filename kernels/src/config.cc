@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kMost = int64_t(1) << 24;      // of any size in a config
 constexpr int64_t kMostColumns = 65536;          // int32 holds 65536 * 128 * 255
-constexpr int64_t kVersion = 1, kAdaptiveVersion = 2;
+constexpr int64_t kVersion = 1, kAdaptiveVersion = 2, kRotatedVersion = 3;
 
 LayerSpec layer_of(const std::string& name, const Json& entry) {
   LayerSpec spec;
@@ -121,6 +121,7 @@ void read_shape(const Json& json, Config& out) {
   out.positions = longest(json);
   out.epsilon = float(json.at("rms_norm_eps").number());
   out.tied = flag(json, "tie_word_embeddings");
+  out.turned_head = out.turned_head && out.tied;
   out.attention_bias = out.family == "qwen2" || flag(json, "attention_bias");
   out.output_bias = out.family != "qwen2" && flag(json, "attention_bias");
   out.mlp_bias = flag(json, "mlp_bias");
@@ -148,8 +149,8 @@ void read_quantization(const Json& json, Config& out) {
   if (found->at("quant_method").string() != "edgeqat")
     throw Error("quant_method: it is not 'edgeqat'; load the folder elsewhere");
   const double version = found->at("format_version").number();
-  if (version != kVersion && version != kAdaptiveVersion)
-    throw Error("format_version: it is unknown (this is 1 or 2); update edgeqat");
+  if (version != kVersion && version != kAdaptiveVersion && version != kRotatedVersion)
+    throw Error("format_version: it is unknown (this is 1 to 3); update edgeqat");
   out.scheme = found->at("scheme").string();
   out.activation_bits = bits_of_part(out.scheme, "a");
   out.kv_bits = bits_of_part(out.scheme, "kv");
@@ -159,6 +160,7 @@ void read_quantization(const Json& json, Config& out) {
   if (out.kv_bits < 16 && out.activation_bits == 16)
     throw Unsupported("scheme: '" + out.scheme +
                       "' (float queries on packed keys) runs in torch only");
+  out.turned_head = flag(quant, "rotate_residual");  // where it is tied
   if (const Json* patterns = quant.find("skip"))
     for (const Json& pattern : patterns->array()) out.skip.push_back(pattern.string());
   const Json& kv = quant.at("kv");

@@ -49,6 +49,7 @@ struct Config {
   int activation_bits = 16, kv_bits = 16;
   int64_t sinks = 4;
   bool rotate_keys = false, key_offset = false;
+  bool turned_head = false;  // a matrix between last norm and tied head: rotated residual stream
   AdaptiveSpec adaptive;
   std::map<std::string, LayerSpec> packed;  // by name; a layer that is absent is float
   std::vector<std::string> skip;            // glob patterns of layers that stay float altogether

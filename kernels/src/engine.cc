@@ -107,8 +107,12 @@ void Engine::append(const int32_t* ids, int64_t count, float* logits, bool all, 
     const int64_t first = all ? 0 : tokens - 1;
     if (!all) std::memmove(x_.data(), x_.data() + first * hidden, hidden * sizeof(float));
     norm(model_.norm, tokens - first);
-    project({{&model_.head, logits + (all ? done * vocabulary : 0)}}, normed_.data(),
-            tokens - first);
+    const float* out = normed_.data();
+    if (model_.turn.matrix.tiles) {
+      project({{&model_.turn, x_.data()}}, out, tokens - first);
+      out = x_.data();
+    }
+    project({{&model_.head, logits + (all ? done * vocabulary : 0)}}, out, tokens - first);
   }
 }
 

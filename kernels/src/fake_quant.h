@@ -16,11 +16,75 @@ inline float nearest(const Levels& levels, float ratio) {
   return levels.code(ratio) + levels.offset;
 }
 
+constexpr int kScaleRatios = 64;          // scales tried by mse_scale
+constexpr float kSmallestScale = 0x1p-20f;  // FP16_MIN_SCALE of edgeqat/quant/functional.py
+
+// A scale no smaller than what is stored, with its sign.
+inline float stored_scale(float scale) {
+  const float size = __builtin_fabsf(scale);
+  return __builtin_copysignf(size < kSmallestScale ? kSmallestScale : size, scale);
+}
+
 // out = level((x - beta) / scale) * scale + beta.
 inline void lsq(const float* x, int64_t count, float scale, float beta, int bits, float* out) {
   const Levels levels(bits);
   for (int64_t i = 0; i < count; ++i)
     out[i] = nearest(levels, (x[i] - beta) / scale) * scale + beta;
+}
+
+// The squared error of a row at a scale. Errors are added in float64, where the order makes no
+// difference. Zeros cost nothing on the half-step grid.
+template <bool HALF_STEP, bool WEIGHED>
+inline double squared_error(const float* x, const float* importance, int64_t count, float scale,
+                            const Levels& levels) {
+  constexpr int64_t kPart = 64;  // long enough for loops that stay loops
+  float errors[kPart];
+  double sums[kPart] = {};
+  for (int64_t begin = 0; begin < count; begin += kPart) {
+    const int64_t size = count - begin < kPart ? count - begin : kPart;
+    for (int64_t j = 0; j < size; ++j) {
+      const float value = x[begin + j];
+      const float difference = nearest(levels, value / scale) * scale - value;
+      const float error = difference * difference;
+      errors[j] = HALF_STEP && value == 0 ? 0.0f : error;
+    }
+    if (WEIGHED)
+      for (int64_t j = 0; j < size; ++j) errors[j] *= importance[begin + j];
+    for (int64_t j = 0; j < size; ++j) sums[j] += double(errors[j]);
+  }
+  for (int64_t width = kPart / 2; width; width /= 2)
+    for (int64_t j = 0; j < width; ++j) sums[j] += sums[j + width];
+  return sums[0];
+}
+
+// Of 64 scales, the one with the least squared error of a row, each value weighed by its
+// `importance` (null: all alike): edgeqat/quant/functional.py, mse_scale. `with_sign`: the value of
+// largest magnitude is at the lowest code, and the scale has the opposite sign.
+inline float mse_scale(const float* x, const float* importance, int64_t count, int bits,
+                       bool with_sign) {
+  const Levels levels(bits);
+  float low = 0, high = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    low = x[i] < low ? x[i] : low;
+    high = x[i] > high ? x[i] : high;
+  }
+  const float peak = high >= -low ? high : with_sign ? low : -low;
+  const float full = stored_scale(peak / (with_sign ? levels.least : levels.top()));
+  const auto error = levels.offset != 0
+                         ? (importance ? squared_error<true, true> : squared_error<true, false>)
+                         : (importance ? squared_error<false, true> : squared_error<false, false>);
+  float best = full;
+  double least = 0;
+  for (int step = 0; step < kScaleRatios; ++step) {
+    const float ratio = float(1.0 - 0.85 * step / kScaleRatios);
+    const float scale = from_half(to_half(stored_scale(full * ratio)));
+    const double total = error(x, importance, count, scale, levels);
+    if (step == 0 || total < least) {
+      least = total;
+      best = scale;
+    }
+  }
+  return best;
 }
 
 // Gradients of `lsq` from that of its output: of x, and summed over the row of scale and beta.

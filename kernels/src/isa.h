@@ -83,6 +83,9 @@ struct Isa {
 
   // Training (fake_quant.h), rows of values. out = level((x - beta) / scale) * scale + beta.
   void (*lsq)(const float* x, int64_t count, float scale, float beta, int bits, float* out);
+  // The scale of least squared error of a row; `importance` may be null.
+  float (*mse_scale)(const float* x, const float* importance, int64_t count, int bits,
+                     bool with_sign);
   // The gradient of x; returns those of scale and beta.
   SlopeSums (*lsq_backward)(const float* x, const float* grad, int64_t count, float scale,
                             float beta, int bits, float* grad_x);

@@ -14,8 +14,8 @@ constexpr Isa row_of(const char* name, bool (*available)()) {
   return {name,      available,  S::kTokens,        &product<S>,        &quantize,
           &quantize_searched,    &rms_norm,         &softmax,           &rotate,
           &swiglu,   &sum,       &interleave,       &split<S>,          &lsq,
-          &lsq_backward,         &fake_dynamic,     &fake_searched,     &moments,
-          &normalize,            &normalize_slopes, &normalize_backward};
+          &mse_scale,            &lsq_backward,     &fake_dynamic,      &fake_searched,
+          &moments,  &normalize, &normalize_slopes, &normalize_backward};
 }
 
 }  // namespace

@@ -40,6 +40,19 @@ class Binder {
     return made;
   }
 
+  // The matrix behind the last norm, stored as fp16.
+  Linear turn(const std::string& name, int64_t size) {
+    const uint16_t* values =
+        reinterpret_cast<const uint16_t*>(model_.file->get(name, "F16", {size, size}).data);
+    Linear made;
+    made.matrix = empty_half(size, size);
+    for (int64_t row = 0; row < size; ++row)  // x M, and M is symmetric but for rounding
+      for (int64_t k = 0; k < size; ++k)
+        set_half(made.matrix, row, k, from_half(values[k * size + row]));
+    made.input = {size, made.matrix.group_size, made.matrix.groups, 0, kHalfBits};
+    return made;
+  }
+
   // The head, which may be the embedding itself.
   Linear head() {
     const Config& config = model_.config;
@@ -148,6 +161,7 @@ void bind(Model& model, bool half) {
   const int64_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
   model.embedding = binder.embedding();
   model.norm = binder.floats("model.norm.weight", {c.hidden});
+  if (c.turned_head) model.turn = binder.turn("model.norm.rotation", c.hidden);
   for (int64_t i = 0; i < c.layers; ++i) {
     const std::string name = "model.layers." + std::to_string(i) + ".";
     const std::string attention = name + "self_attn.", mlp = name + "mlp.";
@@ -193,7 +207,7 @@ Model Model::open(const std::string& folder, bool half) {
 }
 
 int64_t Model::matrix_bytes() const {
-  int64_t total = bytes(head.matrix);
+  int64_t total = bytes(head.matrix) + bytes(turn.matrix);
   for (const Block& b : blocks)
     for (const Linear* layer : {&b.query, &b.key, &b.value, &b.output, &b.gate, &b.up, &b.down})
       total += bytes(layer->matrix);

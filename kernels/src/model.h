@@ -36,6 +36,7 @@ struct Model {
   Matrix embedding;                       // packed, or fp16
   std::vector<Block> blocks;
   const float* norm = nullptr;
+  Linear turn;                            // before a tied head: rotated residual stream, or none
   std::unique_ptr<TensorFile> file;       // what packed matrices point into
   std::vector<Buffer<uint8_t>> memory;    // what fp16 and random ones point into
 

@@ -220,6 +220,11 @@ void check_fake_quant(Expect& expect, Random& random) {
           isa->lsq(x.data(), count, 0.125f, -0.3f, bits, out.data());
           kScalar.lsq(x.data(), count, 0.125f, -0.3f, bits, truth.data());
           expect.that(same(out, truth), name + "lsq differs");
+          for (const float* importance : {static_cast<const float*>(nullptr), x.data()})
+            for (bool with_sign : {false, true})
+              expect.that(isa->mse_scale(grad.data(), importance, count, bits, with_sign) ==
+                              kScalar.mse_scale(grad.data(), importance, count, bits, with_sign),
+                          name + "mse_scale differs");
           const SlopeSums sums =
               isa->lsq_backward(x.data(), grad.data(), count, 0.125f, -0.3f, bits, out.data());
           const SlopeSums expected = kScalar.lsq_backward(x.data(), grad.data(), count, 0.125f,

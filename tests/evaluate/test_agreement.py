@@ -18,8 +18,10 @@ from edgeqat.evaluate.agreement import _Totals, agreement, decoded
 from edgeqat.evaluate.average_bits import WidthMeter
 from edgeqat.evaluate.perplexity import perplexity
 from edgeqat.nn import convert
-from edgeqat.nn.calibration import calibrate, quantizers_disabled
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.layers import attentions
+from edgeqat.nn.residual import Rotation
+from edgeqat.nn.switch import quantizers_disabled
 from edgeqat.recipe.data import DataSection
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.scheme import Scheme
@@ -83,9 +85,10 @@ def test_errors_of_layers_by_hand():
         own, target = (
             m.model(BLOCKS.ids, output_hidden_states=True).hidden_states for m in (model, floating)
         )
+    back = Rotation(model.config.hidden_size).back
     # the last of transformers' list is behind the norm
     for layer in range(2):
-        error = (own[layer + 1] - target[layer + 1]).square().sum()
+        error = (back(own[layer + 1]) - target[layer + 1]).square().sum()
         expected = (error / target[layer + 1].square().sum()).item()
         assert result["layers"][layer]["error"] == pytest.approx(expected, rel=1e-3)
         assert result["layers"][layer]["name"] == f"model.layers.{layer}"

@@ -92,9 +92,9 @@ def edit(packed, change):
 
 
 def test_an_unknown_format_version_asks_for_an_update(packed):
-    edit(packed, lambda q: q.update(format_version=3))
-    refused(packed, "format_version: 3 .*update edgeqat")
-    refused(packed, "format_version: 3", AutoModelForCausalLM.from_pretrained)
+    edit(packed, lambda q: q.update(format_version=9))
+    refused(packed, "format_version: 9 .*update edgeqat")
+    refused(packed, "format_version: 9", AutoModelForCausalLM.from_pretrained)
 
 
 def test_another_method_is_named(packed):

@@ -23,7 +23,7 @@ from edgeqat.errors import ModelError, UsageError
 from edgeqat.hf.float_model import random_model
 from edgeqat.hf.kv_cache import KVCache, is_packable
 from edgeqat.nn import convert
-from edgeqat.nn.calibration import calibrate, quantizers_disabled
+from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.layers import attentions
 from edgeqat.nn.token_store import TokenStore
 from edgeqat.recipe.quant import QuantSection
@@ -395,6 +395,6 @@ def test_an_adaptive_model_needs_a_cache_that_knows_widths():
 def test_a_float_view_of_the_model_has_a_float_cache(adaptive):
     quant = QuantSection.model_validate({"scheme": "w4a8kv2", "adaptive": {"share": adaptive}})
     model = edgeqat.prepare(tiny.llama(), quant=quant).eval()
-    with quantizers_disabled(model):
+    with edgeqat.quantizers_disabled(model):
         output = generate(model, tiny.ids(), max_new_tokens=2, return_dict_in_generate=True)
     assert type(output.past_key_values) is DynamicCache

@@ -73,7 +73,7 @@ def test_switched_off_a_prepared_model_is_the_float_one(scheme):
     quantized = logits(model)
     with edgeqat.quantizers_disabled(model) as same:
         assert same is model
-        assert torch.allclose(logits(model), expected, atol=1e-4)  # rotations remain
+        assert torch.allclose(logits(model), expected, atol=2e-3)  # rotations remain
         assert "disabled" in repr(model)
     assert torch.equal(logits(model), quantized)
     assert not torch.equal(quantized, expected)
@@ -94,7 +94,7 @@ def test_restore_gives_back_the_float_model(scheme):
     types = {name: type(module) for name, module in model.named_modules()}
     restored = edgeqat.restore(edgeqat.prepare(model, scheme))
     assert {name: type(module) for name, module in restored.named_modules()} == types
-    assert torch.allclose(logits(restored), expected, atol=1e-4)
+    assert torch.allclose(logits(restored), expected, atol=2e-3)
     assert not convert.is_quantized(restored)
 
 
@@ -111,14 +111,15 @@ def test_restoring_a_packed_model_gives_its_dequantized_weights(tied):
     types = {name: type(module) for name, module in tiny.llama().named_modules()}
     restored = edgeqat.restore(model)
     assert {name: type(module) for name, module in restored.named_modules()} == types
-    assert torch.allclose(logits(restored), expected, atol=1e-4)
+    assert torch.allclose(logits(restored), expected, atol=2e-3)
 
 
 def test_a_restored_model_can_be_prepared_again():
     model = edgeqat.prepare(tiny.llama(), "w4a8kv4")
     expected = logits(model)
     again = edgeqat.prepare(edgeqat.restore(model), "w4a8kv4")
-    assert torch.equal(logits(again), expected)
+    difference = (logits(again) - expected).square().mean()
+    assert difference < expected.square().mean() / 500  # rotated twice: some codes round otherwise
 
 
 def test_preparing_twice_is_refused():
@@ -186,7 +187,7 @@ def test_printing_a_model_describes_its_quantizers():
 
 
 def test_calibration_sets_every_static_quantizer():
-    quant = section(scheme="w4a8kv4", activation={"mode": "static"})
+    quant = section(scheme="w4a8kv4", activation={"mode": "static"}, weight={"init": "mse"})
     model = edgeqat.prepare(tiny.llama(), quant=quant)
     static = [module for module in model.modules() if isinstance(module, StaticQuantizer)]
     assert len(static) == 2 * (7 + 1)  # every projection and every query; the head is dynamic
@@ -205,7 +206,8 @@ def test_calibrating_without_static_quantizers_runs_nothing():
         raise AssertionError
         yield
 
-    calibrate(edgeqat.prepare(tiny.llama(), "w4a8"), batches())
+    quant = section(scheme="w4a8", weight={"init": "mse"})
+    calibrate(edgeqat.prepare(tiny.llama(), quant=quant), batches())
 
 
 def test_calibrating_finds_the_mean_of_the_keys():
@@ -220,7 +222,9 @@ def test_calibrating_finds_the_mean_of_the_keys():
 def test_rotated_layers_hold_rotated_weights():
     model = tiny.llama()
     before = model.model.layers[0].mlp.down_proj.weight.detach().clone()
-    edgeqat.prepare(model, quant=section(scheme="w4a8", activation={"rotate": ["*down_proj"]}))
+    edgeqat.prepare(model, quant=section(
+        scheme="w4a8", activation={"rotate": ["*down_proj"]}, rotate_residual=False,
+    ))  # fmt: skip
     layer, other = model.model.layers[0].mlp.down_proj, model.model.layers[0].mlp.up_proj
     assert (layer.rotation, other.rotation) == (block_size(before.shape[1], 32), 0)
     assert torch.equal(layer.weight, rotate(before, layer.rotation))
@@ -272,7 +276,7 @@ def test_blocks_of_llama_cpp_are_switched_off_too():
     quant = QuantSection.model_validate({"scheme": "w4a8", "activation": {"mode": "q8_0"}})
     model = edgeqat.prepare(tiny.llama(), quant=quant)
     with edgeqat.quantizers_disabled(model):
-        assert torch.allclose(logits(model), expected, atol=1e-4)
+        assert torch.allclose(logits(model), expected, atol=2e-3)
 
 
 def test_a_pattern_that_skips_nothing_is_refused():

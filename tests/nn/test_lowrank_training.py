@@ -12,9 +12,9 @@ import edgeqat
 from edgeqat.errors import FormatError, RecipeError
 from edgeqat.hf import lowrank as files
 from edgeqat.nn import convert
-from edgeqat.nn.calibration import quantizers_disabled
 from edgeqat.nn.lowrank import adapters, add_adapters
 from edgeqat.nn.packed import PackedLinear
+from edgeqat.nn.switch import quantizers_disabled
 from edgeqat.quant.lowrank import LowRankQuantizer
 from edgeqat.recipe.train import DistillSection, LowRankSection, TrainSection
 from edgeqat.train.objective import Objective
@@ -77,7 +77,7 @@ def test_restoring_gives_float_layers_with_the_adapter_merged():
         expected = logits(model)
     restored = edgeqat.restore(model)
     assert type(restored.model.layers[0].mlp.up_proj) is torch.nn.Linear
-    assert torch.allclose(logits(restored), expected, atol=1e-3)
+    assert torch.allclose(logits(restored), expected, atol=5e-3)
 
 
 def test_adapters_are_peft_s_files_and_load_back(tmp_path):

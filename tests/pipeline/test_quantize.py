@@ -247,7 +247,8 @@ def test_a_guided_run_records_its_terms(recipe, tmp_path):
 
 def test_the_plan_predicts_the_file_it_would_write(recipe, tmp_path):
     chosen = recipe()
-    found = plan(chosen, tmp_path / "out")
+    found = plan(chosen, tmp_path / "out", measured=True)
+    assert plan(chosen, tmp_path / "out").total_bytes == found.total_bytes
     assert names(tmp_path) == []
     quantize(chosen, tmp_path / "out")
     assert found.total_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
@@ -264,7 +265,7 @@ def test_the_plan_of_low_rank_training_trains_adapters(recipe, tmp_path, monkeyp
         "edgeqat.pipeline.plan.make_optimizer",
         lambda model, train: trained.append(list(adapters(model))) or make_optimizer(model, train),
     )
-    plan(recipe(train={"method": "lowrank"}), tmp_path / "out")
+    plan(recipe(train={"method": "lowrank"}), tmp_path / "out", measured=True)
     assert trained[0]
 
 

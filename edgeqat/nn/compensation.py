@@ -1,0 +1,175 @@
+"""The error-compensated start of a language model: decoder layer by decoder layer, each on what the
+quantized layers before it give (quant/compensation has the equations).
+
+Once a layer's inputs have been seen with its weights in float, all its weights are rounded, and its
+output goes on. Hidden states and one layer's second moments are all that is held.
+
+Legend: B batch, T tokens, H hidden, I inputs of a matrix.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat.nn.adaptive import AdaptiveQuantizer
+from edgeqat.nn.linear import QuantLinear
+from edgeqat.nn.reconstruction import reconstruct
+from edgeqat.nn.switch import quantizers_disabled
+from edgeqat.nn.walk import Run, Walk
+from edgeqat.quant import compensation
+from edgeqat.quant.hadamard import rotate
+from edgeqat.quant.lsq import WeightQuantizer
+from edgeqat.quant.quantizer import Quantizer
+from edgeqat.recipe.train import BlockSection
+
+logger = logging.getLogger(__name__)
+
+
+def waiting(model: nn.Module) -> list[QuantLinear]:
+    """The linear layers whose weights are still to be rounded with compensation."""
+    return [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, QuantLinear)
+        and getattr(layer.weight_quantizer, "awaits_compensation", False)
+    ]
+
+
+def has_rounded(model: nn.Module) -> bool:
+    """Whether weights of a model were rounded with compensation."""
+    return any(getattr(module, "compensated", False) for module in model.modules())
+
+
+def set_rounded(layer: nn.Module) -> None:
+    """Say that the weight of a linear layer waits for nothing any more."""
+    quantizer: Any = layer.weight_quantizer
+    quantizer.awaits_compensation, quantizer.compensated = False, True
+
+
+@torch.no_grad()
+def compensate(
+    model: nn.Module, batches: Iterable[Any], run: Run, blocks: BlockSection | None = None
+) -> None:
+    """Set weights and scales of the layers that wait for it, in place, on a few batches; with
+    `blocks` each decoder layer is then trained alone (nn/reconstruction).
+    """
+    begun, adaptive = time.monotonic(), _adaptive(model)
+    walk = Walk(model, batches, run)
+    _warn_of_few(model, sum(x.shape[0] * x.shape[1] for x in walk.hidden))
+    floating = quantized = walk.hidden
+    section = blocks if blocks is not None and blocks.passes else None
+    losses: list[tuple[float, float]] = []
+    for layer in walk.layers:
+        inputs = _Inputs(waiting(layer))
+        call = partial(walk.call, layer)
+        if section is not None:
+            with quantizers_disabled(layer):
+                floating = [call(number, x) for number, x in enumerate(floating)]
+        with inputs.watched(), quantizers_disabled(layer, (WeightQuantizer, *adaptive)):
+            for number, x in enumerate(quantized):
+                call(number, x)
+        inputs.round_weights()
+        with quantizers_disabled(layer, adaptive):
+            if section is not None:
+                losses.append(reconstruct(layer, call, quantized, floating, section))
+            quantized = [call(number, x) for number, x in enumerate(quantized)]
+    for layer in waiting(model):
+        set_rounded(layer)  # outside of decoder layers
+    if losses:
+        before, last = (sum(column) / len(losses) for column in zip(*losses, strict=True))
+        logger.info("blocks trained one by one: relative error %.5f -> %.5f", before, last)
+    logger.info("weights rounded with compensation in %.0f s", time.monotonic() - begun)
+
+
+class _Inputs:
+    """Second moments of the inputs of linear layers; those that read the same tensor share them."""
+
+    def __init__(self, layers: list[QuantLinear]) -> None:
+        self._layers = layers
+        self._groups: dict[QuantLinear, list[QuantLinear]] = {}
+        self._hessians: dict[QuantLinear, Tensor] = {}
+        self._tokens: dict[QuantLinear, int] = {}
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Add the inputs of the forward pass inside, as the layers multiply with them."""
+        sources: dict[tuple[int, int], QuantLinear] = {}
+        kept: list[Tensor] = []  # no other tensor may take the id of one that was read
+
+        def keep(layer: Any, args: tuple[Any, ...]) -> None:
+            leader = sources.setdefault((id(args[0]), layer.rotation), layer)
+            members = self._groups.setdefault(leader, [])
+            if layer not in members:
+                members.append(layer)
+            if leader is layer:
+                kept.append(args[0])
+                self._add(layer, layer.input_quantizer(rotate(args[0], layer.rotation)))
+
+        handles = [layer.register_forward_pre_hook(keep) for layer in self._layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _add(self, layer: QuantLinear, values: Tensor) -> None:
+        x = values.detach().reshape(-1, values.shape[-1]).float()
+        if layer not in self._hessians:
+            self._hessians[layer] = x.new_zeros(x.shape[1], x.shape[1])
+        self._hessians[layer].addmm_(x.t(), x)
+        self._tokens[layer] = self._tokens.get(layer, 0) + len(x)
+
+    def round_weights(self) -> None:
+        """Round the weights of every layer that was called."""
+        for leader, hessian in self._hessians.items():
+            alike: dict[Any, list[QuantLinear]] = {}
+            for layer in self._groups[leader]:
+                quantizer: Any = layer.weight_quantizer
+                kind = quantizer.grid, quantizer.group_size, quantizer.scale.shape[1]
+                alike.setdefault(kind, []).append(layer)
+            for layers in alike.values():
+                _round(layers, hessian / self._tokens[leader])
+        self._hessians = {}
+
+
+def _round(layers: list[QuantLinear], hessian: Tensor) -> None:
+    quantizers: list[Any] = [layer.weight_quantizer for layer in layers]
+    weights = [layer.weight for layer in layers]
+    latent, damping = compensation.compensate(quantizers, weights, hessian)
+    for layer, weight in zip(layers, latent, strict=True):
+        layer.weight.copy_(weight)
+        set_rounded(layer)
+    if damping > compensation.DAMPING:
+        logger.warning(
+            "calibration: the inputs of a layer (%d x %d) leave no inverse; damped by %g of their "
+            "mean square instead of %g",
+            *layers[0].weight.shape, damping, compensation.DAMPING,
+        )  # fmt: skip
+
+
+def _adaptive(model: nn.Module) -> tuple[type[Quantizer], ...]:
+    """Quantizers of activations that stay off where tokens have two widths: which one a token takes
+    is decided by the layer before.
+    """
+    if any(isinstance(module, AdaptiveQuantizer) for module in model.modules()):
+        kinds = {type(m) for m in model.modules() if isinstance(m, Quantizer)}
+        return tuple(kind for kind in kinds if not issubclass(kind, WeightQuantizer))
+    return ()
+
+
+def _warn_of_few(model: nn.Module, tokens: int) -> None:
+    widest = max(layer.in_features for layer in waiting(model))
+    if tokens < widest:
+        logger.warning(
+            "calibration: %d tokens are few for layers of %d inputs; give more text, or raise "
+            "quant.activation.calibration_batches",
+            tokens, widest,
+        )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Block-wise reconstruction (BRECQ 2102.05426, EfficientQAT 2407.11062): a decoder layer trains
+alone, weights and scales, until its output is the float model's, on the inputs that the quantized
+layers before it give.
+
+    L = mean_t ||y_t - y*_t||^2 / ||y*_t||^2
+
+Tokens count alike: the few of huge norm at the start of a text would be all that a plain squared
+error sees. Adam's steps are measured in quantization steps, so that one rate fits every matrix.
+
+Legend: B batch, T tokens, H hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat.nn.linear import QuantLinear
+from edgeqat.quant.quantizer import Quantizer
+from edgeqat.recipe.train import BlockSection
+
+_BETAS = (0.9, 0.95)
+_SCALE_RATE = 0.02  # of a scale, for a rate of one quantization step
+_WARMUP = 0.1  # of all steps
+
+Call = Callable[[int, Tensor], Tensor]
+
+
+def reconstruct(
+    layer: nn.Module, call: Call, inputs: list[Tensor], targets: list[Tensor], section: BlockSection
+) -> tuple[float, float]:
+    """Train a prepared decoder layer in place; call(number, x) runs it on x (B, T, H) of a batch.
+    Returns the loss of the first and of the last pass.
+    """
+    groups = list(_groups(layer, section.learning_rate))
+    if not groups:
+        return 0.0, 0.0
+    frozen = [p for p in layer.parameters() if p.requires_grad]
+    trained = [p for group in groups for p in group["params"]]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(groups, betas=_BETAS)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    steps, losses = section.passes * len(inputs), []
+    device = inputs[0].device.type
+    with torch.enable_grad():
+        for step in range(steps):
+            number = step % len(inputs)
+            share = _schedule(step / steps)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * share
+            with torch.autocast(device, torch.bfloat16, enabled=section.bf16):
+                output = call(number, inputs[number].detach())
+            loss = relative_error(output, targets[number])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    size = len(inputs)
+    return sum(losses[:size]) / size, sum(losses[-size:]) / size
+
+
+def relative_error(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over tokens of ||y - y*||^2 / ||y*||^2 of outputs (B, T, H), a scalar in float32."""
+    goal = target.float()
+    error = (output.float() - goal).square().sum(-1)
+    return (error / goal.square().sum(-1).clamp(min=1e-12)).mean()
+
+
+def _schedule(done: float) -> float:
+    if done < _WARMUP:
+        return done / _WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (done - _WARMUP) / (1 - _WARMUP)))
+
+
+def _groups(layer: nn.Module, rate: float) -> Iterator[dict[str, Any]]:
+    """A group of parameters for each matrix and for its scales, with rates of their own size."""
+    for module in layer.modules():
+        if isinstance(module, QuantLinear) and isinstance(module.weight_quantizer, Quantizer):
+            scales = list(module.weight_quantizer.scale_parameters())
+            if scales:
+                size = float(scales[0].detach().abs().mean())
+                yield {"params": [module.weight], "lr": rate * size}
+                yield {"params": scales, "lr": rate * size * _SCALE_RATE}

@@ -1,0 +1,258 @@
+"""Rotation of the residual stream (QuaRot, 2404.00456): one orthogonal matrix, folded into the
+weights, makes every layer's input as even as can be, and nothing of it is left at run time.
+
+    x' = x Q;  gains of norms move into the layers behind them, so that norm(x Q) = norm(x) Q
+    readers  W' = W diag(g) Q      writers  W' = Q^T W, b' = Q^T b      embedding  E' = E Q
+
+A tied head reads E' too, but needs E diag(g) Q. So the last norm carries the small matrix
+M = Q^T diag(g) Q instead: head(x) = E' (norm(x') M)^T. It is used once a token.
+
+Q = S (R x H): random signs S, the Hadamard matrix H of the largest power of two that divides the
+width, and a random orthogonal R for the rest.
+
+Legend: H hidden, O output rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgeqat.families import Family, family_of
+from edgeqat.quant.exact import exact_products
+from edgeqat.quant.hadamard import rotate
+
+_SEED = 0
+_HADAMARD = 64  # larger matrices are a product of two
+_ROWS = 4096  # turned at a time
+_MARK = "residual_is_rotated"
+
+
+class Rotation:
+    """The orthogonal matrix Q of a width, applied without being built."""
+
+    def __init__(self, width: int) -> None:
+        generator = torch.Generator().manual_seed(_SEED)
+        block = width & -width
+        self.signs = torch.randint(0, 2, (width,), generator=generator).double() * 2 - 1
+        random = torch.randn(width // block, width // block, generator=generator).double()
+        first = min(block, _HADAMARD)
+        self.factors = [torch.linalg.qr(random).Q, _hadamard(block // first), _hadamard(first)]
+
+    def behind(self, values: Tensor) -> Tensor:
+        """values Q along the last dimension (..., H), computed in float32 a part at a time."""
+        rows = values.reshape(-1, values.shape[-1])
+        parts = [self._turned(part) for part in rows.split(_ROWS)]
+        return torch.cat(parts).view(values.shape)
+
+    def before(self, values: Tensor) -> Tensor:
+        """Q^T values along the first dimension (H, ...)."""
+        return self.behind(values.movedim(0, -1)).movedim(-1, 0)
+
+    def back(self, values: Tensor) -> Tensor:
+        """values Q^T along the last dimension (..., H); gradients pass."""
+        kind = _kind(values)
+        a, b, c = (matrix.to(values.device, kind) for matrix in self.factors)
+        parts = values.to(kind).reshape(-1, len(a), len(b), len(c))
+        turned = torch.einsum("nabc,da->ndbc", parts, a)
+        turned = torch.einsum("nabc,db->nadc", turned, b) @ c
+        turned = turned.reshape(values.shape) * self.signs.to(values.device, kind)
+        return turned.to(values.dtype)
+
+    def _turned(self, rows: Tensor) -> Tensor:
+        kind = _kind(rows)
+        a, b, c = (matrix.to(rows.device, kind) for matrix in self.factors)
+        signed = (rows.to(kind) * self.signs.to(rows.device, kind)).view(-1, len(a), len(b), len(c))
+        turned = torch.einsum("nabc,bd->nadc", signed @ c, b)
+        return torch.einsum("nabc,ad->ndbc", turned, a).reshape(rows.shape).to(rows.dtype)
+
+
+def _kind(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def _hadamard(size: int) -> Tensor:
+    with exact_products():
+        return rotate(torch.eye(size, dtype=torch.float64), size)
+
+
+class RotatedNorm(nn.Module):
+    """The last norm of a model with a tied head: norm(x) M, with M (H, H) as fp16 stores it. Its
+    gain is in M, and stays there in training.
+    """
+
+    weight: Tensor
+    rotation: Tensor
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        width = norm.weight.shape[0]
+        self.__dict__["norm"] = norm
+        self.epsilon = norm.variance_epsilon
+        self.register_buffer("weight", torch.ones_like(norm.weight.detach()))
+        matrix = torch.zeros(width, width, dtype=norm.weight.dtype, device=norm.weight.device)
+        self.register_buffer("rotation", matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = x.float()
+        values = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + self.epsilon)
+        return (self.weight * values.to(x.dtype)) @ self.rotation.to(x.dtype)
+
+    def restored(self, gain: Tensor) -> nn.Module:
+        """The norm that was here before, with a gain (H,)."""
+        norm: Any = self.__dict__["norm"]
+        if norm.weight.is_meta:  # of a loaded model
+            norm.weight = nn.Parameter(gain.clone())
+        else:
+            norm.weight.copy_(gain)
+        return norm
+
+
+def reads_residual(model: nn.Module) -> set[str]:
+    """Names of the linear layers that read the residual stream through a norm, where it can be
+    rotated.
+    """
+    return {
+        f"{prefix}layers.{number}.{reader}"
+        for prefix, base in _decoders(model)
+        for number in range(len(base.layers))
+        for readers in _family(base).norms.values()
+        for reader in readers
+    }
+
+
+def can_rotate(model: nn.Module, tied: bool = True) -> bool:
+    """Whether a model, or one inside it, has residual streams that can be rotated; `tied`: also
+    those of models with a tied head.
+    """
+    return any(tied or not _is_tied(base) for _, base in _decoders(model))
+
+
+def is_rotated(model: nn.Module) -> bool:
+    """Whether a residual stream in a model is rotated."""
+    return any(getattr(base, _MARK, False) for _, base in _decoders(model))
+
+
+@torch.no_grad()
+def rotate_residual(model: nn.Module) -> None:
+    """Rotate the residual streams in a float model, in place; its outputs stay as they are."""
+    for _, base in _decoders(model):
+        _rotate(model, base)
+        setattr(base, _MARK, True)
+
+
+def install(model: nn.Module) -> None:
+    """Put the rotated norms of tied heads, still empty, into a model that is about to be loaded."""
+    for _, base in _decoders(model):
+        setattr(base, _MARK, True)
+        if _is_tied(base):
+            base.norm = RotatedNorm(base.norm)
+
+
+@torch.no_grad()
+def restore(model: nn.Module) -> None:
+    """Turn the residual streams in a float model back, in place; gains move into the layers behind
+    their norms, but that of a tied head is the norm's again.
+    """
+    for _, base in _decoders(model):
+        if not getattr(base, _MARK, False):
+            continue
+        rotation = Rotation(base.config.hidden_size)
+        if isinstance(base.norm, RotatedNorm):
+            matrix = base.norm.rotation.float()
+            turned = rotation.back(rotation.back(matrix).t())  # Q M Q^T
+            base.norm = base.norm.restored(turned.diagonal())
+        else:
+            head = _head(model, base)
+            head.weight.copy_(rotation.back(head.weight * base.norm.weight))
+            base.norm.weight.fill_(1)
+        base.embed_tokens.weight.copy_(rotation.back(base.embed_tokens.weight))
+        gains = _readers(base)
+        for layer, gain in gains.items():
+            layer.weight.copy_(rotation.back(layer.weight * gain))
+        for gain in gains.values():
+            gain.fill_(1)
+        for layer in _writers(base):
+            layer.weight.copy_(rotation.back(layer.weight.t()).t())
+            if layer.bias is not None:
+                layer.bias.copy_(rotation.back(layer.bias))
+        setattr(base, _MARK, False)
+
+
+def turn_back(model: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Of the modules of a rotated model whose outputs lie in the residual stream, by name, what
+    turns an output (..., H) into the float model's basis.
+    """
+    turned: dict[str, Callable[[Tensor], Tensor]] = {}
+    for prefix, base in _decoders(model):
+        if getattr(base, _MARK, False):
+            back = Rotation(base.config.hidden_size).back
+            for number in range(len(base.layers)):
+                layer = f"{prefix}layers.{number}"
+                parts = {part for w in _family(base).writers for part in (w, w.partition(".")[0])}
+                turned |= dict.fromkeys((layer, *(f"{layer}.{p}" for p in parts)), back)
+    return turned
+
+
+def _rotate(model: nn.Module, base: Any) -> None:
+    rotation, last, head = Rotation(base.config.hidden_size), base.norm, _head(model, base)
+    if _is_tied(base):
+        matrix = rotation.before(rotation.behind(torch.diag(last.weight)))
+        base.norm = RotatedNorm(last)
+        base.norm.rotation.copy_(matrix.half())
+    else:
+        head.weight.copy_(rotation.behind(head.weight * last.weight))
+        last.weight.fill_(1)
+    base.embed_tokens.weight.copy_(rotation.behind(base.embed_tokens.weight))
+    for layer, gain in _readers(base).items():
+        layer.weight.copy_(rotation.behind(layer.weight * gain))
+    for gain in _readers(base).values():
+        gain.fill_(1)
+    for layer in _writers(base):
+        layer.weight.copy_(rotation.before(layer.weight))
+        if layer.bias is not None:
+            layer.bias.copy_(rotation.before(layer.bias))
+
+
+def _decoders(model: nn.Module) -> list[tuple[str, Any]]:
+    """Decoders with a head whose family says how to rotate them, and the prefix of their names."""
+    return [
+        (f"{name}." if name else "", module)
+        for name, module in model.named_modules()
+        if _family(module).norms and hasattr(module, "embed_tokens") and _head(model, module)
+    ]
+
+
+def _readers(base: Any) -> dict[Any, Tensor]:
+    """The linear layers that read the residual stream, and the gain of the norm they read."""
+    return {
+        block.get_submodule(reader): block.get_submodule(norm).weight
+        for block in base.layers
+        for norm, readers in _family(base).norms.items()
+        for reader in readers
+    }
+
+
+def _writers(base: Any) -> list[Any]:
+    names = _family(base).writers
+    return [block.get_submodule(name) for block in base.layers for name in names]
+
+
+def _family(module: nn.Module) -> Family:
+    return family_of(getattr(getattr(module, "config", None), "model_type", None))
+
+
+def _head(model: nn.Module, base: nn.Module) -> Any:
+    """The head beside a decoder, or None."""
+    name = _family(base).head
+    for module in model.modules():
+        if hasattr(module, name) and any(child is base for child in module.children()):
+            return getattr(module, name)
+    return None
+
+
+def _is_tied(base: Any) -> bool:
+    return bool(base.config.tie_word_embeddings)
