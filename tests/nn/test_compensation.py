@@ -1,0 +1,143 @@
+"""The error-compensated start of a model, and decoder layers trained one by one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny
+import torch
+
+import edgeqat
+from edgeqat.demo.text import topics
+from edgeqat.hf import float_model
+from edgeqat.nn import compensation
+from edgeqat.nn.blocks import decoder_layers, tapped
+from edgeqat.nn.calibration import calibrate
+from edgeqat.nn.convert import convert
+from edgeqat.nn.walk import Walk
+from edgeqat.recipe.quant import QuantSection
+from edgeqat.recipe.train import BlockSection
+
+T = 64
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The demo model, blocks (16, T) to calibrate on, and others (8, T)."""
+    tokenizer = float_model.load_tokenizer("demo")
+    parts = []
+    for split, count in (("train", 16), ("valid", 8)):
+        ids = tokenizer(" ".join(topics(split)))["input_ids"]
+        parts.append(torch.tensor(ids[: T * count]).view(count, T))
+    return float_model.load_model("demo"), *parts
+
+
+def section(scheme="w2a16", **changes):
+    return QuantSection.model_validate({"scheme": scheme, **changes})
+
+
+def run(model, batch):
+    model(input_ids=batch, use_cache=False)
+
+
+def divergence(model, demo) -> float:
+    floating, _, ids = demo
+    with torch.no_grad():
+        own, target = (
+            m.eval()(input_ids=ids, use_cache=False).logits.log_softmax(-1)
+            for m in (model, floating)
+        )
+    return (target.exp() * (target - own)).sum(-1).mean().item()
+
+
+def started(demo, quant, blocks=None):
+    model = edgeqat.prepare(copy.deepcopy(demo[0]), quant=quant)
+    calibrate(model, demo[1].split(4), blocks)
+    return model
+
+
+@pytest.fixture(scope="module")
+def compensated(demo):
+    return started(demo, section())
+
+
+def test_it_loses_less_than_scales_of_least_squared_error(demo, compensated):
+    nearest = started(demo, section(weight={"init": "mse"}))
+    assert divergence(compensated, demo) < 0.8 * divergence(nearest, demo)
+
+
+def test_training_starts_from_exactly_these_codes(demo, compensated):
+    model = copy.deepcopy(compensated)
+    with torch.no_grad():
+        expected = model(input_ids=demo[2]).logits
+        assert torch.equal(convert(model)(input_ids=demo[2]).logits, expected)
+
+
+def test_nothing_waits_any_more_and_calibrating_again_changes_nothing(demo, compensated):
+    assert not compensation.waiting(compensated)
+    assert compensation.has_rounded(compensated)
+    before = {name: p.clone() for name, p in compensated.named_parameters()}
+    calibrate(compensated, demo[1].split(8))
+    assert all(torch.equal(p, before[name]) for name, p in compensated.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheme": "w8a8"},
+        {"weight": {"init": "mse"}},
+        {"weight": {"scale": "minmax"}},
+    ],
+)
+def test_some_layers_are_not_compensated(changes):
+    quant = QuantSection.model_validate({"scheme": "w4a8", **changes})
+    assert not compensation.waiting(edgeqat.prepare(tiny.llama(), quant=quant))
+
+
+def test_adaptive_widths_and_static_activations_are_calibrated_beside_it(demo):
+    adaptive = started(demo, section("w3a4kv4", adaptive=0.5))
+    static = started(demo, section("w3a8kv4", activation={"mode": "static"}))
+    for model in (adaptive, static):
+        assert compensation.has_rounded(model)
+        assert divergence(model, demo) < 1.0
+
+
+def test_a_walk_gives_what_the_model_gives():
+    model = tiny.llama()
+    batches = [tiny.ids(2, 24), tiny.ids(2, 24, seed=1), tiny.ids(1, 9, seed=2)]
+    walk = Walk(model, batches, run)
+    hidden = walk.hidden
+    with torch.no_grad():
+        for layer in walk.layers:
+            hidden = [walk.call(layer, number, x) for number, x in enumerate(hidden)]
+    for ids, last in zip(batches, hidden, strict=True):
+        with tapped(model, decoder_layers(model)) as outputs, torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+        assert torch.allclose(outputs[-1], last, atol=1e-5)
+
+
+def test_a_walk_keeps_the_mask_of_each_padded_batch():
+    model = tiny.llama()
+    masks = [torch.ones(2, 24, dtype=torch.long) for _ in range(2)]
+    masks[1][0, :7] = 0
+    batches = [{"input_ids": tiny.ids(), "attention_mask": mask} for mask in masks]
+    walk = Walk(model, batches, lambda model, batch: model(**batch, use_cache=False))
+    with torch.no_grad():
+        one, other = (walk.call(walk.layers[0], number, walk.hidden[0]) for number in (0, 1))
+    assert not torch.allclose(one[0, 8:], other[0, 8:], atol=1e-4)
+    assert torch.allclose(one[1], other[1], atol=1e-6)
+
+
+def test_blocks_trained_one_by_one_come_nearer_to_the_float_model(demo, compensated):
+    trained = started(demo, section(), BlockSection(passes=6))
+    assert divergence(trained, demo) < 0.9 * divergence(compensated, demo)
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+    assert all(parameter.grad is None for parameter in trained.parameters())
+
+
+def test_few_tokens_are_told(demo, caplog):
+    model = edgeqat.prepare(copy.deepcopy(demo[0]), quant=section())
+    calibrate(model, [demo[1][:1, :16]])
+    assert "calibration: 16 tokens are few" in caplog.text
+    assert divergence(model, demo) < float("inf")
