@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class FloatWeights:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     layers: dict[str, Any] = field(default_factory=dict)
+    has_turned_head: ClassVar[bool] = False  # of packed folders alone
 
     @classmethod
     def of_model(cls, model: nn.Module) -> FloatWeights:
