@@ -26,7 +26,7 @@ import torch
 
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
-from edgeqat.export.packed import TURNED_HEAD, Levels, PackedFolder, kv_reasons, model_type, refuse
+from edgeqat.export.packed import Levels, PackedFolder, kv_reasons, model_type, refuse
 from edgeqat.export.vocabulary import TEMPLATE
 from edgeqat.families import FAMILIES, family_of
 from edgeqat.quant import functional
@@ -34,9 +34,8 @@ from edgeqat.runtime import tokenizer
 from edgeqat.scheme import FLOAT_BITS, Scheme, grid_of
 
 _WAY = (
-    "quantize it with 8-bit dynamic or float activations of one width, --set "
-    "quant.activation.rotate=[] and --set quant.rotate_residual=false, or add --requantize to "
-    "round it anew"
+    "quantize it with 8-bit dynamic or float activations of one width and --set "
+    "quant.activation.rotate=[], or add --requantize to round it anew"
 )
 _DROP = "add --drop-kv to leave keys and values in float"
 _NARROW, _WIDE = 4, 8
@@ -135,8 +134,6 @@ def _reasons(packed: PackedFolder) -> list[str]:
     rotated = packed.rotated()
     if rotated is not None:
         reasons.append(f"the input of {rotated} is rotated")
-    if packed.has_turned_head:
-        reasons.append(TURNED_HEAD)
     if bits < _WIDE:
         reasons.append(f"it has {bits}-bit activations")
     elif bits < FLOAT_BITS and packed.quant.activation.mode != "dynamic":

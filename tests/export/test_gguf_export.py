@@ -43,7 +43,13 @@ MODELS = {
 def pack(path, model, scheme, kv=None, template=None, **quant):
     """A packed folder without training."""
     section = QuantSection.model_validate(
-        {"scheme": scheme, "activation": {"rotate": []}, "kv": kv or {}, **quant}
+        {
+            "scheme": scheme,
+            "activation": {"rotate": []},
+            "kv": kv or {},
+            "rotate_residual": False,
+            **quant,
+        }  # fmt: skip
     )
     path.mkdir()
     made = tiny.drift(edgeqat.prepare(model, quant=section))
@@ -84,7 +90,7 @@ def test_weights_are_those_of_the_folder_bit_for_bit(tmp_path, family, scheme):
         if name == "lm_head" and model.config.tie_word_embeddings:
             assert "output.weight" not in found
             continue
-        own = found[f"{llama._name(name)}.weight"]
+        own = found[f"{llama.gguf_name(name)}.weight"]
         if family in ("llama", "untied") and name.endswith(("q_proj", "k_proj")):
             expected = expected.reshape(-1, 2, 32, 64).swapaxes(1, 2).reshape(-1, 64)
         rows, columns = expected.shape
@@ -161,6 +167,18 @@ def test_rotated_weights_are_rounded_anew_where_that_is_asked_for(tmp_path, caps
     expected = float_model.model.layers[0].mlp.gate_proj.weight.detach().numpy()
     error = np.square(found[:80] - expected).sum() / np.square(expected).sum()
     assert 1e-4 < error < 0.02
+
+
+def test_a_tied_head_behind_a_rotated_residual_stream_gets_a_weight_of_its_own(tmp_path, capsys):
+    folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8", rotate_residual=True)
+    assert export(folder, tmp_path / "out.gguf") == 2
+    assert "residual stream is rotated, and its head is tied" in capsys.readouterr().err
+    assert export(folder, tmp_path / "out.gguf", "--requantize") == 0
+    model = packed_folder.load(folder)
+    expected = model.lm_head.dequantized() @ model.model.norm.rotation.t()
+    found = read(tmp_path / "out.gguf")["output.weight"]
+    error = np.square(found - expected.numpy()).sum() / expected.square().sum().item()
+    assert error < 1e-4
 
 
 def test_other_wrong_use_is_one_line(tmp_path, capsys):

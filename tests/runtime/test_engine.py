@@ -35,6 +35,7 @@ from edgeqat.nn import convert
 from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.packed import PackedLinear
+from edgeqat.nn.residual import turn_back
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.runtime.engine import Engine
 
@@ -92,7 +93,8 @@ def cosine(a, b):
 def test_logits_of_every_family_equal_torch(name, tmp_path):
     model, ids = pack(tmp_path, MODELS[name](), "w4a8kv4"), tiny.ids(1, 24)[0].tolist()
     with Engine(tmp_path, threads=2) as engine:
-        assert cosine(engine.prefill(ids, every=True), torch_logits(model, ids)) >= 0.9999
+        # a code that rounds the other way moves single rows (docs/log/evaluation.md)
+        assert cosine(engine.prefill(ids, every=True), torch_logits(model, ids)) >= 0.9998
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,9 @@ def test_traced_layers_are_those_of_torch_chunk_by_chunk(tmp_path):
         engine.reset()
         np.testing.assert_array_equal(logits, engine.prefill(ids[0].tolist(), every=True))
     assert layers.shape == (len(names), 300, model.config.hidden_size)
-    for own, other in zip(torch.from_numpy(layers), expected, strict=True):
+    turns = turn_back(model)
+    own_layers = [turns[n](x) for n, x in zip(names, torch.from_numpy(layers), strict=True)]
+    for own, other in zip(own_layers, expected, strict=True):
         assert torch.cosine_similarity(own, other[0], dim=-1).min() > 0.999
         assert torch.allclose(own.norm(dim=-1), other[0].norm(dim=-1), rtol=0.02)
 
@@ -203,7 +207,8 @@ def test_layers_that_were_left_out_stay_float(tied, tmp_path):
 
 def mixed(folder, scheme="w4a4kv4", sinks=4, **adaptive):
     model = tiny.llama(num_hidden_layers=4)
-    return pack(folder, model, scheme, adaptive=adaptive, kv={"sink_tokens": sinks})
+    weight = {"init": "mse"}  # compensated weights would follow the widths of activations
+    return pack(folder, model, scheme, adaptive=adaptive, kv={"sink_tokens": sinks}, weight=weight)
 
 
 @pytest.mark.parametrize("rule", ["importance", "reversed", "random", "layers"])
