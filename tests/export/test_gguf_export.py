@@ -49,7 +49,7 @@ def pack(path, model, scheme, kv=None, template=None, **quant):
             "kv": kv or {},
             "rotate_residual": False,
             **quant,
-        }  # fmt: skip
+        }
     )
     path.mkdir()
     made = tiny.drift(edgeqat.prepare(model, quant=section))

@@ -76,7 +76,7 @@ def test_single_layers_can_be_named(recipe, tmp_path):
 
 
 def test_a_size_that_cannot_be_reached_is_refused(recipe, tmp_path):
-    with pytest.raises(RecipeError, match="average_bits: .* raise it"):
+    with pytest.raises(RecipeError, match=r"average_bits: .* raise it"):
         plan(recipe(quant={"average_bits": 1.5}), tmp_path / "out")
 
 
