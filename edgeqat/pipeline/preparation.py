@@ -40,7 +40,8 @@ def start_of(run: Run, task: Task, recipe: Recipe) -> Any:
     file = run.folder / _START
     if not processes.broadcast_from_first(file.is_file):
         model = prepared(task, recipe, recipe.quant)
-        if processes.is_first() and compensation.has_rounded(model):
+        kept = recipe.train.save_steps > 0 and compensation.has_rounded(model)
+        if processes.is_first() and kept:
             with whole_file(file) as part:
                 checkpoint.write_tensors(part, _state(model))
         return model

@@ -4,6 +4,7 @@ command continues.
     run.json        what the run is: verb, resolved recipe, hashes of model and data, processes
     results.json    numbers that its stages have computed
     metrics.jsonl   records of training
+    start.safetensors  compensated weights that training starts from (pipeline/preparation)
     snapshot-*.npz  what the report draws of models that are gone (pipeline/snapshots)
     float/, qat/    checkpoints of a stage (train/checkpoints)
 

@@ -306,7 +306,8 @@ def test_the_packed_model_is_the_trained_one(recipe, tmp_path):
 
 def test_low_rank_training_writes_the_merged_model_and_its_adapters(recipe, tmp_path):
     train = {"steps": 20, "method": "lowrank", "lowrank": {"rank": 4}, "learning_rate": 1e-3}
-    metrics = quantize(recipe(quant={"scheme": "w2a8kv4"}, train=train), tmp_path / "out")
+    quant = {"scheme": "w2a8kv4", "weight": {"init": "mse"}}
+    metrics = quantize(recipe(quant=quant, train=train), tmp_path / "out")
     assert metrics["qat"]["perplexity"] < metrics["qat_start"]["perplexity"]
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
     edgeqat.load(tmp_path / "out")  # checks the adapter's hashes as well

@@ -254,6 +254,15 @@ def test_without_save_steps_only_numbers_are_kept(recipe, tmp_path):
     assert len(terms(tmp_path / "out")) == 3
 
 
+def test_a_continued_run_does_not_round_its_weights_again(recipe, tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        quantize(recipe(train={"save_steps": 1}), tmp_path / "out", listener=at("qat", 2, stop))
+    expected = quantize(recipe(train={"save_steps": 1}), tmp_path / "whole")["qat_start"]
+    monkeypatch.setattr("edgeqat.nn.compensation.compensate", None)  # would fail
+    metrics = quantize(recipe(train={"save_steps": 1}), tmp_path / "out")
+    assert metrics["qat_start"] == expected
+
+
 def test_a_full_disk_at_the_end_keeps_the_run(recipe, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -270,6 +279,7 @@ def test_a_full_disk_at_the_end_keeps_the_run(recipe, tmp_path, monkeypatch):
         "results.json",
         "run.json",
         *SNAPSHOTS,
+        "start.safetensors",
     ]
     steps = []
     quantize(recipe(), tmp_path / "out", listener=lambda record: steps.append(record["step"]))
