@@ -166,7 +166,7 @@ def test_text_comes_from_the_environment(call, model_folder, text_file, tmp_path
 
 def test_inspect_prints_layers_sizes_and_results(call, packed_folder):
     text = call("inspect", packed_folder)
-    assert "LlamaForCausalLM at w4a8kv4, format 1" in text
+    assert "LlamaForCausalLM at w4a8kv4, format 3" in text
     assert "model.layers.0.self_attn.q_proj" in text
     assert "dynamic 8" in text
     assert "tied to model.embed_tokens" in text
