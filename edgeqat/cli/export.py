@@ -35,8 +35,8 @@ def command(
 
     Language models become gguf or compressed-tensors, image classifiers onnx, with their learned
     integers and scales. What the target cannot hold exactly is refused unless --requantize. An onnx
-    graph keeps offsets of activations exactly, in float32; --requantize rounds those of 8-bit
-    activations to zero points, with which runtimes compute in integers.
+    graph keeps offsets of activations exactly, in float32. With --requantize those of 8-bit
+    activations are rounded to zero points, with which runtimes compute in integers.
     """
     log.setup()
     if target not in _TARGETS:

@@ -4,12 +4,14 @@ itself.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 _MADE = "<!-- made by `edgeqat manual docs/cli`; a test holds it to the code -->"
+_SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 
 EXAMPLES = (
     "edgeqat manual docs/cli",
@@ -93,4 +95,6 @@ def _cell(text: str | None) -> str:
 
 
 def _paragraphs(text: str) -> str:
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    """A help text with each sentence on a line of its own."""
+    parts = (" ".join(part.split()) for part in text.split("\n\n"))
+    return "\n\n".join(_SENTENCE_END.sub("\n", part) for part in parts)

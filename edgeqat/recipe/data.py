@@ -56,8 +56,8 @@ class CoresetSection(Section):
     )
     random_share: float = Field(0.0, ge=0, le=1, description="part of the coreset drawn at random")
     norm_images: int = Field(
-        1024, ge=0, description="images of all data on which batch norms are estimated anew before "
-        "the student is scored and after training (0: none)",
+        1024, ge=0, description="images from all data to re-estimate batch norms before the "
+        "student is scored and after training (0: none)",
     )  # fmt: skip
     kept_classes: int | None = Field(
         None, ge=1, description="most probable classes cached of outputs with more than 1,000; "

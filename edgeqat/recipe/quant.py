@@ -25,9 +25,8 @@ class WeightSection(Section):
     )
     init: Literal["gptq", "mse", "lsq"] = Field(
         "gptq",
-        description="how weights start: gptq: rounded one by one on calibration text, errors "
-        "compensated (language models below 8 bit, others as mse); mse: scales of least squared "
-        "error; lsq: LSQ's scales",
+        description="gptq: errors compensated (language models below 8 bit, else mse); "
+        "mse: least squared error; lsq: LSQ's",
     )
 
     @field_validator("group_size")
@@ -41,9 +40,7 @@ class WeightSection(Section):
 class ActivationSection(Section):
     mode: Literal["dynamic", "minmax", "static", "pact", "q8_0"] = Field(
         "dynamic",
-        description="dynamic: clipped absmax per token; static: learned per tensor (LSQ+); "
-        "q8_0: llama.cpp's, absmax per block of 32; minmax: absmax per token and pact: learned "
-        "clipping, as baselines",
+        description="dynamic: per token; static: per tensor; q8_0: llama.cpp's; others: baselines",
     )
     calibration_batches: int = Field(
         8, ge=1, description="batches that initialise static scales and key offsets"
@@ -92,7 +89,7 @@ class AdaptiveSection(Section):
     )
     rule: Literal["importance", "random", "reversed", "layers", "zipcache"] = Field(
         "importance",
-        description="which tokens; the others are controls, zipcache a baseline for K and V",
+        description="which tokens; zipcache: baseline for K and V; others: controls",
     )
 
     @model_validator(mode="after")
@@ -145,8 +142,8 @@ class QuantSection(Section):
         None,
         gt=0,
         le=8,
-        description="average bits a weight, scales, embedding and head included: layers take 2, 3, "
-        "4, 6 or 8 by what rounding them costs, instead of the scheme's",
+        description="average bits a weight with scales, embedding and head; layers take 2, 3, 4, "
+        "6 or 8 by what they lose, not the scheme's",
     )
     layer_bits: dict[str, Literal[1, 2, 3, 4, 6, 8]] = Field(
         {}, description="bits of single layers by name or glob pattern, instead of the scheme's"
