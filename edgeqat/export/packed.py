@@ -104,8 +104,8 @@ class PackedFolder:
         """The weight (V, H) of a tied head with the matrix before it, float32."""
         assert self._turn is not None
         embedding = next(name for name, spec in self.layers.items() if spec.kind == "embedding")
-        turn: np.ndarray = self._turn.float().numpy()
-        return np.ascontiguousarray(self.weight(embedding).values() @ turn.T)
+        weight: np.ndarray = self.weight(embedding).values() @ self._turn.numpy()
+        return weight
 
     def rotated(self) -> str | None:
         """The first layer whose input is rotated."""

@@ -19,11 +19,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
             continue
         seen.add(id(tensor))
         packed = tensor.dtype in (torch.uint8, torch.bool) or name.endswith("weight_scale")
-        values = tensor.detach()
-        if name.endswith("norm.rotation"):
-            stored[name] = values.half()  # as it was rounded
-        else:
-            stored[name] = values if packed else values.float()
+        stored[name] = tensor.detach() if packed else tensor.detach().float()
     return stored
 
 

@@ -5,7 +5,7 @@ weights, makes every layer's input as even as can be, and nothing of it is left 
     readers  W' = W diag(g) Q      writers  W' = Q^T W, b' = Q^T b      embedding  E' = E Q
 
 A tied head reads E' too, but needs E diag(g) Q. So the last norm carries the small matrix
-M = Q^T diag(g) Q instead: head(x) = E' (norm(x') M)^T. It is used once a token.
+M = Q^T diag(g) Q instead, which is symmetric: head(x) = E' M norm(x')^T. It is used once a token.
 
 Q = S (R x H): random signs S, the Hadamard matrix H of the largest power of two that divides the
 width, and a random orthogonal R for the rest.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.families import Family, family_of
-from edgeqat.quant.exact import exact_products
+from edgeqat.quant.exact import exact_products, linear
 from edgeqat.quant.hadamard import rotate
 
 _SEED = 0
@@ -32,7 +32,7 @@ _MARK = "residual_is_rotated"
 
 
 class Rotation:
-    """The orthogonal matrix Q of a width, applied without being built."""
+    """The orthogonal matrix Q of a width, applied without being built; gradients pass."""
 
     def __init__(self, width: int) -> None:
         generator = torch.Generator().manual_seed(_SEED)
@@ -40,38 +40,29 @@ class Rotation:
         self.signs = torch.randint(0, 2, (width,), generator=generator).double() * 2 - 1
         random = torch.randn(width // block, width // block, generator=generator).double()
         first = min(block, _HADAMARD)
-        self.factors = [torch.linalg.qr(random).Q, _hadamard(block // first), _hadamard(first)]
+        self.rest = torch.linalg.qr(random).Q
+        self.hadamard = _hadamard(block // first), _hadamard(first)
 
     def behind(self, values: Tensor) -> Tensor:
-        """values Q along the last dimension (..., H), computed in float32 a part at a time."""
-        rows = values.reshape(-1, values.shape[-1])
-        parts = [self._turned(part) for part in rows.split(_ROWS)]
-        return torch.cat(parts).view(values.shape)
+        """values Q along the last dimension (..., H)."""
+        return self._mixed(values * self.signs.to(values), self.rest)
+
+    def back(self, values: Tensor) -> Tensor:
+        """values Q^T along the last dimension (..., H)."""
+        return self._mixed(values, self.rest.t()) * self.signs.to(values)
 
     def before(self, values: Tensor) -> Tensor:
         """Q^T values along the first dimension (H, ...)."""
         return self.behind(values.movedim(0, -1)).movedim(-1, 0)
 
-    def back(self, values: Tensor) -> Tensor:
-        """values Q^T along the last dimension (..., H); gradients pass."""
-        kind = _kind(values)
-        a, b, c = (matrix.to(values.device, kind) for matrix in self.factors)
-        parts = values.to(kind).reshape(-1, len(a), len(b), len(c))
-        turned = torch.einsum("nabc,da->ndbc", parts, a)
-        turned = torch.einsum("nabc,db->nadc", turned, b) @ c
-        turned = turned.reshape(values.shape) * self.signs.to(values.device, kind)
-        return turned.to(values.dtype)
-
-    def _turned(self, rows: Tensor) -> Tensor:
-        kind = _kind(rows)
-        a, b, c = (matrix.to(rows.device, kind) for matrix in self.factors)
-        signed = (rows.to(kind) * self.signs.to(rows.device, kind)).view(-1, len(a), len(b), len(c))
-        turned = torch.einsum("nabc,bd->nadc", signed @ c, b)
-        return torch.einsum("nabc,ad->ndbc", turned, a).reshape(rows.shape).to(rows.dtype)
-
-
-def _kind(values: Tensor) -> torch.dtype:
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
+    def _mixed(self, values: Tensor, rest: Tensor) -> Tensor:
+        """Rows times R x H, a part at a time."""
+        a, b, c = (matrix.to(values) for matrix in (rest, *self.hadamard))
+        parts = []
+        for rows in values.reshape(-1, len(a), len(b), len(c)).split(_ROWS):
+            turned = torch.einsum("nabc,bd->nadc", rows @ c, b)
+            parts.append(torch.einsum("nabc,ad->ndbc", turned, a))
+        return torch.cat(parts).reshape(values.shape)
 
 
 def _hadamard(size: int) -> Tensor:
@@ -80,8 +71,8 @@ def _hadamard(size: int) -> Tensor:
 
 
 class RotatedNorm(nn.Module):
-    """The last norm of a model with a tied head: norm(x) M, with M (H, H) as fp16 stores it. Its
-    gain is in M, and stays there in training.
+    """The last norm of a model with a tied head: M norm(x), with M (H, H). Its gain is in M, and
+    stays there in training.
     """
 
     weight: Tensor
@@ -99,7 +90,7 @@ class RotatedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = x.float()
         values = values * torch.rsqrt(values.square().mean(-1, keepdim=True) + self.epsilon)
-        return (self.weight * values.to(x.dtype)) @ self.rotation.to(x.dtype)
+        return linear(self.weight * values.to(x.dtype), self.rotation.to(x.dtype), None)
 
     def restored(self, gain: Tensor) -> nn.Module:
         """The norm that was here before, with a gain (H,)."""
@@ -162,8 +153,7 @@ def restore(model: nn.Module) -> None:
             continue
         rotation = Rotation(base.config.hidden_size)
         if isinstance(base.norm, RotatedNorm):
-            matrix = base.norm.rotation.float()
-            turned = rotation.back(rotation.back(matrix).t())  # Q M Q^T
+            turned = rotation.back(rotation.back(base.norm.rotation).t())  # Q M Q^T
             base.norm = base.norm.restored(turned.diagonal())
         else:
             head = _head(model, base)
@@ -202,7 +192,7 @@ def _rotate(model: nn.Module, base: Any) -> None:
     if _is_tied(base):
         matrix = rotation.before(rotation.behind(torch.diag(last.weight)))
         base.norm = RotatedNorm(last)
-        base.norm.rotation.copy_(matrix.half())
+        base.norm.rotation.copy_(matrix)
     else:
         head.weight.copy_(rotation.behind(head.weight * last.weight))
         last.weight.fill_(1)

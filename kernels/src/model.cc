@@ -40,15 +40,10 @@ class Binder {
     return made;
   }
 
-  // The matrix behind the last norm, stored as fp16.
+  // The matrix between the last norm and a tied head.
   Linear turn(const std::string& name, int64_t size) {
-    const uint16_t* values =
-        reinterpret_cast<const uint16_t*>(model_.file->get(name, "F16", {size, size}).data);
     Linear made;
-    made.matrix = empty_half(size, size);
-    for (int64_t row = 0; row < size; ++row)  // x M, and M is symmetric but for rounding
-      for (int64_t k = 0; k < size; ++k)
-        set_half(made.matrix, row, k, from_half(values[k * size + row]));
+    made.matrix = from_float(name, size, size);
     made.input = {size, made.matrix.group_size, made.matrix.groups, 0, kHalfBits};
     return made;
   }
@@ -87,7 +82,7 @@ class Binder {
 
   Matrix matrix(const std::string& name, int64_t rows, int64_t columns, const LayerSpec** used) {
     const auto found = model_.config.packed.find(name);
-    if (found == model_.config.packed.end()) return from_float(name, rows, columns);
+    if (found == model_.config.packed.end()) return from_float(name + ".weight", rows, columns);
     const LayerSpec& spec = found->second;
     if (spec.rows != rows || spec.columns != columns)
       throw Error(name + ": its recorded shape is not the model's; copy the folder again");
@@ -125,7 +120,7 @@ class Binder {
   }
 
   Matrix from_float(const std::string& name, int64_t rows, int64_t columns) {
-    const float* values = floats(name + ".weight", {rows, columns});
+    const float* values = floats(name, {rows, columns});
     Matrix made = empty_half(rows, columns);
     float largest = 0;
     for (int64_t i = 0; i < rows * columns; ++i) largest = std::max(largest, std::fabs(values[i]));

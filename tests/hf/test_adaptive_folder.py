@@ -99,5 +99,4 @@ def test_a_half_precision_model_keeps_its_norms_in_float32(tmp_path):
     calibrate(model, iter([tiny.ids(8, 32, seed=3)]))
     stored = packed_folder.stored_tensors(convert.convert(model))
     assert {t.dtype for n, t in stored.items() if "weight_scale" in n} == {torch.float16}
-    gains = [t for n, t in stored.items() if n.endswith("norm.weight")]
-    assert {gain.dtype for gain in gains} == {torch.float32}
+    assert {t.dtype for n, t in stored.items() if "norm" in n} == {torch.float32}

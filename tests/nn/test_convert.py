@@ -73,7 +73,7 @@ def test_switched_off_a_prepared_model_is_the_float_one(scheme):
     quantized = logits(model)
     with edgeqat.quantizers_disabled(model) as same:
         assert same is model
-        assert torch.allclose(logits(model), expected, atol=2e-3)  # rotations remain
+        assert torch.allclose(logits(model), expected, atol=1e-4)  # rotations remain
         assert "disabled" in repr(model)
     assert torch.equal(logits(model), quantized)
     assert not torch.equal(quantized, expected)
@@ -94,7 +94,7 @@ def test_restore_gives_back_the_float_model(scheme):
     types = {name: type(module) for name, module in model.named_modules()}
     restored = edgeqat.restore(edgeqat.prepare(model, scheme))
     assert {name: type(module) for name, module in restored.named_modules()} == types
-    assert torch.allclose(logits(restored), expected, atol=2e-3)
+    assert torch.allclose(logits(restored), expected, atol=1e-4)
     assert not convert.is_quantized(restored)
 
 
@@ -111,15 +111,15 @@ def test_restoring_a_packed_model_gives_its_dequantized_weights(tied):
     types = {name: type(module) for name, module in tiny.llama().named_modules()}
     restored = edgeqat.restore(model)
     assert {name: type(module) for name, module in restored.named_modules()} == types
-    assert torch.allclose(logits(restored), expected, atol=2e-3)
+    assert torch.allclose(logits(restored), expected, atol=1e-4)
 
 
 def test_a_restored_model_can_be_prepared_again():
-    model = edgeqat.prepare(tiny.llama(), "w4a8kv4")
+    quant = section(scheme="w4a8kv4", rotate_residual=False)  # rotated twice, codes would differ
+    model = edgeqat.prepare(tiny.llama(), quant=quant)
     expected = logits(model)
-    again = edgeqat.prepare(edgeqat.restore(model), "w4a8kv4")
-    difference = (logits(again) - expected).square().mean()
-    assert difference < expected.square().mean() / 500  # rotated twice: some codes round otherwise
+    again = edgeqat.prepare(edgeqat.restore(model), quant=quant)
+    assert torch.equal(logits(again), expected)
 
 
 def test_preparing_twice_is_refused():
@@ -276,7 +276,7 @@ def test_blocks_of_llama_cpp_are_switched_off_too():
     quant = QuantSection.model_validate({"scheme": "w4a8", "activation": {"mode": "q8_0"}})
     model = edgeqat.prepare(tiny.llama(), quant=quant)
     with edgeqat.quantizers_disabled(model):
-        assert torch.allclose(logits(model), expected, atol=2e-3)
+        assert torch.allclose(logits(model), expected, atol=1e-4)
 
 
 def test_a_pattern_that_skips_nothing_is_refused():

@@ -70,6 +70,15 @@ def test_a_scale_that_fell_is_used_as_the_smallest(value):
     assert made.codes(weight)[1].tolist() == [[smallest]]
 
 
+def test_a_negative_scale_turns_the_grid_around():
+    weight = torch.tensor([[1.0, -0.875, 0.125, 0.4]])
+    made = quantizer(weight)
+    with torch.no_grad():
+        made.scale.fill_(-0.125)
+    assert made(weight).tolist() == [[1.0, -0.875, 0.125, 0.375]]
+    assert made.codes(weight)[0].tolist() == [[-8, 7, -1, -3]]
+
+
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_weight_and_scale_get_a_gradient(granularity, bits):

@@ -91,10 +91,14 @@ def cosine(a, b):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_of_every_family_equal_torch(name, tmp_path):
-    model, ids = pack(tmp_path, MODELS[name](), "w4a8kv4"), tiny.ids(1, 24)[0].tolist()
+    model, cosines = pack(tmp_path, MODELS[name](), "w4a8kv4"), []
     with Engine(tmp_path, threads=2) as engine:
-        # a code that rounds the other way moves single rows (docs/log/evaluation.md)
-        assert cosine(engine.prefill(ids, every=True), torch_logits(model, ids)) >= 0.9998
+        for seed in range(9):  # in some of them a code rounds the other way
+            ids = tiny.ids(1, 24, seed)[0].tolist()
+            engine.reset()
+            cosines.append(cosine(engine.prefill(ids, every=True), torch_logits(model, ids)))
+    assert np.median(cosines) >= 0.9999
+    assert min(cosines) >= 0.9995
 
 
 @pytest.mark.parametrize(
