@@ -7,10 +7,25 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from edgeqat import source
+from edgeqat.errors import EdgeQATError
 from edgeqat.export import llama, vocabulary
+from edgeqat.hf import float_model
+
+
+def refused(words: str, path: Path) -> None:
+    """That a file is refused in one line, by the early check or when it is read."""
+    with pytest.raises(EdgeQATError, match=words) as caught:
+        source.check(str(path))
+        float_model.load_model(str(path))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert path.name in str(caught.value)
+
 
 _GPT2 = {
     "n_layer": "block_count",
@@ -78,21 +93,7 @@ def _sizes(config: dict[str, Any]) -> dict[str, Any]:
 def _add_tokenizer(writer: Any, path: Path, tokenizer: Any, size: int) -> None:
     folder = path.with_suffix(".tokenizer")
     tokenizer.save_pretrained(folder)
-    words = vocabulary.read(folder, size)
-    writer.add_tokenizer_model(words.model)
-    writer.add_tokenizer_pre(words.split)
-    writer.add_token_list(words.tokens)
-    writer.add_token_types(words.types)
-    if words.scores is not None:
-        writer.add_token_scores(words.scores)
-        writer.add_add_space_prefix(words.prefix)
-    if words.merges:
-        writer.add_token_merges(words.merges)
-    for name, number in words.special.items():
-        getattr(writer, f"add_{name}_token_id")(number)
-    writer.add_add_bos_token(words.adds_bos)
-    if words.chat_template:
-        writer.add_chat_template(words.chat_template)
+    vocabulary.read(folder, size).write(writer)
 
 
 def _names(model: PreTrainedModel) -> dict[str, str]:

@@ -10,23 +10,14 @@ import gguf_files
 import numpy as np
 import pytest
 import tiny
+from gguf_files import refused
 
 from edgeqat import source
 from edgeqat.cli import run
-from edgeqat.errors import EdgeQATError, ModelError
+from edgeqat.errors import ModelError
 from edgeqat.export.random_gguf import write_random
 from edgeqat.hf import float_model
 from edgeqat.runtime.shape import Shape
-
-
-def refused(words, path):
-    """One line, from the early check or from reading."""
-    with pytest.raises(EdgeQATError, match=words) as caught:
-        source.check(str(path))
-        float_model.load_model(str(path))
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
-    assert str(path.name) in str(caught.value)
 
 
 @pytest.fixture

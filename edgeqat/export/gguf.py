@@ -113,17 +113,4 @@ def _write_header(writer: Any, packed: PackedFolder, words: Vocabulary) -> None:
     writer.add_file_type(_FILE_TYPES[4 if scheme.weight_bits <= 4 else 8])
     writer.add_string("edgeqat.scheme", str(scheme))
     _write_sizes(writer, packed.config)
-    writer.add_tokenizer_model(words.model)
-    writer.add_tokenizer_pre(words.split)
-    writer.add_token_list(words.tokens)
-    writer.add_token_types(words.types)
-    if words.scores is not None:
-        writer.add_token_scores(words.scores)
-        writer.add_add_space_prefix(words.prefix)
-    if words.merges:
-        writer.add_token_merges(words.merges)
-    for name, number in words.special.items():
-        getattr(writer, f"add_{name}_token_id")(number)
-    writer.add_add_bos_token(words.adds_bos)
-    if words.chat_template:
-        writer.add_chat_template(words.chat_template)
+    words.write(writer)

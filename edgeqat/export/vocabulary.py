@@ -42,6 +42,23 @@ class Vocabulary:
     prefix: bool = False  # of the SentencePiece kind: a blank before the text
     chat_template: str | None = None
 
+    def write(self, writer: Any) -> None:
+        """Add the fields to a gguf.GGUFWriter."""
+        writer.add_tokenizer_model(self.model)
+        writer.add_tokenizer_pre(self.split)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.types)
+        if self.scores is not None:
+            writer.add_token_scores(self.scores)
+            writer.add_add_space_prefix(self.prefix)
+        if self.merges:
+            writer.add_token_merges(self.merges)
+        for name, number in self.special.items():
+            getattr(writer, f"add_{name}_token_id")(number)
+        writer.add_add_bos_token(self.adds_bos)
+        if self.chat_template:
+            writer.add_chat_template(self.chat_template)
+
 
 def read(folder: Path, size: int) -> Vocabulary:
     """The vocabulary of tokenizer.json, padded to `size` tokens. Raises an EdgeQATError in one

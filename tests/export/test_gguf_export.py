@@ -175,7 +175,7 @@ def test_a_tied_head_behind_a_rotated_residual_stream_gets_a_weight_of_its_own(t
     assert "residual stream is rotated, and its head is tied" in capsys.readouterr().err
     assert export(folder, tmp_path / "out.gguf", "--requantize") == 0
     model = packed_folder.load(folder)
-    expected = model.lm_head.dequantized() @ model.model.norm.rotation.t()
+    expected = model.lm_head.dequantized() @ model.model.norm.rotation
     found = read(tmp_path / "out.gguf")["output.weight"]
     error = np.square(found - expected.numpy()).sum() / expected.square().sum().item()
     assert error < 1e-4

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from gguf_files import refused
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,9 +27,8 @@ from transformers import (
 )
 
 import edgeqat
-from edgeqat import gguf_header, source
+from edgeqat import gguf_header
 from edgeqat.cli import run
-from edgeqat.errors import EdgeQATError
 from edgeqat.hf import float_model, gguf_model
 from edgeqat.nn import convert
 
@@ -53,16 +53,6 @@ def demo_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "demo.f16.gguf"
     gguf_files.write(path, floating("demo"), float_model.load_tokenizer("demo"))
     return path
-
-
-def refused(words, path):
-    """One line, from the early check or from reading."""
-    with pytest.raises(EdgeQATError, match=words) as caught:
-        source.check(str(path))
-        float_model.load_model(str(path))
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
-    assert str(path.name) in str(caught.value)
 
 
 def floating(name):
