@@ -9,7 +9,7 @@ function with ordinary weights, its head untied, its residual stream turned by a
 
     KL        to the float model, nats a token      same top   share of equal most likely tokens
     MB        model.safetensors                     bits       a weight of the matrices, with scales
-    seconds   of prepare and calibrate              peak       resident memory, with the float model
+    seconds   of prepare and calibrate              peak       resident memory until then
 """
 
 from __future__ import annotations
@@ -68,13 +68,12 @@ def main() -> None:
     task = TextTask(
         keep_half(model), None, tokenizer, Blocks(blocks), Blocks(held.view(-1, CONTEXT))
     )
-    target = [log_probabilities(task.model, row) for row in task.valid.ids]
-    show("float", score(task.model, task.valid.ids, target), {})
+    show("float", score(task.model, task.model, task.valid.ids), {})
     for row in options.rows:
-        show(row, *measured(task, json.loads(row), target))
+        show(row, *measured(task, json.loads(row)))
 
 
-def measured(task: TextTask, row: dict[str, Any], target: list[Tensor]) -> tuple[Any, dict]:
+def measured(task: TextTask, row: dict[str, Any]) -> tuple[Any, dict]:
     """Score and costs of a row."""
     train = {"batch_size": 4, **row.get("train", {})}
     data = {"context": CONTEXT}
@@ -82,8 +81,8 @@ def measured(task: TextTask, row: dict[str, Any], target: list[Tensor]) -> tuple
     begun = time.perf_counter()
     recipe = with_widths(recipe, task)
     model = prepared(task, recipe, recipe.quant)
-    seconds = time.perf_counter() - begun
-    found = score(model, task.valid.ids, target)
+    seconds, peak = time.perf_counter() - begun, peak_rss_bytes()
+    found = score(model, task.model, task.valid.ids)
     convert.convert(model)
     specs = [
         s for s in convert.packed_specs(model).values() if s.kind == "linear" and not s.tied_to
@@ -94,17 +93,17 @@ def measured(task: TextTask, row: dict[str, Any], target: list[Tensor]) -> tuple
         "MB": file_bytes(stored_tensors(model)) / 1e6,
         "bits": (codes + 16 * scales) / sum(math.prod(s.shape) for s in specs),
         "seconds": seconds,
-        "peak GB": peak_rss_bytes() / 1e9,
+        "peak GB": peak / 1e9,
     }
     return found, costs
 
 
 @torch.no_grad()
-def score(model: nn.Module, blocks: Tensor, target: list[Tensor]) -> tuple[float, float, float]:
+def score(model: nn.Module, floating: nn.Module, blocks: Tensor) -> tuple[float, float, float]:
     """Perplexity, KL and share of the same most likely token."""
     losses, divergence, same = [], [], []
-    for row, goal in zip(blocks, target, strict=True):
-        own = log_probabilities(model, row)
+    for row in blocks:
+        goal, own = log_probabilities(floating, row), log_probabilities(model, row)
         losses.append(F.nll_loss(own[:-1], row[1:]).item())
         divergence.append((goal.exp() * (goal - own)).sum(-1).mean().item())
         same.append((goal.argmax(-1) == own.argmax(-1)).float().mean().item())

@@ -43,15 +43,10 @@ def waiting(model: nn.Module) -> list[QuantLinear]:
     ]
 
 
-def has_rounded(model: nn.Module) -> bool:
-    """Whether weights of a model were rounded with compensation."""
-    return any(getattr(module, "compensated", False) for module in model.modules())
-
-
 def set_rounded(layer: nn.Module) -> None:
     """Say that the weight of a linear layer waits for nothing any more."""
     quantizer: Any = layer.weight_quantizer
-    quantizer.awaits_compensation, quantizer.compensated = False, True
+    quantizer.awaits_compensation = False
 
 
 @torch.no_grad()

@@ -39,12 +39,6 @@ def reconstruct(
     groups = list(_groups(layer, section.learning_rate))
     if not groups:
         return 0.0, 0.0
-    frozen = [p for p in layer.parameters() if p.requires_grad]
-    trained = [p for group in groups for p in group["params"]]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(groups, betas=_BETAS)
     rates = [group["lr"] for group in optimizer.param_groups]
     steps, losses = section.passes * len(inputs), []
@@ -60,12 +54,8 @@ def reconstruct(
             loss = relative_error(output, targets[number])
             loss.backward()
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            layer.zero_grad(set_to_none=True)
             losses.append(loss.item())
-    for parameter in layer.parameters():
-        parameter.requires_grad_(False)
-    for parameter in frozen:
-        parameter.requires_grad_(True)
     size = len(inputs)
     return sum(losses[:size]) / size, sum(losses[-size:]) / size
 

@@ -11,7 +11,7 @@ Legend: B batch, T tokens, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,9 @@ from edgeqat.nn.blocks import decoder_layers
 
 Run = Callable[[nn.Module, Any], None]  # one forward pass of a model over a batch
 _CACHES = ("past_key_values", "past_key_value", "layer_past", "use_cache")
+
+
+Arguments = dict[nn.Module, dict[str, Any]]  # of each layer, by keyword
 
 
 class _Stop(Exception):
@@ -34,43 +37,33 @@ class Walk:
         names = decoder_layers(model)
         self.layers: list[nn.Module] = [model.get_submodule(name) for name in names]
         self.hidden: list[Tensor] = []
-        self._arguments: list[dict[nn.Module, dict[str, Any]]] = []
-        known: dict[tuple[int, ...], dict[nn.Module, dict[str, Any]]] = {}
+        self._arguments: list[Arguments] = []
+        self._known: dict[tuple[int, ...], Arguments] = {}  # of batches without a mask, by shape
         for batch in batches:
-            seen: dict[nn.Module, dict[str, Any]] = {}
-            shape = self._start(model, batch, run, known, seen)
-            masked = isinstance(batch, dict)  # a mask is the batch's own
-            if seen and not masked:
-                known[shape] = seen
-            self._arguments.append(seen or known[shape])
+            self._start(model, batch, run, isinstance(batch, Mapping))
 
     def call(self, layer: nn.Module, number: int, hidden: Tensor) -> Tensor:
         """The output (B, T, H) of a layer on the input of batch `number`."""
         output = layer(hidden, **self._arguments[number][layer])
         return output[0] if isinstance(output, tuple) else output
 
-    def _start(
-        self,
-        model: nn.Module,
-        batch: Any,
-        run: Run,
-        known: dict[tuple[int, ...], Any],
-        seen: dict[nn.Module, dict[str, Any]],
-    ) -> tuple[int, ...]:
-        """Run the model up to the first layer, or to its end where arguments of this shape are not
-        known; returns the shape of the first layer's input.
+    def _start(self, model: nn.Module, batch: Any, run: Run, masked: bool) -> None:
+        """Keep what the first layer gets, and what the others are called with; the model runs no
+        further than that takes.
         """
-        shapes: list[tuple[int, ...]] = []
+        arguments: Arguments = {}
 
         def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
             if layer is self.layers[0]:
-                shapes.append(tuple(hidden.shape))
+                hidden = args[0] if args else kwargs["hidden_states"]
                 self.hidden.append(hidden.detach())
-                if shapes[0] in known and not isinstance(batch, dict):
+                if hidden.shape in self._known and not masked:
                     raise _Stop
-            others = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            seen[layer] = {n: None if n in _CACHES else value for n, value in others.items()}
+            arguments[layer] = {
+                name: None if name in _CACHES else value
+                for name, value in kwargs.items()
+                if name != "hidden_states"
+            }
             if layer is self.layers[-1]:
                 raise _Stop
 
@@ -83,4 +76,7 @@ class Walk:
         finally:
             for handle in handles:
                 handle.remove()
-        return shapes[0]
+        shape = tuple(self.hidden[-1].shape)
+        if arguments and not masked:
+            self._known[shape] = arguments
+        self._arguments.append(arguments or self._known[shape])

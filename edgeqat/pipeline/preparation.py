@@ -27,31 +27,33 @@ _START = "start.safetensors"
 
 def prepared(task: Task, recipe: Recipe, quant: QuantSection) -> Any:
     """A copy of the float model, fake-quantized and calibrated, not trained."""
-    model = _fake_quantized(task, quant)
-    set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
-    calibrate(model, task.calibration(recipe), recipe.train.blocks)
-    return model
+    return _calibrated(_fake_quantized(task, quant), task, recipe)
 
 
 def start_of(run: Run, task: Task, recipe: Recipe) -> Any:
     """The model that training starts from; its compensated weights are kept in the run folder, so
     that a continued run does not compute them again.
     """
-    file = run.folder / _START
-    if not processes.broadcast_from_first(file.is_file):
-        model = prepared(task, recipe, recipe.quant)
-        kept = recipe.train.save_steps > 0 and compensation.has_rounded(model)
-        if processes.is_first() and kept:
-            with whole_file(file) as part:
-                checkpoint.write_tensors(part, _state(model))
+    file, model = run.folder / _START, _fake_quantized(task, recipe.quant)
+    waiting = compensation.waiting(model)
+    if processes.broadcast_from_first(file.is_file):
+        state = _state(model)
+        with torch.no_grad():
+            for name, tensor in checkpoint.read_tensors(file).items():
+                state[name].copy_(tensor)
+        for layer in waiting:
+            compensation.set_rounded(layer)
         return model
-    model = _fake_quantized(task, recipe.quant)
-    own = _state(model)
-    with torch.no_grad():
-        for name, tensor in checkpoint.read_tensors(file).items():
-            own[name].copy_(tensor)
-    for layer in compensation.waiting(model):
-        compensation.set_rounded(layer)
+    _calibrated(model, task, recipe)
+    if processes.is_first() and waiting and recipe.train.save_steps > 0:
+        with whole_file(file) as part:
+            checkpoint.write_tensors(part, _state(model))
+    return model
+
+
+def _calibrated(model: Any, task: Task, recipe: Recipe) -> Any:
+    set_seed(recipe.seed)  # calibration samples: a continued run must draw what the first one drew
+    calibrate(model, task.calibration(recipe), recipe.train.blocks)
     return model
 
 

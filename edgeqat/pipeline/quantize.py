@@ -208,7 +208,8 @@ def _rows_before(task: Task, recipe: Recipe, run: Run, name: str) -> tuple[dict[
         "ptq": ptq,
         "qat_start": start,
         "norms_estimated": settled,
-        "rotated": bool(recipe.quant.activation.rotate) or recipe.quant.kv.rotate_keys,
+        "rotated": recipe.quant.rotates_anything,
+        "compensated": recipe.quant.weight.init == "gptq",
         "average_bits": average_bits(recipe),
         "evaluation": task.conditions(recipe),
     }

@@ -13,12 +13,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import set_seed
 
 from edgeqat.errors import UsageError
 from edgeqat.hf.model import prepare
-from edgeqat.nn.decision import Decision, decisions, grouping, layers
+from edgeqat.nn.decision import decisions, grouping, layers
 from edgeqat.nn.half import float_copy
 from edgeqat.nn.linear import QuantEmbedding
 from edgeqat.nn.sensitivity import sensitivity
@@ -68,13 +67,11 @@ def _choices(task: Task, recipe: Recipe, quant: QuantSection) -> dict[str, list[
     plain = quant.model_copy(update={"weight": quant.weight.model_copy(update={"init": "lsq"})})
     model: Any = prepare(float_copy(task.model), quant=plain)
     decided = {name: decision for name, _, decision in decisions(task.model, quant)}
-    made: dict[tuple[int, int], WeightQuantizer] = {}
 
-    def rounder(layer: nn.Module, bits: int) -> WeightQuantizer:
-        key = id(layer.weight), bits
-        if key not in made:
-            made[key] = _quantizer(layer, bits, quant)
-        return made[key]
+    def rounder(layer: Any, bits: int) -> WeightQuantizer:
+        shape = tuple(layer.weight.shape)
+        quantizer = WeightQuantizer(shape, bits, *_grouping(layer, bits, quant))
+        return quantizer.to(layer.weight.device)
 
     blocks = torch.cat(list(islice(task.calibration(recipe), _TOKENS)))
     count = max(1, _TOKENS // blocks.shape[1])
@@ -94,21 +91,13 @@ def _choices(task: Task, recipe: Recipe, quant: QuantSection) -> dict[str, list[
     return choices
 
 
-def _quantizer(layer: Any, bits: int, quant: QuantSection) -> WeightQuantizer:
-    decision = _decision(layer, bits, quant)
-    made = WeightQuantizer(
-        tuple(layer.weight.shape), bits, decision.granularity, decision.group_size
-    )
-    return made.to(layer.weight.device)
-
-
-def _decision(layer: Any, bits: int, quant: QuantSection) -> Decision:
-    return Decision(bits, *grouping(bits, quant, isinstance(layer, QuantEmbedding)))
+def _grouping(layer: Any, bits: int, quant: QuantSection) -> tuple[str, int | None]:
+    return grouping(bits, quant, isinstance(layer, QuantEmbedding))
 
 
 def _bytes(layer: Any, bits: int, quant: QuantSection) -> int:
     rows, columns = layer.weight.shape
-    size = _decision(layer, bits, quant).group_size
+    _, size = _grouping(layer, bits, quant)
     groups = group_count(columns, size) if size else 1
     tiles = packing.packed_shape((rows, columns), bits)
     return math.prod(tiles) + 2 * tiles[0] * packing.ROWS * groups

@@ -32,7 +32,6 @@ class WeightQuantizer(Quantizer):
 
     initialized: Tensor
     awaits_compensation = False  # whether calibration is to round the weight with compensation
-    compensated = False  # whether it has
 
     def __init__(
         self, shape: tuple[int, int], bits: int, granularity: str, group_size: int | None

@@ -231,6 +231,11 @@ class QuantSection(Section):
             }
         )
 
+    @property
+    def rotates_anything(self) -> bool:
+        """Whether the start differs from PTQ by a rotation."""
+        return bool(self.activation.rotate) or self.kv.rotate_keys or self.rotate_residual
+
     def bits_of(self, name: str, otherwise: int) -> int:
         """Bits of the weight of the layer `name`, where others have `otherwise`."""
         if otherwise == FLOAT_BITS or not self.layer_bits:

@@ -95,6 +95,8 @@ def table(metrics: dict[str, Any]) -> list[tuple[str, float | None]]:
     """The honest rows: name and perplexity or top-1 (None: not computed)."""
     metric, steps, scheme = metric_of(metrics), metrics["train"]["steps"], metrics["scheme"]
     changed = "rotated, " if not metric.of_images and metrics.get("rotated", True) else ""
+    if not metric.of_images and metrics.get("compensated"):
+        changed += "errors compensated, "
     if metrics.get("norms_estimated"):
         changed = "batch norms estimated anew, "
     titles = {
