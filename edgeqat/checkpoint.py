@@ -159,9 +159,9 @@ def check_config(quantization: dict[str, Any] | None, where: str) -> None:
             "first"
         )
     if quantization.get("quant_method") != METHOD:
-        found = quantization.get("quant_method")
+        method = quantization.get("quant_method")
         raise FormatError(
-            f"quant_method: '{found}' of '{where}' is not '{METHOD}'; load it elsewhere"
+            f"quant_method: '{method}' of '{where}' is not '{METHOD}'; load it elsewhere"
         )
     version = quantization.get("format_version")
     if version not in VERSIONS:

@@ -79,7 +79,7 @@ class Header:
     def architecture(self) -> str:
         return str(self.fields.get("general.architecture", ""))
 
-    def own(self, name: str, default: Any = None) -> Any:
+    def architecture_field(self, name: str, default: Any = None) -> Any:
         """A field of the file's architecture."""
         return self.fields.get(f"{self.architecture}.{name}", default)
 
@@ -114,8 +114,8 @@ def check(name: str) -> Header:
     path = Path(name).expanduser()
     if not path.is_file():
         raise ModelError(f"model: '{path}' does not exist; name a GGUF file or a model folder")
-    found = header(path)
-    fields, architecture = found.fields, found.architecture
+    contents = header(path)
+    fields, architecture = contents.fields, contents.architecture
     parts = fields.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise ModelError(
@@ -132,9 +132,9 @@ def check(name: str) -> Header:
             f"model: architecture '{architecture}' of '{path}' cannot be read from GGUF; "
             f"{nearest(architecture, known)}"
         )
-    if found.own("expert_count", 0):
+    if contents.architecture_field("expert_count", 0):
         raise ModelError(f"model: '{path}' is a mixture of experts, which is not supported")
-    if not any(tensor.name.startswith("blk.") for tensor in found.tensors):
+    if not any(tensor.name.startswith("blk.") for tensor in contents.tensors):
         raise ModelError(
             f"model: '{path}' holds a vocabulary and no weights; name a file with the weights"
         )
@@ -142,7 +142,7 @@ def check(name: str) -> Header:
         raise ModelError(
             f"model: '{path}' holds no tokenizer (tokenizer.ggml.tokens); name a file with one"
         )
-    return found
+    return contents
 
 
 def header(path: Path) -> Header:
@@ -185,8 +185,8 @@ def _check_start(path: Path, start: bytes) -> None:
         )
 
 
-def _cut_short(path: Path, found: str) -> ModelError:
-    return ModelError(f"model: '{path}' is cut short ({found}); download it again")
+def _cut_short(path: Path, reason: str) -> ModelError:
+    return ModelError(f"model: '{path}' is cut short ({reason}); download it again")
 
 
 class _Cursor:
@@ -234,7 +234,7 @@ class _Cursor:
 
 def _parsed(path: Path, data: mmap.mmap) -> Header:
     header, cursor = Header(), _Cursor(data)
-    found: list[tuple[str, tuple[int, ...], int, int]] = []
+    entries: list[tuple[str, tuple[int, ...], int, int]] = []
     try:
         _, tensors, fields = cursor.take("IQQ")
         for _ in range(fields):
@@ -245,7 +245,7 @@ def _parsed(path: Path, data: mmap.mmap) -> Header:
             if dimensions > 4:
                 raise ValueError(f"a tensor of {dimensions} dimensions")
             shape = cursor.take(f"{dimensions}Q")[::-1]
-            found.append((name, shape, *cursor.take("IQ")))
+            entries.append((name, shape, *cursor.take("IQ")))
     except struct.error:
         raise _cut_short(path, f"its header does not end within {len(data)} bytes") from None
     except ValueError as error:  # also of bytes that are no text
@@ -256,7 +256,7 @@ def _parsed(path: Path, data: mmap.mmap) -> Header:
     if not isinstance(alignment, int) or alignment < 1:
         raise ModelError(f"model: general.alignment {alignment!r} of '{path}' is damaged")
     start, end = -(-cursor.at // alignment) * alignment, 0
-    for name, shape, kind, offset in found:
+    for name, shape, kind, offset in entries:
         if kind not in READABLE:
             shown = f"{kind} ({_UNREADABLE[kind]})" if kind in _UNREADABLE else str(kind)
             raise ModelError(

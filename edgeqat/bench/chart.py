@@ -34,10 +34,10 @@ def speed_bars(path: Path, rows: list[dict[str, Any]]) -> None:
     panels = figure.subplots(1, len(tests), squeeze=False, sharey=True)[0]
     for panel, test in zip(panels, tests, strict=True):
         speeds = {row["engine"]: row[rate] for row in rows if row["test"] == test}
-        own = [engine for engine in engines if engine in speeds]  # files may have been joined
-        means, sds = ([speeds[engine][key] for engine in own] for key in ("mean", "sd"))
-        colours = ["C0" if engine == "native" else "C7" for engine in own]
-        bars = panel.barh(own, means, xerr=sds, color=colours)
+        measured = [engine for engine in engines if engine in speeds]  # files may have been joined
+        means, sds = ([speeds[engine][key] for engine in measured] for key in ("mean", "sd"))
+        colours = ["C0" if engine == "native" else "C7" for engine in measured]
+        bars = panel.barh(measured, means, xerr=sds, color=colours)
         panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
         panel.set_title(test)
         panel.set_xlabel(RATES[rate])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeqat import native
+from edgeqat.bench.choice import choose
 from edgeqat.bench.sequence import Steps
-from edgeqat.errors import UsageError, nearest
 from edgeqat.runtime.shape import Shape
 
 LLAMA_BENCH = "llama-bench"
@@ -89,17 +89,7 @@ def select(wanted: Sequence[str]) -> list[str]:
     """Names of engines from names and families (`llama.cpp`); none given: all that can run."""
     if not wanted:
         return [name for name in KINDS if missing(name) is None]
-    chosen: list[str] = []
-    for name in wanted:
-        found = [name] if name in KINDS else [k for k in KINDS if KINDS[k].family == name]
-        if not found:
-            raise UsageError(f"engine: '{name}' is unknown; {nearest(name, list(KINDS))}")
-        for each in found:
-            todo = missing(each)
-            if todo is not None:
-                raise UsageError(f"engine: '{each}' is not installed; {todo}")
-        chosen += [each for each in found if each not in chosen]
-    return chosen
+    return choose("engine", wanted, {name: kind.family for name, kind in KINDS.items()}, missing)
 
 
 def weight_bytes(job: Job, steps: Steps) -> int:

@@ -72,9 +72,9 @@ def run(
             if name in errors:
                 rows.append({**row, "error": errors[name]})
                 continue
-            found = speeds[name, size][1:]
-            mean = statistics.mean(found)
-            spread = statistics.stdev(found) if repeat > 1 else 0.0
+            rates = speeds[name, size][1:]
+            mean = statistics.mean(rates)
+            spread = statistics.stdev(rates) if repeat > 1 else 0.0
             row["images_per_second"] = {"mean": mean, "sd": spread}
             row["milliseconds"] = 1000 * size / mean
             row["file_bytes"] = opened[name][1]

@@ -140,7 +140,7 @@ def measure(
     """
     entries = [_Entry(contender) for contender in contenders]
     reads: list[float] = []
-    while running := [own for own in entries if own.error is None and own.rounds <= repeat]:
+    while running := [entry for entry in entries if entry.error is None and entry.rounds <= repeat]:
         for test in tests:
             for entry in running:
                 if entry.error is None:

@@ -116,10 +116,10 @@ def logits(path: Path, ids: Tensor, kv: str, threads: int = 1) -> Tensor:
         str(path), n_ctx=max(ids.shape[1], 128), logits_all=True, verbose=False, n_threads=threads,
         n_threads_batch=threads, flash_attn=True, type_k=kind, type_v=kind,
     )  # fmt: skip
-    found = []
+    outputs = []
     for row in ids.tolist():
         opened.reset()
         opened.eval(row)
-        found.append(torch.from_numpy(opened.scores[: len(row)].copy()))
+        outputs.append(torch.from_numpy(opened.scores[: len(row)].copy()))
     opened.close()
-    return torch.stack(found)
+    return torch.stack(outputs)

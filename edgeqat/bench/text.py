@@ -89,8 +89,8 @@ def run(
     counted = threads or native.physical_cores()
     context = max(test.context for test in tests)
     with _contenders(subject, names, counted, context) as contenders:
-        size = next((own.weight_bytes for own in contenders if own.name == "native"), 0)
-        size = size or _READ_BYTES
+        sizes = (contender.weight_bytes for contender in contenders if contender.name == "native")
+        size = next(sizes, 0) or _READ_BYTES
         able = native.library() is not None
         read = (lambda: native.read_speed(size, counted)) if able else None
         rows = latency.measure(contenders, tests, repeat, read, step)

@@ -89,14 +89,14 @@ def command(
     from edgeqat.compare.comparison import check_computed, compare
 
     with log.console().status("loading") as status:
-        found = compare(
+        comparison = compare(
             resolved, place, overwrite, rows, schemes, qat or [], steps, threads,
             shlex.join(["edgeqat", *sys.argv[1:]]), status.update,
         )  # fmt: skip
-    _table(found)
+    _table(comparison)
     if place is not None:
         print(f"wrote {place}")
-    check_computed(found)
+    check_computed(comparison)
 
 
 def _check(
@@ -121,14 +121,14 @@ def _check(
     start.check_sources(resolved)
 
 
-def _table(found: dict[str, Any]) -> None:
+def _table(comparison: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    evaluation, machine = found["evaluation"], found["machine"]
+    evaluation, machine = comparison["evaluation"], comparison["machine"]
     print(
-        f"{found['model']} on {evaluation['blocks']} blocks of {evaluation['context']} tokens; "
-        f"{machine['cpu']}, {machine['threads']} threads"
+        f"{comparison['model']} on {evaluation['blocks']} blocks of "
+        f"{evaluation['context']} tokens; {machine['cpu']}, {machine['threads']} threads"
     )
     table = Table()
     for column in ("row", "format"):
@@ -139,10 +139,10 @@ def _table(found: dict[str, Any]) -> None:
     )  # fmt: skip
     for column in numbers:
         table.add_column(column, justify="right")
-    failed = any("error" in row for row in found["rows"])
+    failed = any("error" in row for row in comparison["rows"])
     if failed:
         table.add_column("failed", overflow="fold", max_width=_REASON)
-    for row in found["rows"]:
+    for row in comparison["rows"]:
         cells = [row["row"], row["format"]]
         if "error" in row:
             cells += [""] * len(numbers) + [row["error"]]

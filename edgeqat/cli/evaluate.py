@@ -115,8 +115,8 @@ def command(
 
         given = {name: value for name, value in text.items() if value is not None}
         with log.console().status("evaluating"):
-            found = evaluate(Path(folder), backend, output, threads=threads, **given)
-        for line in _image_lines(found) if "top1" in found else _lines(found):
+            result = evaluate(Path(folder), backend, output, threads=threads, **given)
+        for line in _image_lines(result) if "top1" in result else _lines(result):
             print(line)
     if output is not None:
         print(f"wrote {output}")
@@ -128,15 +128,15 @@ def _refuse(given: dict[str, Any], reason: str) -> None:
             raise UsageError(f"{name.replace('_', '-')}: '{value}' {reason}")
 
 
-def _image_lines(found: dict[str, Any]) -> list[str]:
-    evaluation = found["evaluation"]
+def _image_lines(result: dict[str, Any]) -> list[str]:
+    evaluation = result["evaluation"]
     lines = [
-        f"{found['model']} at {found['scheme']}, {evaluation['images']} images of "
+        f"{result['model']} at {result['scheme']}, {evaluation['images']} images of "
         f"{evaluation['size']} pixels a side",
-        f"top-1 {found['top1']:.2f}%, top-5 {found['top5']:.2f}%",
+        f"top-1 {result['top1']:.2f}%, top-5 {result['top5']:.2f}%",
     ]
-    if found["against"] is not None:
-        other = found["against"]
+    if result["against"] is not None:
+        other = result["against"]
         lines.append(
             f"the float model: top-1 {other['top1']:.2f}%, top-5 {other['top5']:.2f}%; the same "
             f"class in {other['same_top']:.2f}%"
@@ -144,29 +144,29 @@ def _image_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    evaluation = found["evaluation"]
+def _lines(result: dict[str, Any]) -> list[str]:
+    evaluation = result["evaluation"]
     lines = [
-        f"{found['model']} at {found['scheme']}, {found['backend']}, {evaluation['blocks']} blocks "
-        f"of {evaluation['context']} tokens",
+        f"{result['model']} at {result['scheme']}, {result['backend']}, "
+        f"{evaluation['blocks']} blocks of {evaluation['context']} tokens",
     ]
-    for name, value in found["perplexity"].items():
+    for name, value in result["perplexity"].items():
         if value is not None:
             lines.append(f"perplexity {name.replace('_', ' ')}: {value:.3f}")
-    if found["same_top"] is not None:
+    if result["same_top"] is not None:
         lines.append(
-            f"decoding and one pass agree on {100 * found['same_top']:.2f}% of top tokens "
-            f"({100 * found['ties']:.2f}% are ties)"
+            f"decoding and one pass agree on {100 * result['same_top']:.2f}% of top tokens "
+            f"({100 * result['ties']:.2f}% are ties)"
         )
-    if found["against"] is not None:
-        lines.append(f"perplexity of the float model: {found['against']['perplexity']:.3f}")
+    if result["against"] is not None:
+        lines.append(f"perplexity of the float model: {result['against']['perplexity']:.3f}")
         lines.append(
-            f"KL to it: mean {found['kl']['mean']:.4f}, p99 {found['kl']['p99']:.4f} nats; "
-            f"same top token {100 * found['same_top_float']:.2f}%"
+            f"KL to it: mean {result['kl']['mean']:.4f}, p99 {result['kl']['p99']:.4f} nats; "
+            f"same top token {100 * result['same_top_float']:.2f}%"
         )
-    if found["layers"] is not None:
-        errors = " ".join(f"{100 * layer['error']:.3g}" for layer in found["layers"])
+    if result["layers"] is not None:
+        errors = " ".join(f"{100 * layer['error']:.3g}" for layer in result["layers"])
         lines.append(f"output error of its layers in % of their power: {errors}")
-    if found["average_bits"] is not None:
-        lines.append(average_words(found["average_bits"]))
+    if result["average_bits"] is not None:
+        lines.append(average_words(result["average_bits"]))
     return lines

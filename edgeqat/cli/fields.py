@@ -38,7 +38,7 @@ def fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[Fiel
 
 def _types(annotation: Any) -> list[Any]:
     if get_origin(annotation) in (Union, UnionType):
-        return [own for own in get_args(annotation) if own is not type(None)]
+        return [kind for kind in get_args(annotation) if kind is not type(None)]
     return [annotation]
 
 

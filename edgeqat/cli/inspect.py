@@ -67,13 +67,13 @@ def command(
     if metrics.is_file():
         try:
             values = json.loads(metrics.read_text(encoding="utf-8"))
-            found = {row: values[row] and next(iter(values[row].items())) for row in ROWS}
+            scores = {row: values[row] and next(iter(values[row].items())) for row in ROWS}
             bits = average_words(values["average_bits"])
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
             raise FormatError(
                 f"metrics.json: '{metrics}' is damaged; copy the folder again"
             ) from None
-        for row, score in found.items():
+        for row, score in scores.items():
             if score is not None:
                 value = "not a number" if score[1] is None else f"{score[1]:.3f}"
                 print(f"{row}: {score[0]} {value}")

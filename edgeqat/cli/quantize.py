@@ -126,8 +126,8 @@ def recipe_of(model: str | None) -> str | None:
     name = aliases.get(model or "", Path(model or DEMO).name)
     if name not in recipes.shipped():
         return None
-    found = recipes.load(name)
-    return name if found.model.name == name and not found.makes_float else None
+    shipped = recipes.load(name)
+    return name if shipped.model.name == name and not shipped.makes_float else None
 
 
 def _print_table(metrics: dict[str, Any], target: Path) -> None:
@@ -158,10 +158,10 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
     if not metric.of_images:
         print(average_words(metrics["average_bits"]))
     if "coreset" in metrics:
-        found = metrics["coreset"]
+        coreset = metrics["coreset"]
         print(
-            f"coreset: {found['size']} of {found['samples']}, selected "
-            f"{len(found['selections']) or 1} times in {trained['selection_seconds']:.0f} s"
+            f"coreset: {coreset['size']} of {coreset['samples']}, selected "
+            f"{len(coreset['selections']) or 1} times in {trained['selection_seconds']:.0f} s"
         )
     unit = metric.sample
     print(
@@ -172,16 +172,16 @@ def _print_table(metrics: dict[str, Any], target: Path) -> None:
     print(f"wrote {target}")
 
 
-def _print_plan(found: Any) -> None:
+def _print_plan(plan: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
     rows = Table(title="plan", title_justify="left")
     for column in ("layer", "shape", "weight", "group", "input", "bytes", "note"):
         rows.add_column(column, justify="right" if column in ("shape", "bytes") else "left")
-    for row in found.rows:
+    for row in plan.rows:
         rows.add_row(*row)
     console = Console(width=max(120, Console().width))
     console.print(rows)
-    for line in found.lines:
+    for line in plan.lines:
         print(line)

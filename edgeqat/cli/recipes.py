@@ -34,8 +34,8 @@ def command(
     if name is not None:
         print(recipes.dump(recipes.load(name)), end="")
         return
-    found = {key: recipes.load(key) for key in recipes.shipped()}
-    width = max(map(len, found), default=0)
-    for key, recipe in found.items():
+    shipped = {key: recipes.load(key) for key in recipes.shipped()}
+    width = max(map(len, shipped), default=0)
+    for key, recipe in shipped.items():
         kind = "train" if recipe.makes_float else "quantize"
         print(f"{key:<{width}}  {kind:<8}  {recipe.description}")

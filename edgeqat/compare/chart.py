@@ -26,13 +26,13 @@ _STYLE = (
 )
 
 
-def picture(found: dict[str, Any]) -> str:
+def picture(comparison: dict[str, Any]) -> str:
     """The text of an SVG file of what compare.json holds."""
-    rows = [row for row in found["rows"] if row["row"] != FLOAT and "error" not in row]
+    rows = [row for row in comparison["rows"] if row["row"] != FLOAT and "error" not in row]
     height = max(_TOP + _HIGH + 50, _TOP + _LINE * (len(rows) + 1))
     parts = [
         '<rect width="100%" height="100%" fill="#fafaf7"/>',
-        _text(_LEFT, 22, f"{found['model']}: KL to float against size", "start", "title"),
+        _text(_LEFT, 22, f"{comparison['model']}: KL to float against size", "start", "title"),
         *_points(rows),
     ]
     for number, row in enumerate(rows, 1):

@@ -91,7 +91,7 @@ def compare(
         inputs = Inputs(run.folder)
         inputs.write(recipe, task)
         counts = Counts.of_model(task.model)
-        found = {
+        comparison = {
             "model": name,
             "data": task.source(recipe),
             "command": command,
@@ -102,15 +102,15 @@ def compare(
             "versions": _versions(chosen),
         }
         del task
-        found["rows"] = _computed(chosen, run, counts, counted, steps, step)
+        comparison["rows"] = _computed(chosen, run, counts, counted, steps, step)
         if isinstance(run, Run):
-            _write(run, found, recipe)
-    return found
+            _write(run, comparison, recipe)
+    return comparison
 
 
-def check_computed(found: dict[str, Any]) -> None:
+def check_computed(comparison: dict[str, Any]) -> None:
     """An EdgeQATError in one line where no row but the float model's has scores."""
-    others = found["rows"][1:]
+    others = comparison["rows"][1:]
     if others and all("error" in row for row in others):
         names = ", ".join(dict.fromkeys(row["row"] for row in others))
         raise EdgeQATError(
@@ -127,8 +127,8 @@ def _computed(
     def done(name: str, row: Row | None = None) -> dict[str, Any]:
         job = Job(name, str(place), threads, counts)
         if row is not None:
-            own = steps if row.name == "ours-qat" and row.folder is None else 0
-            job = Job(name, str(place), threads, counts, row.scheme, row.folder, own)
+            row_steps = steps if row.name == "ours-qat" and row.folder is None else 0
+            job = Job(name, str(place), threads, counts, row.scheme, row.folder, row_steps)
         return process.run(job, place / f"{row.label if row else name}.log")
 
     def share(name: str, file: Path) -> None:
@@ -213,10 +213,10 @@ def _opened(
         yield _Fleeting(Path(place))
 
 
-def _write(run: Run, found: dict[str, Any], recipe: Recipe) -> None:
-    with run.finished(found) as folder:
-        write_text(folder / FILE, json_text(found))
-        write_text(folder / PICTURE, chart.picture(found))
+def _write(run: Run, comparison: dict[str, Any], recipe: Recipe) -> None:
+    with run.finished(comparison) as folder:
+        write_text(folder / FILE, json_text(comparison))
+        write_text(folder / PICTURE, chart.picture(comparison))
         write_text(folder / RESOLVED, recipes.dump(recipe))
 
 
@@ -253,9 +253,9 @@ def _machine(threads: int) -> dict[str, Any]:
 
 
 def _versions(rows: Sequence[Row]) -> dict[str, str]:
-    own = {name: version(name) for name in ("torch", "transformers")}
+    libraries = {name: version(name) for name in ("torch", "transformers")}
     names = [row.name for row in rows if row.name in KINDS]
     return {
-        "edgeqat": edgeqat.__version__, "python": platform.python_version(), **own,
+        "edgeqat": edgeqat.__version__, "python": platform.python_version(), **libraries,
         **packages(names),
     }  # fmt: skip

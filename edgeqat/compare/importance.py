@@ -61,10 +61,10 @@ def _padded(values: Tensor) -> Tensor:
     return nn.functional.pad(values, (0, -len(values) % BLOCK), value=1.0)
 
 
-def write(file: Path, found: dict[str, Tensor]) -> None:
+def write(file: Path, matrix: dict[str, Tensor]) -> None:
     """Keep an importance matrix in a safetensors file."""
     with whole_file(file) as part:
-        checkpoint.write_tensors(part, found)
+        checkpoint.write_tensors(part, matrix)
 
 
 def read(file: Path) -> dict[str, Tensor]:

@@ -87,8 +87,8 @@ def opened(file: Path, context: int, cache: str, threads: int) -> Iterator[Any]:
             batch.logits[position] = 1
         if api.llama_decode(runner, batch) != 0:
             raise EdgeQATError("llama.cpp could not decode")
-        found = np.ctypeslib.as_array(api.llama_get_logits(runner), (len(ids), vocabulary))
-        return torch.from_numpy(found.copy())
+        values = np.ctypeslib.as_array(api.llama_get_logits(runner), (len(ids), vocabulary))
+        return torch.from_numpy(values.copy())
 
     try:
         yield logits

@@ -12,7 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-from edgeqat.errors import UsageError, nearest
+from edgeqat.bench.choice import choose
+from edgeqat.errors import UsageError
 
 FLOAT, TRAINED = "float", "ours-qat"
 _FILES = {
@@ -43,15 +44,15 @@ class Kind:
 
 
 def _llama_cpp() -> dict[str, Kind]:
-    found = {}
+    kinds = {}
     for file, takes in _FILES.items():
         for importance in (False, True) if takes else (False,):
             for suffix, cache in _CACHES.items():
                 middle = "-imatrix" if importance else ""
                 words = f"{file}{' with imatrix' if importance else ''}, KV {cache}"
                 name = f"llama.cpp-{file.lower()}{middle}{suffix}"
-                found[name] = Kind("llama.cpp", words, file, importance, cache)
-    return found
+                kinds[name] = Kind("llama.cpp", words, file, importance, cache)
+    return kinds
 
 
 def _grouped(family: str, name: str = "") -> dict[str, Kind]:
@@ -111,15 +112,15 @@ def missing(name: str) -> str | None:
 
 def packages(names: Sequence[str]) -> dict[str, str]:
     """Versions of the peers behind rows."""
-    found = {}
+    versions = {}
     for family in dict.fromkeys(KINDS[name].family for name in names):
         if family in _NEEDS:
             package = _PACKAGES.get(family, family)
             try:
-                found[package] = version(package)
+                versions[package] = version(package)
             except PackageNotFoundError:
-                found[package] = "unknown"
-    return found
+                versions[package] = "unknown"
+    return versions
 
 
 def select(
@@ -153,17 +154,8 @@ def _parts(wanted: str) -> list[str]:
 def _names(wanted: str | None) -> list[str]:
     if wanted is None:
         return [name for name in KINDS if missing(name) is None]
-    chosen: list[str] = []
-    for part in _parts(wanted):
-        found = [part] if part in KINDS else [n for n in KINDS if KINDS[n].family == part]
-        if not found:
-            families = list(dict.fromkeys(kind.family for kind in KINDS.values()))
-            raise UsageError(f"rows: '{part}' is unknown; {nearest(part, [*families, *KINDS])}")
-        for name in found:
-            way = missing(name)
-            if way is not None:
-                raise UsageError(f"rows: '{name}' is not installed; {way}")
-        chosen += [name for name in found if name not in chosen]
+    families = {name: kind.family for name, kind in KINDS.items()}
+    chosen = choose("rows", _parts(wanted), families, missing)
     if not chosen:
         raise UsageError("rows: none is named; write for example --rows ours,llama.cpp")
     return chosen

@@ -60,13 +60,13 @@ class Scores:
 
     def result(self) -> dict[str, Any]:
         """What the module's docstring lists."""
-        found = {"perplexity": math.exp(min(self._loss / self._tokens, _MAX_NATS))}
+        scores = {"perplexity": math.exp(min(self._loss / self._tokens, _MAX_NATS))}
         if self._divergences:
             values = torch.cat(self._divergences).double()
-            found["kl"] = values.mean().item()
-            found["kl_p99"] = float(np.quantile(values.numpy(), 0.99))
-            found["same_top"] = 100 * self._same / self._tokens
-        return found
+            scores["kl"] = values.mean().item()
+            scores["kl_p99"] = float(np.quantile(values.numpy(), 0.99))
+            scores["same_top"] = 100 * self._same / self._tokens
+        return scores
 
 
 @torch.inference_mode()

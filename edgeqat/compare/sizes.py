@@ -9,7 +9,6 @@ that a peer leaves in float32 count as fp16, since that is a matter of how it wa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeqat import gguf_header
+from edgeqat import checkpoint, gguf_header
 from edgeqat.nn.blocks import decoder_layers
 
 _FLOAT32 = "F32"
@@ -87,11 +86,7 @@ def _is_inner(name: str, dimensions: int) -> bool:
 
 def _tensors(file: Path) -> list[tuple[str, str, int]]:
     """Name, type and bytes of the tensors of a safetensors file, from its header."""
-    with open(file, "rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(length))
-    header.pop("__metadata__", None)
     return [
         (name, entry["dtype"], entry["data_offsets"][1] - entry["data_offsets"][0])
-        for name, entry in header.items()
+        for name, entry in checkpoint.read_header(file).items()
     ]

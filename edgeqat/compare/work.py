@@ -77,8 +77,8 @@ def compute(job: Job) -> dict[str, Any]:
 def _float(job: Job, inputs: Inputs) -> dict[str, Any]:
     recipe = inputs.recipe().model
     model = float_model.load_model(recipe.name, recipe.weights)
-    found = write_reference(inputs.place / REFERENCE, model, inputs.held_out())
-    return {**job.counts.of_float(), **found}
+    scores = write_reference(inputs.place / REFERENCE, model, inputs.held_out())
+    return {**job.counts.of_float(), **scores}
 
 
 def _ours(job: Job, inputs: Inputs) -> dict[str, Any]:
@@ -118,12 +118,12 @@ def _torch_peer(job: Job, inputs: Inputs) -> dict[str, Any]:
     folder = inputs.place / f".{job.name}"
     folder.mkdir()
     with _measured(made):
-        found: Any = _PEERS[kind.family](model, task.tokenizer, blocks, kind.group, folder)
-    if isinstance(found, dict):  # of a library whose own layers are slow, or do not run, on CPUs
+        quantized: Any = _PEERS[kind.family](model, task.tokenizer, blocks, kind.group, folder)
+    if isinstance(quantized, dict):  # the library's own layers are slow, or do not run, on CPUs
         plain = float_model.load_model(recipe.model.name, recipe.model.weights)
-        found = _with_weights(plain, found)
+        quantized = _with_weights(plain, quantized)
     size = job.counts.of_folder(folder, halved=True)
-    return {**made, **size, **scored(found, inputs.held_out(), inputs.place / REFERENCE)}
+    return {**made, **size, **scored(quantized, inputs.held_out(), inputs.place / REFERENCE)}
 
 
 def _with_weights(model: Any, weights: dict[str, torch.Tensor]) -> Any:
@@ -182,8 +182,8 @@ def _write_importance(inputs: Inputs) -> dict[str, Any]:
     task, recipe, made = inputs.task(), inputs.recipe(), dict[str, Any]()
     batches = list(task.calibration(recipe))
     with _measured(made):
-        found = importance.importance(task.model, batches)
-    importance.write(inputs.place / f"{IMPORTANCE}.safetensors", found)
+        matrix = importance.importance(task.model, batches)
+    importance.write(inputs.place / f"{IMPORTANCE}.safetensors", matrix)
     write_json(inputs.place / _SECONDS, made)
     return made
 

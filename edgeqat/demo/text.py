@@ -38,7 +38,7 @@ def topics(split: str) -> Iterator[str]:
             "text; "
             "install the full standard library or give --data"
         ) from None
-    found = [module.topics[name] for name in names if name in module.topics]
-    if not found:
+    texts = [module.topics[name] for name in names if name in module.topics]
+    if not texts:
         raise DataError("data: pydoc_data.topics holds none of the demo's topics; give --data")
-    yield from found
+    yield from texts

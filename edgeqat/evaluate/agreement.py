@@ -58,7 +58,7 @@ def agreement(
     """What the module's docstring lists, of a packed model on blocks (N, T); what `mode` or a
     missing float model leaves out is None. `average_bits` are those of one pass, else of decoding.
 
-    With an `engine` on the same folder logits and layers are its own; it does not tell bits.
+    With an `engine` on the same folder, logits and layers come from it; it does not report bits.
     """
     one_pass, decodes = mode != "decode", mode != "one-pass"
     if mode == "decode" and not can_decode(model):

@@ -95,7 +95,7 @@ def export(
 
 
 def _card(folder: Path, output: Path, scheme: Scheme, differences: list[str]) -> str:
-    """README.md of the export: of the packed folder's own only the base model and its licence."""
+    """README.md of the export; from the packed folder's it keeps the base model and its licence."""
     original = folder / "README.md"
     lines = original.read_text(encoding="utf-8").splitlines() if original.is_file() else []
     base = [line + "\n" for line in lines if line.startswith(("base_model", "license:"))]

@@ -164,14 +164,14 @@ def _config(alone: Path, path: Path, header: Header) -> PreTrainedConfig:
     config = AutoConfig.from_pretrained(alone, gguf_file=_FILE)
     names = {tensor.name for tensor in header.tensors}
     if header.architecture == "gpt2":
-        config.n_positions = header.own("context_length", config.n_positions)
-        config.n_inner = header.own("feed_forward_length")
+        config.n_positions = header.architecture_field("context_length", config.n_positions)
+        config.n_inner = header.architecture_field("feed_forward_length")
         return config
-    head = header.own("attention.key_length")
+    head = header.architecture_field("attention.key_length")
     if head is not None:
         config.head_dim = head
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rotated = header.own("rope.dimension_count", head)
+    rotated = header.architecture_field("rope.dimension_count", head)
     if rotated != head:
         raise ModelError(
             f"model: '{path}' rotates {rotated} of {head} channels of a head, which is not "
@@ -187,7 +187,8 @@ def _config(alone: Path, path: Path, header: Header) -> PreTrainedConfig:
 
 def _scaling(path: Path, header: Header, theta: float, head: int) -> dict[str, Any]:
     """How positions are scaled, as `rope_parameters` says it; empty: they are not."""
-    kind, factor = header.own("rope.scaling.type", "none"), header.own("rope.scaling.factor", 1.0)
+    kind = header.architecture_field("rope.scaling.type", "none")
+    factor = header.architecture_field("rope.scaling.factor", 1.0)
     if kind == "linear" and factor != 1.0:
         return {"rope_type": "linear", "factor": factor}
     if kind not in ("none", "linear"):
@@ -198,15 +199,15 @@ def _scaling(path: Path, header: Header, theta: float, head: int) -> dict[str, A
     tensor = next((one for one in header.tensors if one.name == _ROPE), None)
     if tensor is None:
         return {}
-    found = np.fromfile(path, np.float32, tensor.size, offset=tensor.offset)
-    if np.all(found == 1):
+    divisors = np.fromfile(path, np.float32, tensor.size, offset=tensor.offset)
+    if np.all(divisors == 1):
         return {}
     low, high, positions = _LLAMA3
-    factor = float(found.max())
+    factor = float(divisors.max())
     length = 2 * np.pi * theta ** (np.arange(0, head, 2) / head)
     smooth = np.clip((positions / length - low) / (high - low), 0, 1)
     expected = 1 / (smooth + (1 - smooth) / factor)
-    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4):
+    if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
         raise ModelError(
             f"model: '{path}' scales positions ({_ROPE}) otherwise than Llama 3 does; name the "
             "model's folder"
@@ -294,6 +295,6 @@ def _set_split(inner: Any, split: str | None) -> None:
 def _set_ends(generation: Any, header: Header) -> None:
     """A text ends where the file says that one or a turn of a conversation ends."""
     ends = [header.fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-    found = list(dict.fromkeys(end for end in ends if end is not None))
-    generation.eos_token_id = found if len(found) > 1 else (found or [None])[0]
+    end_ids = list(dict.fromkeys(end for end in ends if end is not None))
+    generation.eos_token_id = end_ids if len(end_ids) > 1 else (end_ids or [None])[0]
     generation.bos_token_id = header.fields.get("tokenizer.ggml.bos_token_id")

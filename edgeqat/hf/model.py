@@ -1,5 +1,5 @@
 """prepare for Hugging Face models: check the family, swap layers (nn/convert), switch attention to
-ours. Of image models and anyone's own modules only layers are swapped.
+ours. In image models and in a user's own modules only layers are swapped.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _is_language_model(model: nn.Module) -> bool:
 
 
 def _language_models(model: nn.Module) -> list[Any]:
-    """The language models in a module: itself, or those inside a module of anyone's own."""
+    """The language models in a module: itself, or those inside a user's own module."""
     if isinstance(model, PreTrainedModel):
         return [model] if _is_language_model(model) else []
     return [inner for child in model.children() for inner in _language_models(child)]

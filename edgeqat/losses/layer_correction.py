@@ -27,8 +27,8 @@ def layer_correction(student: Sequence[Tensor], teacher: Sequence[Tensor], form:
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
     channels = 1 if student.ndim == 4 else -1
-    own, target = student.log_softmax(channels), teacher.detach().log_softmax(channels)
-    return (own.exp() * (own - target)).mean()
+    log_student, target = student.log_softmax(channels), teacher.detach().log_softmax(channels)
+    return (log_student.exp() * (log_student - target)).mean()
 
 
 def _squared_error(student: Tensor, teacher: Tensor) -> Tensor:

@@ -189,8 +189,8 @@ def _shared(model: nn.Module) -> set[int]:
 
 
 def _read_outside(model: nn.Module) -> set[str]:
-    """Names of layers whose weight the forward pass of a network of anyone's own reads past them,
-    where it can be traced; else nn/reach finds them when it runs.
+    """Names of layers whose weight the forward pass of a user's network reads without calling
+    them, where it can be traced; else nn/reach finds them when it runs.
     """
     if hasattr(model, "config"):  # transformers' take no symbols
         return set()

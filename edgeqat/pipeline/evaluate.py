@@ -62,13 +62,13 @@ def evaluate(
     if task_of_folder(folder).metric.of_images:
         if backend != FAKE_QUANT or blocks is not None or exact is not None or mode != MODES[0]:
             raise UsageError("backend, mode, blocks, exact: they are for text; leave them out")
-        found = _evaluate_images(folder, recipe, against)
+        result = _evaluate_images(folder, recipe, against)
     else:
         exact = backend != NATIVE if exact is None else exact
-        found = _evaluate_text(folder, recipe, against, mode, exact, backend, threads)
+        result = _evaluate_text(folder, recipe, against, mode, exact, backend, threads)
     if output is not None:
-        write_json(output, found)
-    return found
+        write_json(output, result)
+    return result
 
 
 def _evaluate_text(
@@ -88,7 +88,7 @@ def _evaluate_text(
         check_same_vocabulary("against", against, floating, model, tokenizer)
     held = held_out_blocks(recipe.data, tokenizer)
     scheme = recipe.quant.bits()
-    found = {
+    result = {
         "model": str(folder),
         "scheme": recipe.quant.scheme,
         "data": source_name(recipe.data),
@@ -98,14 +98,14 @@ def _evaluate_text(
         "evaluation": {**conditions(recipe.data, held), "mode": mode, "exact": exact},
     }
     if floating is not None:
-        found["against"] = {"model": against, "perplexity": perplexity(floating, held)}
+        result["against"] = {"model": against, "perplexity": perplexity(floating, held)}
     if opened is not None:
         opened.close()
     # the engine does not tell: as measured after training
-    measured = found["average_bits"] or _metrics(folder).get("average_bits")
+    measured = result["average_bits"] or _metrics(folder).get("average_bits")
     if measured is not None or recipe.quant.adaptive.share is None:
-        found["average_bits"] = average_bits(recipe, measured)
-    return found
+        result["average_bits"] = average_bits(recipe, measured)
+    return result
 
 
 def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     kind = image_model.from_config(checkpoint.read_config(folder))
     kind, (images,) = matched(kind, recipe.data, [held_out(recipe.data, kind)])
     normalizer = kind.normalizer()
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "model": str(folder),
         "scheme": recipe.quant.scheme,
         "data": place_of(recipe.data, kind.data),
@@ -139,12 +139,12 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
                 f"against: class {number} of '{against}' is '{other.labels[number]}', of the "
                 f"packed model '{kind.labels[number]}'; name the float model it was made from"
             )
-        found["against"] = {
+        result["against"] = {
             "model": against,
             **accuracy(floating, images, normalizer),
             "same_top": same_top(model, floating, images, normalizer),
         }
-    return found
+    return result
 
 
 def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
@@ -159,14 +159,15 @@ def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
     if data is not None and not images and Path(data).expanduser().is_file():
         file = str(Path(data).expanduser().absolute())
         values |= {"data.root": file, "data.valid": file}
-    found = recipes.load(path, {key: value for key, value in values.items() if value is not None})
+    recipe = recipes.load(path, {key: value for key, value in values.items() if value is not None})
     if data is None or "data.valid" in values:
-        return found
-    names = [name for name in (found.data.train, found.data.valid) if name is not None]
+        return recipe
+    names = [name for name in (recipe.data.train, recipe.data.valid) if name is not None]
     if all(is_below(Path(data).expanduser(), name) for name in names):
-        return found
-    own = found.data.model_copy(update={"train": None, "valid": None})  # another text than its own
-    return found.model_copy(update={"data": own})
+        return recipe
+    # the recipe's texts are not in this folder
+    section = recipe.data.model_copy(update={"train": None, "valid": None})
+    return recipe.model_copy(update={"data": section})
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

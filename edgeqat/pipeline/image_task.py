@@ -69,8 +69,8 @@ class ImageTask(Task):
     def conditions(self, recipe: Recipe) -> dict[str, Any]:
         return {"images": len(self.valid), "size": self.kind.size, "classes": self.kind.classes}
 
-    def gap(self, found: Score, floating: Score) -> float:
-        return math.log(max(floating["top1"], 1.0) / max(found["top1"], 1.0))
+    def gap(self, score: Score, floating: Score) -> float:
+        return math.log(max(floating["top1"], 1.0) / max(score["top1"], 1.0))
 
     def recovered(self, floating: Score, ptq: Score, qat: Score) -> float | None:
         return recovered(floating["top1"], ptq["top1"], qat["top1"])
@@ -214,14 +214,14 @@ def matched(
     place = place_of(data, kind.data)
     for part in images:
         kind = replace(kind, labels=model_names(kind.labels, kind.classes, part, place))
-    found = [labelled_as(part, kind.labels, place) for part in images]
-    largest = max(int(part.labels.max()) for part in found)
+    labelled = [labelled_as(part, kind.labels, place) for part in images]
+    largest = max(int(part.labels.max()) for part in labelled)
     if largest >= kind.classes:
         raise DataError(
             f"data: label {largest} of '{place}' is outside the model's 0..{kind.classes - 1}; "
             "name the data it was trained on"
         )
-    return kind, found
+    return kind, labelled
 
 
 def place_of(data: DataSection, known: str | None) -> str:
@@ -241,8 +241,8 @@ def place_of(data: DataSection, known: str | None) -> str:
             f"data.train: there is no '{data.train}' in '{data.root}'; name a folder in it, or "
             f"'{known}', which the model was trained on"
         )
-    own = data.train if named else known
-    return str(root / own) if own and (root / own).is_dir() else str(root)
+    subfolder = data.train if named else known
+    return str(root / subfolder) if subfolder and (root / subfolder).is_dir() else str(root)
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -20,10 +20,10 @@ def absolute(recipe: Recipe) -> Recipe:
     """
     model, distill, coreset = recipe.model, recipe.distill, recipe.coreset
     name = model.name if recipe.makes_float else _model(model.name)
-    own = {"name": name, "weights": _path(model.weights)}
+    places = {"name": name, "weights": _path(model.weights)}
     return recipe.model_copy(
         update={
-            "model": model.model_copy(update=own),
+            "model": model.model_copy(update=places),
             "data": _data(recipe.data),
             "distill": distill.model_copy(update={"teacher": _model(distill.teacher)}),
             "coreset": coreset.model_copy(update={"file": _path(coreset.file)}),
@@ -33,12 +33,12 @@ def absolute(recipe: Recipe) -> Recipe:
 
 def _data(data: DataSection) -> DataSection:
     root = _path(data.root)
-    own: dict[str, str | None] = {"root": root}
+    places: dict[str, str | None] = {"root": root}
     if root is None or not Path(root).is_dir():  # a file's held-out text may be anywhere
-        own |= {"valid": _text(data.valid)}
+        places |= {"valid": _text(data.valid)}
     if root is None:
-        own |= {"train": _text(data.train)}
-    return data.model_copy(update=own)
+        places |= {"train": _text(data.train)}
+    return data.model_copy(update=places)
 
 
 def _model(name: str | None) -> str | None:
@@ -56,9 +56,9 @@ def _text(name: str | None) -> str | None:
     """A text, or a part `FOLDER#valid` of one."""
     if name is None or name.partition("#")[0] == DEMO:
         return name
-    found = _path(name)
+    path = _path(name)
     folder, mark, part = name.rpartition("#")
-    return f"{_path(folder)}#{part}" if found == name and mark and folder else found
+    return f"{_path(folder)}#{part}" if path == name and mark and folder else path
 
 
 def _path(name: str | None) -> str | None:

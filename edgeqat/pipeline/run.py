@@ -176,8 +176,8 @@ def _enter(run: Run, wanted: dict[str, Any], held: ExitStack) -> None:
             f"output: '{run.folder}' is in the way and no run of edgeqat; choose another --output"
         )
     _lock(run.folder, held)
-    found = _read(run.folder / _RUN)
-    if found == wanted:
+    stored = _read(run.folder / _RUN)
+    if stored == wanted:
         if run.metrics() is None:
             check_output(run.output, run.overwrite)
             logger.info(
@@ -186,10 +186,10 @@ def _enter(run: Run, wanted: dict[str, Any], held: ExitStack) -> None:
             )  # fmt: skip
             for path in run.folder.glob(".*"):  # half-written
                 shutil.rmtree(path, ignore_errors=True)
-    elif found is not None and not run.overwrite:
+    elif stored is not None and not run.overwrite:
         raise OutputError(
             f"output: '{run.folder}' holds an unfinished run of something else "
-            f"({_difference(found, wanted)}); repeat its command, add --overwrite to start over, "
+            f"({_difference(stored, wanted)}); repeat its command, add --overwrite to start over, "
             "or choose another --output"
         )
     else:
@@ -244,10 +244,10 @@ def _is_worth_keeping(run: Run, wrong_use: bool = False) -> bool:
     return (run.folder / _RESULTS).is_file() and not wrong_use
 
 
-def _difference(found: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
+def _difference(stored: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str:
     """The first field in which two runs differ."""
-    for name in dict.fromkeys([*wanted, *found]):
-        there, here = found.get(name), wanted.get(name)
+    for name in dict.fromkeys([*wanted, *stored]):
+        there, here = stored.get(name), wanted.get(name)
         if there == here:
             continue
         if isinstance(there, dict) and isinstance(here, dict):

@@ -64,7 +64,7 @@ class Task(ABC):
         """What a score depends on, for `evaluation` in metrics.json."""
 
     @abstractmethod
-    def gap(self, found: Score, floating: Score) -> float:
+    def gap(self, score: Score, floating: Score) -> float:
         """What a score has lost against the float model's, in nats (0 or less: nothing)."""
 
     @abstractmethod

@@ -72,8 +72,8 @@ class TextTask(Task):
     def conditions(self, recipe: Recipe) -> dict[str, Any]:
         return conditions(recipe.data, self.valid)
 
-    def gap(self, found: Score, floating: Score) -> float:
-        return math.log(found["perplexity"] / floating["perplexity"])
+    def gap(self, score: Score, floating: Score) -> float:
+        return math.log(score["perplexity"] / floating["perplexity"])
 
     def recovered(self, floating: Score, ptq: Score, qat: Score) -> float | None:
         return recovered(floating["perplexity"], ptq["perplexity"], qat["perplexity"])
@@ -202,15 +202,15 @@ def check_same_vocabulary(
     rows; more rows are padding, which is cut off. Without a tokenizer beside it, the number of rows
     decides.
     """
-    rows, own = other.config.vocab_size, model.config.vocab_size
+    rows, model_rows = other.config.vocab_size, model.config.vocab_size
     try:
         same = float_model.load_tokenizer(name).get_vocab() == tokenizer.get_vocab()
     except ModelError:
-        same = rows == own
-    if rows < own or (not same and rows != own):
+        same = rows == model_rows
+    if rows < model_rows or (not same and rows != model_rows):
         raise ModelError(
-            f"{field}: '{name}' has a vocabulary of {rows}, the model one of {own}; choose one "
-            "with the same tokenizer"
+            f"{field}: '{name}' has a vocabulary of {rows}, the model one of {model_rows}; "
+            "choose one with the same tokenizer"
         )
     if not same:
         raise ModelError(
