@@ -1,9 +1,9 @@
 """What a language model loses before any training, on ten blocks of 512 tokens (docs/results.md).
 
-usage: python eval/start_table.py MODEL --train TEXT --valid TEXT [--twin] ROW...
+usage: python eval/start_table.py MODEL --train TEXT --valid TEXT [--twin] [--blocks N] ROW...
 
 A row is fields of a recipe as JSON, for example {"quant": {"scheme": "w4a8kv4"}}. The weights are
-rounded on 32 blocks spread over the training text (plain text or .gz); the ten blocks begin at
+rounded on N blocks (32) spread over the training text (plain text or .gz); the ten begin at
 character 200,000 of the held-out text, without BOS. --twin measures the rotated twin: the same
 function with ordinary weights, its head untied, its residual stream turned by a random matrix.
 
@@ -39,7 +39,7 @@ from edgeqat.pipeline.text_task import TextTask
 from edgeqat.pipeline.widths import with_widths
 from edgeqat.recipe.recipe import Recipe
 
-CONTEXT, TRAIN_BLOCKS, VALID_BLOCKS = 512, 32, 10
+CONTEXT, TRAIN_BATCH, VALID_BLOCKS = 512, 4, 10
 START, CHARACTERS = 200_000, 8 * CONTEXT
 
 
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--valid", required=True)
     parser.add_argument("--twin", action="store_true")
+    parser.add_argument("--blocks", type=int, default=32)
     options = parser.parse_args()
     model, tokenizer = (
         load(options.model) for load in (float_model.load_model, float_model.load_tokenizer)
@@ -61,8 +62,8 @@ def main() -> None:
         rotate_residual(model)
         model.model.residual_is_rotated = False  # a model like any other
     train, valid = read(options.train), read(options.valid)
-    step = len(train) // TRAIN_BLOCKS
-    starts = [train[at * step : at * step + CHARACTERS] for at in range(TRAIN_BLOCKS)]
+    step = len(train) // options.blocks
+    starts = [train[at * step : at * step + CHARACTERS] for at in range(options.blocks)]
     blocks = torch.tensor([ids(tokenizer, text)[:CONTEXT] for text in starts])
     held = torch.tensor(ids(tokenizer, valid[START:])[: VALID_BLOCKS * CONTEXT])
     task = TextTask(
@@ -75,9 +76,12 @@ def main() -> None:
 
 def measured(task: TextTask, row: dict[str, Any]) -> tuple[Any, dict]:
     """Score and costs of a row."""
-    train = {"batch_size": 4, **row.get("train", {})}
-    data = {"context": CONTEXT}
-    recipe = Recipe.model_validate({**row, "train": train, "data": data})
+    train = {"batch_size": TRAIN_BATCH, **row.get("train", {})}
+    activation = {"calibration_batches": len(task.train) // TRAIN_BATCH}
+    quant = {"activation": activation, **row.get("quant", {})}
+    recipe = Recipe.model_validate(
+        {**row, "quant": quant, "train": train, "data": {"context": CONTEXT}}
+    )
     begun = time.perf_counter()
     recipe = with_widths(recipe, task)
     model = prepared(task, recipe, recipe.quant)

@@ -49,5 +49,8 @@ def _is_section(kind: Any) -> bool:
 def _taken(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is dict:
+        name, value = get_args(kind)
+        return f"mapping of {_taken(name)} to {_taken(value)}"
     words = {str: "text", int: "whole number", float: "number", bool: "true, false"}
     return words.get(kind) or f"list of {_taken(get_args(kind)[0])}s"

@@ -46,26 +46,30 @@ def _fields_page() -> str:
         "A file may also name another recipe to start from: `base: NAME` or `base: FILE`.", "",
         "| field | takes | default | |", "|---|---|---|---|",
     ]  # fmt: skip
-    for own in fields():
-        default = f"`{own.default}`" if own.default else ""
-        lines.append(f"| `{own.name}` | {_cell(own.takes)} | {default} | {_cell(own.meaning)} |")
+    for entry in fields():
+        default = f"`{entry.default}`" if entry.default else ""
+        lines.append(
+            f"| `{entry.name}` | {_cell(entry.takes)} | {default} | {_cell(entry.meaning)} |"
+        )
     return "\n".join([*lines, ""])
 
 
 def _page(name: str, verb: Any) -> str:
-    parameters = [own for own in verb.params if own.name != "help" and not own.hidden]
-    arguments = [own for own in parameters if own.param_type_name == "argument"]
-    options = [own for own in parameters if own.param_type_name == "option"]
+    parameters = [entry for entry in verb.params if entry.name != "help" and not entry.hidden]
+    arguments = [entry for entry in parameters if entry.param_type_name == "argument"]
+    options = [entry for entry in parameters if entry.param_type_name == "option"]
     usage = " ".join(
         ["edgeqat", name, *map(_shown, arguments), *(["[OPTIONS]"] if options else [])]
     )
     lines = [_MADE, f"# edgeqat {name}", "", _paragraphs(verb.help), "", f"    {usage}", ""]
     if arguments:
         lines += ["| argument | |", "|---|---|"]
-        lines += [f"| `{own.name.upper()}` | {_cell(own.help)} |" for own in arguments] + [""]
+        lines += [f"| `{entry.name.upper()}` | {_cell(entry.help)} |" for entry in arguments] + [""]
     if options:
         lines += ["| option | |", "|---|---|"]
-        lines += [f"| {_names(own)} | {_cell(own.help)}{_default(own)} |" for own in options] + [""]
+        lines += [
+            f"| {_names(entry)} | {_cell(entry.help)}{_default(entry)} |" for entry in options
+        ] + [""]
     return "\n".join([*lines, "Examples:", "```", *examples(verb), "```", ""])
 
 

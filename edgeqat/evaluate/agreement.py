@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from edgeqat.data.text import Blocks
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.average_bits import WidthMeter
+from edgeqat.evaluate.perplexity import nats
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn import residual
 from edgeqat.nn.blocks import decoder_layers, tapped
@@ -162,8 +162,7 @@ class _Totals:
             if output is not None
         }
         for name, output in logits.items():
-            loss = F.cross_entropy(output.flatten(0, 1), labels.flatten(), reduction="sum")
-            self._add(name, loss.item())
+            self._add(name, nats(output, labels).item())
         student = next(iter(logits.values()))
         top = student.topk(2, dim=-1)
         if len(logits) == 2:

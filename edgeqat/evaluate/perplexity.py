@@ -32,10 +32,8 @@ def perplexity(model: nn.Module, blocks: Blocks) -> float:
     count = 0
     for ids in blocks.ids.split(max(1, _TOKENS_AT_ONCE // blocks.ids.shape[1])):
         ids = ids.to(device)
-        logits = model(input_ids=ids, use_cache=False).logits.float()
-        labels = F.pad(ids[:, 1:], (0, 1), value=-100)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-        total += loss.double().cpu()
+        logits = model(input_ids=ids, use_cache=False).logits
+        total += nats(logits[:, :-1], ids[:, 1:]).cpu()
         count += ids.shape[0] * (ids.shape[1] - 1)
     model.train(was_training)
     return math.exp(min(total.item() / count, _MAX_NATS))
@@ -43,8 +41,16 @@ def perplexity(model: nn.Module, blocks: Blocks) -> float:
 
 def perplexity_of(logits: Tensor, ids: Tensor) -> float:
     """Perplexity that logits (B, T, V) give to blocks (B, T)."""
-    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
-    return math.exp(min(loss.item(), _MAX_NATS))
+    labels = ids[:, 1:]
+    return math.exp(min(nats(logits[:, :-1], labels).item() / labels.numel(), _MAX_NATS))
+
+
+def nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood, in nats, that logits (B, T, V) give to labels (B, T): the sum of all
+    tokens, in float64.
+    """
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+    return losses.double().sum()
 
 
 def conditions(data: DataSection, blocks: Blocks) -> dict[str, int | bool]:

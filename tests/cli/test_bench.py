@@ -48,7 +48,8 @@ def test_a_folder_is_measured_on_two_engines(short, packed_folder, tmp_path, cap
         assert (row["read_share"] is None) == row["test"].startswith("pp")
         assert f"{row['tokens_per_second']['mean']:.1f}" in table
     assert {row["scheme"] for row in rows} == {"w4a8kv4", "w16a16kv16"}
-    assert rows[1]["weight_bytes"] > 3 * rows[0]["weight_bytes"]
+    turn = 4 * 64 * 64  # the matrix before a tied head, float32 in both
+    assert rows[1]["weight_bytes"] - turn > 3 * (rows[0]["weight_bytes"] - turn)
     with open(tmp_path / "rows.csv", newline="") as file:
         flat = list(csv.DictReader(file))
     means = [row["tokens_per_second"]["mean"] for row in rows]

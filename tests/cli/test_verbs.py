@@ -146,14 +146,16 @@ def test_overwrite_replaces_what_edgeqat_wrote(quantize, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(quantize, tmp_path, monkeypatch):
+@pytest.mark.parametrize("measure", [[], ["--measure"]])
+def test_a_dry_run_prints_the_plan_and_writes_nothing(quantize, tmp_path, monkeypatch, measure):
     monkeypatch.chdir(tmp_path)
-    text = quantize("--w4a8kv4", "--dry-run")
+    text = quantize("--w4a8kv4", "--dry-run", *measure)
     assert "model.layers.1.mlp.down_proj" in text
     assert "tied to model.embed_tokens" in text
     assert "predicted size" in text
-    assert "predicted QAT time" in text
-    assert "equal; nothing was kept" in text
+    assert ("predicted QAT time" in text) == bool(measure)
+    assert ("equal; nothing was kept" in text) == bool(measure)
+    assert ("add --measure" in text) != bool(measure)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,7 +203,7 @@ def test_recipes_lists_the_shipped_ones(call):
 def leaves(section, prefix=""):
     found = {}
     for name, value in section.items():
-        if isinstance(value, dict):
+        if value and isinstance(value, dict):
             found |= leaves(value, f"{prefix}{name}.")
         elif prefix + name != "architecture":
             found[prefix + name] = value

@@ -41,5 +41,5 @@ def test_float_weights_beyond_fp16_are_left_to_torch(factor, kind, tmp_path):
     model = tiny.llama()
     with torch.no_grad():
         model.model.layers[1].self_attn.o_proj.weight.mul_(factor)
-    with pytest.raises(native.UnsupportedModel, match=f"o_proj', which are too {kind}"):
+    with pytest.raises(native.UnsupportedModel, match=f"o_proj.weight', which are too {kind}"):
         Engine(pack(tmp_path / "folder", model))
