@@ -95,7 +95,7 @@ def measured(task: TextTask, row: dict[str, Any]) -> tuple[Any, dict]:
     codes = sum(s.bits * math.prod(s.shape) for s in specs)
     costs = {
         "MB": file_bytes(stored_tensors(model)) / 1e6,
-        "bits": (codes + 16 * scales) / sum(math.prod(s.shape) for s in specs),
+        "bits": (codes + 16 * scales) / (sum(math.prod(s.shape) for s in specs) or math.nan),
         "seconds": seconds,
         "peak GB": peak / 1e9,
     }

@@ -28,7 +28,7 @@ from torch import Tensor
 from edgeqat.data.text import Blocks
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.average_bits import WidthMeter
-from edgeqat.evaluate.perplexity import nats
+from edgeqat.evaluate.perplexity import blocks_at_once, nats
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn import residual
 from edgeqat.nn.blocks import decoder_layers, tapped
@@ -40,7 +40,6 @@ from edgeqat.scheme import Scheme
 logger = logging.getLogger(__name__)
 
 MODES = ("both", "one-pass", "decode")
-_LOGITS_AT_ONCE = 1 << 26
 _TIE = 1e-3
 _MAX_NATS = 700.0  # exp of more overflows a float
 
@@ -68,9 +67,8 @@ def agreement(
     alike = floating is not None and _shape(floating) == _shape(model)
     if floating is not None and not alike:
         logger.info("layers: the float model has others; their errors are left out")
-    batch = max(1, _LOGITS_AT_ONCE // (blocks.ids.shape[1] * model.config.vocab_size))
     with exact_products(exact), WidthMeter(model.eval(), scheme) as meter:
-        for ids in blocks.ids.split(batch):
+        for ids in blocks.ids.split(blocks_at_once(model, blocks.ids.shape[1])):
             ids = ids.to(model.device)
             names = decoder_layers(model) if alike and one_pass else []
             whole, outputs = _whole(model, ids, engine, names) if one_pass else (None, [])

@@ -10,33 +10,41 @@ Legend: B batch, T tokens of a block, V vocabulary.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from edgeqat.data.text import Blocks
 from edgeqat.recipe.data import DataSection
 
-_TOKENS_AT_ONCE = 4096
+_LOGITS_AT_ONCE = 1 << 25
 _MAX_NATS = 700.0  # exp of more overflows a float
 
 
 @torch.no_grad()
-def perplexity(model: nn.Module, blocks: Blocks) -> float:
+def perplexity(model: Any, blocks: Blocks) -> float:
     """Perplexity of a causal language model on blocks (N, T)."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     total = torch.zeros((), dtype=torch.float64)
     count = 0
-    for ids in blocks.ids.split(max(1, _TOKENS_AT_ONCE // blocks.ids.shape[1])):
+    for ids in blocks.ids.split(blocks_at_once(model, blocks.ids.shape[1])):
         ids = ids.to(device)
         logits = model(input_ids=ids, use_cache=False).logits
         total += nats(logits[:, :-1], ids[:, 1:]).cpu()
         count += ids.shape[0] * (ids.shape[1] - 1)
     model.train(was_training)
     return math.exp(min(total.item() / count, _MAX_NATS))
+
+
+def blocks_at_once(model: Any, context: int, tokens: int = 4096) -> int:
+    """How many blocks of `context` tokens one pass takes: at most so many tokens, and logits of at
+    most 128 MiB in float32.
+    """
+    return max(1, min(tokens, _LOGITS_AT_ONCE // model.config.vocab_size) // context)
 
 
 def perplexity_of(logits: Tensor, ids: Tensor) -> float:

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeqat.errors import DataError, ModelError
+from edgeqat.errors import DataError
 from edgeqat.nn import compensation
 from edgeqat.nn.blocks import decoder_layers
+from edgeqat.nn.observation import check_ranges, observed, watching
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
-from edgeqat.quant.dynamic import CacheQuantizer
 from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import BlockSection
 
+_NO_BATCHES = "calibrate: there are no batches; give at least one"
 _THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the next one measures
 
 
@@ -30,38 +31,48 @@ def calibrate(model: nn.Module, batches: Iterable[Any], blocks: BlockSection | N
     A batch is token ids (B, T) or (T,), images (B, 3, S, S), a mapping of the model's arguments
     (labels are left out) or a tuple that begins with the input: what a DataLoader gives.
     """
-    static = [m for m in model.modules() if isinstance(m, Quantizer) and m.observes]
+    watchers = watching(model)
     adaptive = any(isinstance(module, TokenImportance) for module in model.modules())
     compensated = bool(compensation.waiting(model)) and bool(decoder_layers(model))
-    if not static and not adaptive and not compensated:
+    if not watchers and not adaptive and not compensated:
         return
     modes = [(module, module.training) for module in model.modules()]
     batches = list(batches) if adaptive or compensated else batches
+    if compensated and not batches:
+        raise DataError(_NO_BATCHES)
+    one_by_one = compensated and not adaptive and _all_in_layers(model, watchers)
     try:
         model.eval()
-        for module in static:
-            module.observe()
-        count = 0
-        for batch in batches:
-            _run(model, batch)
-            count += 1
-        if not count:
-            raise DataError("calibrate: there are no batches; give at least one")
-        _check_ranges(model)
-        for module in static:
-            module.finish()
+        if not one_by_one:
+            _observe(model, watchers, batches)
         if compensated:
-            compensation.compensate(model, batches, _run, blocks)
+            compensation.compensate(model, batches, _run, blocks, observe=one_by_one)
         for _ in range(_THRESHOLD_PASSES if adaptive else 0):
             with observing(model):
                 for batch in batches:
                     _run(model, batch)
             move_thresholds(model, rate=1.0)
     finally:
-        for module in static:
-            module.finish()  # once more is nothing; without it one that was cut off observes on
         for submodule, training in modes:
             submodule.training = training
+
+
+def _all_in_layers(model: nn.Module, quantizers: list[Quantizer]) -> bool:
+    """Whether the quantizers are all inside of decoder layers."""
+    layers = [model.get_submodule(name) for name in decoder_layers(model)]
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    return all(id(quantizer) in inside for quantizer in quantizers)
+
+
+def _observe(model: nn.Module, watchers: list[Quantizer], batches: Iterable[Any]) -> None:
+    count = 0
+    with observed(watchers):
+        for batch in batches:
+            _run(model, batch)
+            count += 1
+    if not count:
+        raise DataError(_NO_BATCHES)
+    check_ranges(model)
 
 
 def _run(model: nn.Module, batch: Any) -> None:
@@ -83,15 +94,3 @@ def _run(model: nn.Module, batch: Any) -> None:
         )
     ids = first.unsqueeze(0) if first.ndim == 1 and not first.is_floating_point() else first
     model(ids.to(device))
-
-
-def _check_ranges(model: nn.Module) -> None:
-    """Refuse keys and values, just observed, that fp16 scales cannot hold."""
-    for name, module in model.named_modules():
-        if isinstance(module, CacheQuantizer) and not module.fits():
-            layer, _, kind = name.rpartition(".attention_quantizer.")
-            raise ModelError(
-                f"model: the {kind}s of '{layer}' do not fit fp16 scales (largest "
-                f"{float(module.largest):.1e}); move a power of two into o_proj or q_proj, or "
-                "leave out kv"
-            )

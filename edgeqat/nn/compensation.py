@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.nn.adaptive import AdaptiveQuantizer
+from edgeqat.nn.layers import attentions
 from edgeqat.nn.linear import QuantLinear
+from edgeqat.nn.observation import check_ranges, observed, watching
 from edgeqat.nn.reconstruction import reconstruct
 from edgeqat.nn.switch import quantizers_disabled
 from edgeqat.nn.walk import Run, Walk
@@ -51,10 +53,15 @@ def set_rounded(layer: nn.Module) -> None:
 
 @torch.no_grad()
 def compensate(
-    model: nn.Module, batches: Iterable[Any], run: Run, blocks: BlockSection | None = None
+    model: nn.Module,
+    batches: Iterable[Any],
+    run: Run,
+    blocks: BlockSection | None = None,
+    observe: bool = False,
 ) -> None:
     """Set weights and scales of the layers that wait for it, in place, on a few batches; with
-    `blocks` each decoder layer is then trained alone (nn/reconstruction).
+    `blocks` each decoder layer is then trained alone (nn/reconstruction). `observe`: the quantizers
+    of each that watch values first are set before.
     """
     begun, adaptive = time.monotonic(), _adaptive(model)
     walk = Walk(model, batches, run)
@@ -68,6 +75,10 @@ def compensate(
         if section is not None:
             with quantizers_disabled(layer):
                 floating = [call(number, x) for number, x in enumerate(floating)]
+        if observe:
+            with quantizers_disabled(layer, (WeightQuantizer,)):
+                _observe(walk, layer, quantized)
+            check_ranges(model)
         with inputs.watched(), quantizers_disabled(layer, (WeightQuantizer, *adaptive)):
             for number, x in enumerate(quantized):
                 call(number, x)
@@ -82,6 +93,18 @@ def compensate(
         before, last = (sum(column) / len(losses) for column in zip(*losses, strict=True))
         logger.info("blocks trained one by one: relative error %.5f -> %.5f", before, last)
     logger.info("weights rounded with compensation in %.0f s", time.monotonic() - begun)
+
+
+def _observe(walk: Walk, layer: nn.Module, hidden: list[Tensor]) -> None:
+    """Set the quantizers of a decoder layer that watch values first; where those are keys and
+    values alone, nothing behind its attention is computed.
+    """
+    watchers = watching(layer)
+    if not watchers:
+        return
+    attention = next((module for _, module in attentions(layer)), layer)
+    with observed(watchers):
+        walk.feed(layer, hidden, attention if watchers == watching(attention) else layer)
 
 
 class _Inputs:

@@ -12,12 +12,14 @@ Legend: B batch, T tokens, H hidden.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeqat.nn.blocks import decoder_layers
+from edgeqat.nn.switch import quantizers_disabled
 
 Run = Callable[[nn.Module, Any], None]  # one forward pass of a model over a batch
 _CACHES = ("past_key_values", "past_key_value", "layer_past", "use_cache")
@@ -47,6 +49,20 @@ class Walk:
         output = layer(hidden, **self._arguments[number][layer])
         return output[0] if isinstance(output, tuple) else output
 
+    def feed(self, layer: nn.Module, hidden: list[Tensor], until: nn.Module) -> None:
+        """Run a layer on inputs (B, T, H) of all batches, no further than a module inside it."""
+
+        def stop(*_: object) -> None:
+            raise _Stop
+
+        handle = until.register_forward_hook(stop)
+        try:
+            for number, x in enumerate(hidden):
+                with suppress(_Stop):
+                    self.call(layer, number, x)
+        finally:
+            handle.remove()
+
     def _start(self, model: nn.Module, batch: Any, run: Run, masked: bool) -> None:
         """Keep what the first layer gets, and what the others are called with; the model runs no
         further than that takes.
@@ -69,7 +85,8 @@ class Walk:
 
         handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in self.layers]
         try:
-            with torch.no_grad():
+            # what layers compute here is not kept, and not every quantizer may be set yet
+            with torch.no_grad(), quantizers_disabled(nn.ModuleList(self.layers)):
                 run(model, batch)
         except _Stop:
             pass

@@ -24,7 +24,7 @@ from edgeqat.data.text import (
 )
 from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
 from edgeqat.evaluate.metric import PERPLEXITY
-from edgeqat.evaluate.perplexity import conditions, perplexity, recovered
+from edgeqat.evaluate.perplexity import blocks_at_once, conditions, perplexity, recovered
 from edgeqat.export import llama
 from edgeqat.hf import float_model, packed_folder
 from edgeqat.hf.model import check_family
@@ -104,7 +104,7 @@ class TextTask(Task):
             ids = self.train.evenly(min(wanted, len(self.train))).ids
         else:
             ids = torch.stack([block["input_ids"] for block in islice(self.train, wanted)])
-        at_once = max(1, _CALIBRATION_TOKENS // recipe.data.context)
+        at_once = blocks_at_once(self.model, recipe.data.context, _CALIBRATION_TOKENS)
         return (batch.to(self.model.device) for batch in ids.split(at_once))
 
     def batch(self, size: int) -> dict[str, Tensor]:

@@ -103,3 +103,39 @@ def test_scales_are_signed_so_that_all_codes_are_used():
     assert codes.min() == -8
     restored = codes.float().view(64, 2, 32) * scale.float().unsqueeze(-1)
     assert torch.equal(restored.view(64, 64), quantizer(latent))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("granularity", "size"), [("per_group", 40), ("per_channel", None), ("per_tensor", None)]
+)
+@torch.no_grad()
+def test_each_sweep_of_coordinate_descent_loses_less(bits, granularity, size, monkeypatch):
+    weight, hessian = weights(48, 192), inputs(192)  # groups of 40: the last one is short
+    losses = []
+    for sweeps in (0, 1, 2, 4):
+        monkeypatch.setattr(compensation, "_SWEEPS", sweeps)
+        quantizer = WeightQuantizer((48, 192), bits, granularity, size)
+        (latent,), damping = compensation.compensate([quantizer], [weight], hessian)
+        damped = hessian + damping * hessian.diagonal().mean() * torch.eye(192)
+        losses.append(loss(weight, quantizer(latent), damped))
+    assert losses[1] < 0.995 * losses[0]
+    assert losses == sorted(losses, reverse=True)
+
+
+@torch.no_grad()
+def test_no_single_code_can_be_moved_for_the_better_in_the_end(monkeypatch):
+    monkeypatch.setattr(compensation, "_SWEEPS", 30)
+    weight, hessian = weights(4, 24), inputs(24)
+    quantizer = WeightQuantizer((4, 24), 3, "per_group", 8)
+    (latent,), damping = compensation.compensate([quantizer], [weight], hessian)
+    damped = hessian + damping * hessian.diagonal().mean() * torch.eye(24)
+    codes, scale = quantizer.codes(latent)
+    wide = scale.float().repeat_interleave(8, 1)
+    least = loss(weight, codes * wide, damped)
+    for row in range(4):
+        for column in range(24):
+            for step in (-1, 1):
+                moved = codes.float().clone()
+                moved[row, column] = (moved[row, column] + step).clamp(-4, 3)
+                assert loss(weight, moved * wide, damped) >= least * (1 - 1e-5)
