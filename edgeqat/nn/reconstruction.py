@@ -43,13 +43,14 @@ def reconstruct(
     rates = [group["lr"] for group in optimizer.param_groups]
     steps, losses = section.passes * len(inputs), []
     device = inputs[0].device.type
+    bf16 = _has_bf16_products(device) if section.bf16 is None else section.bf16
     with torch.enable_grad():
         for step in range(steps):
             number = step % len(inputs)
             share = _schedule(step / steps)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * share
-            with torch.autocast(device, torch.bfloat16, enabled=section.bf16):
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
                 output = call(number, inputs[number].detach())
             loss = relative_error(output, targets[number])
             loss.backward()
@@ -65,6 +66,13 @@ def relative_error(output: Tensor, target: Tensor) -> Tensor:
     goal = target.float()
     error = (output.float() - goal).square().sum(-1)
     return (error / goal.square().sum(-1).clamp(min=1e-12)).mean()
+
+
+def _has_bf16_products(device: str) -> bool:
+    """Whether the device multiplies in bf16 itself: AMX, AVX512-BF16, or a GPU that does."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _schedule(done: float) -> float:

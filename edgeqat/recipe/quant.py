@@ -25,8 +25,8 @@ class WeightSection(Section):
     )
     init: Literal["gptq", "mse", "lsq"] = Field(
         "gptq",
-        description="gptq: errors compensated (language models below 8 bit, else mse); "
-        "mse: least squared error; lsq: LSQ's",
+        description="how weights start; gptq (language models below 8 bit): compensated errors; "
+        "mse: least error; lsq: LSQ's",
     )
 
     @field_validator("group_size")
@@ -43,7 +43,9 @@ class ActivationSection(Section):
         description="dynamic: per token; static: per tensor; q8_0: llama.cpp's; others: baselines",
     )
     calibration_batches: int = Field(
-        8, ge=1, description="batches that initialise static scales and key offsets"
+        8,
+        ge=1,
+        description="training batches to calibrate on: weights (gptq), static scales, key offsets",
     )
     rotate: list[str] = Field(
         ["*"], description="glob patterns of layers whose input (and weight) is Hadamard-rotated"
@@ -142,8 +144,8 @@ class QuantSection(Section):
         None,
         gt=0,
         le=8,
-        description="average bits a weight with scales, embedding and head; layers take 2, 3, 4, "
-        "6 or 8 by what they lose, not the scheme's",
+        description="average bits of all weights, with scales, embedding and head; layers that "
+        "lose more get more of 2, 3, 4, 6, 8",
     )
     layer_bits: dict[str, Literal[1, 2, 3, 4, 6, 8]] = Field(
         {}, description="bits of single layers by name or glob pattern, instead of the scheme's"

@@ -26,7 +26,7 @@ class CorrectSection(Section):
 
 class LowRankSection(Section):
     rank: int = Field(32, ge=1, description="rank r of the adapters")
-    alpha: int = Field(32, ge=1, description="the adapter counts alpha / rank")
+    alpha: int = Field(32, ge=1, description="factor of the adapter: alpha / rank")
     base: Literal["float32", "bf16", "int8"] = Field(
         "bf16", description="how the frozen weights are kept"
     )
@@ -35,11 +35,15 @@ class LowRankSection(Section):
 class BlockSection(Section):
     """Decoder layers trained one by one against the float model's, before the whole model is."""
 
-    passes: int = Field(0, ge=0, description="passes over the calibration text (0: off)")
+    passes: int = Field(
+        0, ge=0, description="passes over the calibration text, layer by layer (0: off)"
+    )
     learning_rate: float = Field(
         0.02, gt=0, description="peak learning rate, in quantization steps of a weight"
     )
-    bf16: bool = Field(False, description="bf16 autocast; quantizers stay float32")
+    bf16: bool | None = Field(
+        None, description="bf16 autocast; absent: where the processor has bf16 products"
+    )
 
 
 LARGEST_BF16_BETA = 0.99
@@ -66,7 +70,9 @@ class TrainSection(Section):
     scale_learning_rate: float | None = Field(
         None, gt=0, description="peak learning rate of the scales; absent: a fifth of the weights'"
     )
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="how the learning rate falls after warm-up"
+    )
     warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices (never of scales)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
@@ -88,10 +94,12 @@ class TrainSection(Section):
 
 
 class DistillSection(Section):
-    weight: float = Field(1.0, ge=0, le=1, description="gamma: share of KL against cross-entropy")
+    weight: float = Field(
+        1.0, ge=0, le=1, description="gamma: share of KL in the loss; cross-entropy has the rest"
+    )
     temperature: float = Field(1.0, gt=0, description="tau of the softened distributions")
     teacher: str | None = Field(
-        None, description="another model as teacher; default: the float self"
+        None, description="another model as teacher; absent: the float model itself"
     )
 
 
