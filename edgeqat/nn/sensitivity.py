@@ -3,8 +3,8 @@
     KL(p || p_hat) ~ 1/2 mean_t (g_t . d_t)^2,    d = (W_hat - W) x,  g = d log p(y) / d output
 
 with labels y drawn from the float model itself, so that the mean is its Fisher information: one
-forward and one backward pass tell every layer and width. A tied embedding counts where it is looked
-up and where it is the head.
+forward and one backward pass of each sequence tell every layer and width. A tied embedding counts
+where it is looked up and where it is the head.
 
 Legend: T tokens, O outputs, I inputs, V vocabulary, H hidden.
 """
@@ -47,16 +47,20 @@ def sensitivity(model: nn.Module, ids: Tensor, widths: tuple[int, ...], rounder:
         for parameter in trained:
             parameter.requires_grad_(False)
         with quantizers_disabled(model.eval()), torch.enable_grad():
-            logits = model(input_ids=ids, use_cache=False).logits.float()
-            with torch.no_grad():
-                drawn = torch.multinomial(logits.flatten(0, 1).softmax(-1), 1)
-            logits.flatten(0, 1).log_softmax(-1).gather(1, drawn).sum().backward()
+            for sequence in ids.split(1):  # the logits of one at a time
+                logits = model(input_ids=sequence, use_cache=False).logits[0].float()
+                with torch.no_grad():
+                    drawn = torch.multinomial(logits.softmax(-1), 1)
+                logits.log_softmax(-1).gather(1, drawn).sum().backward()
     finally:
         for handle in handles:
             handle.remove()
         for parameter in trained:
             parameter.requires_grad_(True)
-    return losses
+    return {
+        name: {bits: total / ids.numel() for bits, total in by_bits.items()}
+        for name, by_bits in losses.items()
+    }
 
 
 class _Errors:
@@ -64,6 +68,7 @@ class _Errors:
 
     def __init__(self, widths: tuple[int, ...], rounder: Rounder, losses: Losses) -> None:
         self._widths, self._rounder, self._losses = widths, rounder, losses
+        self._quantizers: dict[tuple[str, int], WeightQuantizer] = {}
 
     def watch(self, name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], Tensor]:
         def keep(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -83,11 +88,16 @@ class _Errors:
         else:
             index, x = None, rotate(given, layer.rotation).flatten(0, -2).float()
         for bits in self._widths:
-            quantizer = self._rounder(layer, bits)
-            quantizer.initialize(weight)
-            error = quantizer(weight).sub_(weight)
+            error = self._quantizer(name, layer, bits)(weight).sub_(weight)
             change = error[index] if x is None else x @ error.t()
-            self._losses[name][bits] += float((change * g).sum(-1).square().mean()) / 2
+            self._losses[name][bits] += float((change * g).sum(-1).square().sum()) / 2
+
+    def _quantizer(self, name: str, layer: Any, bits: int) -> WeightQuantizer:
+        """The quantizer of a layer at a width, its scales found once."""
+        if (name, bits) not in self._quantizers:
+            quantizer = self._quantizers[name, bits] = self._rounder(layer, bits)
+            quantizer.initialize(layer.weight)
+        return self._quantizers[name, bits]
 
 
 def _has_own(layer: Any) -> bool:
