@@ -12,6 +12,7 @@ rows that are done, and the same command continues with the others; it may name 
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +82,8 @@ def compare(
     _check_text_model(recipe)
     task = load_task(recipe)
     assert isinstance(task, TextTask)
+    for folder in trained:
+        _check_same_model(folder, task.model.config)
     counted = threads or native.physical_cores()
     model_hash = float_model.fingerprint(recipe.model.name, recipe.model.weights)
     wanted = identity("compare", recipe, model_hash, task.train, task.valid)
@@ -161,6 +164,7 @@ def _computed(
         entry = described(row)
         try:
             entry |= run.result(settings.strip(), partial(result, row))
+            _check_finite(entry)
         except EdgeQATError as error:
             if row.name == FLOAT:
                 raise
@@ -169,6 +173,14 @@ def _computed(
         logger.info("%s", words(entry))
         _tidy(place, row, rows[number + 1 :])
     return table
+
+
+def _check_finite(entry: dict[str, Any]) -> None:
+    for name in ("perplexity", "kl"):
+        value = entry.pop(name)
+        if value is None or not math.isfinite(value):
+            raise EdgeQATError(f"its {name} is not a finite number")
+        entry[name] = value
 
 
 def words(entry: dict[str, Any]) -> str:
@@ -226,6 +238,19 @@ def _scheme_of(folder: Path) -> str:
     if "quant" not in config["quantization_config"]:
         raise ModelError(f"qat: '{folder}' is no language model; name a packed folder of one")
     return str(config["quantization_config"]["scheme"])
+
+
+def _check_same_model(folder: Path, config: Any) -> None:
+    """Refuse a packed folder of another model."""
+    packed = checkpoint.read_config(folder)
+    for field in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
+        wanted = getattr(config, field, None)
+        stored = packed.get(config.attribute_map.get(field, field), wanted)
+        if stored != wanted:
+            raise ModelError(
+                f"qat: {field} of '{folder}' is {stored}, the model's is {wanted}; name a folder "
+                "packed from this model"
+            )
 
 
 def _check_text_model(recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from edgeqat.bench.choice import choose
@@ -96,12 +97,13 @@ class Row:
     @property
     def format(self) -> str:
         """What the row computes with, in words."""
-        return self.kind.format or self.scheme
+        named = f", {Path(self.folder).name}" if self.folder else ""
+        return self.kind.format or f"{self.scheme}{named}"
 
     @property
     def label(self) -> str:
-        """Name, and the scheme of ours."""
-        return f"{self.name} {self.scheme}".strip()
+        """Name, and what tells rows of ours apart."""
+        return f"{self.name} {self.format}" if self.scheme else self.name
 
 
 def missing(name: str) -> str | None:

@@ -33,6 +33,7 @@ from edgeqat.nn import convert
 from edgeqat.output import write_json
 from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.quantize import quantize
+from edgeqat.pipeline.widths import with_widths
 
 REFERENCE, F16, IMPORTANCE = "reference.npy", "F16.gguf", "importance"
 _SECONDS = "seconds.json"
@@ -83,6 +84,9 @@ def _float(job: Job, inputs: Inputs) -> dict[str, Any]:
 
 def _ours(job: Job, inputs: Inputs) -> dict[str, Any]:
     made: dict[str, Any] = {}
+    average = inputs.recipe(job.scheme).quant.average_bits if job.folder is None else None
+    if average is not None:
+        made["format"] = f"{job.scheme}, {average:g} bits a weight"
     if job.folder is not None:
         folder = Path(job.folder)
     elif job.name == TRAINED:
@@ -93,6 +97,7 @@ def _ours(job: Job, inputs: Inputs) -> dict[str, Any]:
             quantize(recipe.model_copy(update={"train": train}), folder, overwrite=True)
     else:
         task, recipe = inputs.task(), inputs.recipe(job.scheme)
+        recipe = with_widths(recipe, task)
         quant = recipe.quant if job.name == "ours-start" else recipe.quant.ptq_only()
         folder = inputs.place / f".{job.name}-{job.scheme}"
         folder.mkdir()

@@ -103,9 +103,15 @@ class PackedFolder:
     def head_weight(self) -> np.ndarray:
         """The weight (V, H) of a tied head with the matrix before it, float32."""
         assert self._turn is not None
-        embedding = next(name for name, spec in self.layers.items() if spec.kind == "embedding")
-        weight: np.ndarray = self.weight(embedding).values() @ self._turn.numpy()
-        return weight
+        packed = [name for name, spec in self.layers.items() if spec.kind == "embedding"]
+        floating = self.tensors.get("model.embed_tokens.weight")
+        if packed:
+            weight = self.weight(packed[0]).values()
+        else:
+            assert floating is not None
+            weight = floating.float().numpy()
+        turned: np.ndarray = weight @ self._turn.numpy()
+        return turned
 
     def rotated(self) -> str | None:
         """The first layer whose input is rotated."""

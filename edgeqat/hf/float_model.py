@@ -89,9 +89,19 @@ def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
     if weights is not None:
         replace_weights(model, weights)
     check_finite(model, weights or name)
+    settle_tie(model)
     if gguf_header.is_gguf(name):
         _logger.info("%s: %s", Path(name).name, gguf_model.describe(name))
     return model
+
+
+def settle_tie(model: Any) -> None:
+    """Make the config say whether head and embedding are one weight: a checkpoint that holds both
+    is loaded with both, whatever its config says.
+    """
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and table is not None:
+        model.config.tie_word_embeddings = head.weight is table.weight
 
 
 def random_model(

@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import shutil
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -64,7 +64,7 @@ def folder(name: str) -> Path:
     version = f"{transformers.__version__}-{_FORMAT}"
     digest = _digest(path.absolute(), status.st_size, status.st_mtime_ns)
     place = kept.folder(_KEPT) / f"{path.stem}-{digest[:16]}-{version}"
-    if not (place / checkpoint.CONFIG).is_file() or not (place / checkpoint.WEIGHTS).is_file():
+    if not _is_whole(place):
         _fill(place, path, header)
     return place
 
@@ -90,18 +90,25 @@ def _fill(place: Path, path: Path, header: Header) -> None:
         temporary = Path(mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         try:
             _convert(path, header, temporary)
-            with suppress(OSError):  # damaged, or from another process since
-                shutil.rmtree(place)
+            if _is_whole(place):  # by another process since, which may be loading it
+                return
+            shutil.rmtree(place, ignore_errors=True)  # damaged
+            temporary.chmod(0o755)
             temporary.rename(place)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if (place / checkpoint.CONFIG).is_file():
+        if _is_whole(place):
             return
         raise ModelError(
             f"model: '{path}' becomes {total:.1f} GB of float32, which cannot be kept in "
             f"'{place.parent}' ({error.strerror or error}); set {kept.VARIABLE} to another place"
         ) from None
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a folder that was read from a file is there with config and weights."""
+    return (place / checkpoint.CONFIG).is_file() and (place / checkpoint.WEIGHTS).is_file()
 
 
 def _convert(path: Path, header: Header, target: Path) -> None:

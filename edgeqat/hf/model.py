@@ -16,7 +16,7 @@ from edgeqat import checkpoint
 from edgeqat.errors import ModelError
 from edgeqat.families import FAMILIES, family_of
 from edgeqat.hf import conv1d, kv_cache, packed_folder
-from edgeqat.hf.float_model import check_vocabulary
+from edgeqat.hf.float_model import check_vocabulary, settle_tie
 from edgeqat.nn import convert
 from edgeqat.nn.decision import edges
 from edgeqat.nn.finite import check_finite
@@ -87,6 +87,7 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
     _check_wrapped(model, inner, quant)
     for part in inner:
         check_family(part.config)
+        settle_tie(part)
         conv1d.to_linear(part)
         attention.register()
         part.set_attn_implementation(attention.NAME)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.layers import attentions
 from edgeqat.nn.linear import QuantLinear
@@ -79,13 +80,14 @@ def compensate(
             with quantizers_disabled(layer, (WeightQuantizer,)):
                 _observe(walk, layer, quantized)
             check_ranges(model)
-        with inputs.watched(), quantizers_disabled(layer, (WeightQuantizer, *adaptive)):
+        with quantizers_disabled(layer, (WeightQuantizer, *adaptive)):
             for number, x in enumerate(quantized):
-                call(number, x)
+                with inputs.watched(walk.masks[number]):
+                    call(number, x)
         inputs.round_weights()
         with quantizers_disabled(layer, adaptive):
             if section is not None:
-                losses.append(reconstruct(layer, call, quantized, floating, section))
+                losses.append(reconstruct(layer, call, quantized, floating, section, walk.masks))
             quantized = [call(number, x) for number, x in enumerate(quantized)]
     for layer in waiting(model):
         set_rounded(layer)  # outside of decoder layers
@@ -117,8 +119,10 @@ class _Inputs:
         self._tokens: dict[QuantLinear, int] = {}
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Add the inputs of the forward pass inside, as the layers multiply with them."""
+    def watched(self, mask: Tensor | None) -> Iterator[None]:
+        """Add the inputs of the forward pass inside, as the layers multiply with them; of tokens
+        where `mask` (B, T) is true.
+        """
         sources: dict[tuple[int, int], QuantLinear] = {}
         kept: list[Tensor] = []  # no other tensor may take the id of one that was read
 
@@ -129,7 +133,7 @@ class _Inputs:
                 members.append(layer)
             if leader is layer:
                 kept.append(args[0])
-                self._add(layer, layer.input_quantizer(rotate(args[0], layer.rotation)))
+                self._add(layer, layer.input_quantizer(rotate(args[0], layer.rotation)), mask)
 
         handles = [layer.register_forward_pre_hook(keep) for layer in self._layers]
         try:
@@ -138,8 +142,9 @@ class _Inputs:
             for handle in handles:
                 handle.remove()
 
-    def _add(self, layer: QuantLinear, values: Tensor) -> None:
-        x = values.detach().reshape(-1, values.shape[-1]).float()
+    def _add(self, layer: QuantLinear, values: Tensor, mask: Tensor | None) -> None:
+        values = values.detach() if mask is None else values.detach()[mask.to(values.device)]
+        x = values.reshape(-1, values.shape[-1]).float()
         if layer not in self._hessians:
             self._hessians[layer] = x.new_zeros(x.shape[1], x.shape[1])
         self._hessians[layer].addmm_(x.t(), x)
@@ -161,6 +166,12 @@ class _Inputs:
 def _round(layers: list[QuantLinear], hessian: Tensor) -> None:
     quantizers: list[Any] = [layer.weight_quantizer for layer in layers]
     weights = [layer.weight for layer in layers]
+    if not hessian.isfinite().all():
+        rows, columns = weights[0].shape
+        raise ModelError(
+            f"calibration: the inputs of a layer ({rows} x {columns}) are not finite; look for "
+            "values beyond float32 in the model"
+        )
     latent, damping = compensation.compensate(quantizers, weights, hessian)
     for layer, weight in zip(layers, latent, strict=True):
         layer.weight.copy_(weight)

@@ -58,12 +58,13 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
             "nn.Sequential"
         )
     _keep_to_layers(model)
-    for pattern in quant.skip:
-        if not any(fnmatch(name, pattern) for name, _ in model.named_modules()):
-            raise RecipeError(
-                f"quant.skip: '{pattern}' matches no layer of this model; look at the names that "
-                "--dry-run prints"
-            )
+    for field, patterns in (("skip", quant.skip), ("layer_bits", quant.layer_bits)):
+        for pattern in patterns:
+            if not any(fnmatch(name, pattern) for name, _ in model.named_modules()):
+                raise RecipeError(
+                    f"quant.{field}: '{pattern}' matches no layer of this model; look at the names "
+                    "that --dry-run prints"
+                )
     for name, layer, decision in sorted(entries, key=lambda e: not isinstance(e[1], nn.Embedding)):
         if isinstance(layer, nn.Embedding):
             if decision.bits < FLOAT_BITS:
@@ -298,6 +299,12 @@ def _weight_quantizer(
         quantizer.initialize(layer.weight.flatten(1), quant.weight.init)
         quantizer.awaits_compensation = _compensated(name, layer, decision, quant)
     return quantizer
+
+
+def compensates(model: nn.Module, quant: QuantSection) -> bool:
+    """Whether calibration rounds weights of a float language model with compensation."""
+    rounded = (_compensated(*entry, quant) for entry in decisions(model, quant))
+    return any(attentions(model)) and any(rounded)
 
 
 def _compensated(name: str, layer: Any, decision: Decision, quant: QuantSection) -> bool:

@@ -68,7 +68,7 @@ def rule(name: str, layer: Any, quant: QuantSection, edge: bool = False) -> Deci
         return Decision(head, *grouping(head, quant, True), input_bits=inputs, reason=kept)
     bits = quant.bits_of(name, scheme.weight_bits)
     if isinstance(layer, nn.Conv2d) or edge:
-        return _image_decision(layer, quant, edge)
+        return _image_decision(name, layer, quant, edge)
     quantized = min(scheme.weight_bits, scheme.activation_bits) < FLOAT_BITS
     return Decision(
         bits,
@@ -90,7 +90,7 @@ def grouping(bits: int, quant: QuantSection, of_tokens: bool) -> tuple[str, int 
     return weight.granularity, weight.group_size if weight.granularity == "per_group" else None
 
 
-def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
+def _image_decision(name: str, layer: Any, quant: QuantSection, edge: bool) -> Decision:
     """One scale a channel (or one in all) and learned activation scales, as convolutions need."""
     scheme = quant.bits()
     if edge and quant.edges == "float":
@@ -100,7 +100,7 @@ def _image_decision(layer: Any, quant: QuantSection, edge: bool) -> Decision:
             reason=f"padding '{layer.padding}' of mode '{layer.padding_mode}' {NOT_SUPPORTED}"
         )
     least = _EDGE_BITS if edge and quant.edges == "8bit" else 0
-    bits = max(scheme.weight_bits, least)
+    bits = quant.bits_of(name, max(scheme.weight_bits, least))
     return Decision(
         bits,
         "per_tensor" if quant.weight.granularity == "per_tensor" else "per_channel",

@@ -31,10 +31,16 @@ Call = Callable[[int, Tensor], Tensor]
 
 
 def reconstruct(
-    layer: nn.Module, call: Call, inputs: list[Tensor], targets: list[Tensor], section: BlockSection
+    layer: nn.Module,
+    call: Call,
+    inputs: list[Tensor],
+    targets: list[Tensor],
+    section: BlockSection,
+    masks: list[Tensor | None],
 ) -> tuple[float, float]:
-    """Train a prepared decoder layer in place; call(number, x) runs it on x (B, T, H) of a batch.
-    Returns the loss of the first and of the last pass.
+    """Train a prepared decoder layer in place; call(number, x) runs it on x (B, T, H) of a batch,
+    whose tokens count where its mask (B, T) is true. Returns the loss of the first and of the last
+    pass.
     """
     groups = list(_groups(layer, section.learning_rate))
     if not groups:
@@ -52,7 +58,7 @@ def reconstruct(
                 group["lr"] = rate * share
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
                 output = call(number, inputs[number].detach())
-            loss = relative_error(output, targets[number])
+            loss = relative_error(output, targets[number], masks[number])
             loss.backward()
             optimizer.step()
             layer.zero_grad(set_to_none=True)
@@ -61,11 +67,14 @@ def reconstruct(
     return sum(losses[:size]) / size, sum(losses[-size:]) / size
 
 
-def relative_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over tokens of ||y - y*||^2 / ||y*||^2 of outputs (B, T, H), a scalar in float32."""
+def relative_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over tokens of ||y - y*||^2 / ||y*||^2 of outputs (B, T, H), a scalar in float32; with a
+    mask (B, T) over those where it is true.
+    """
     goal = target.float()
     error = (output.float() - goal).square().sum(-1)
-    return (error / goal.square().sum(-1).clamp(min=1e-12)).mean()
+    relative = error / goal.square().sum(-1).clamp(min=1e-12)
+    return relative.mean() if mask is None else relative[mask.to(relative.device)].mean()
 
 
 def _has_bf16_products(device: str) -> bool:

@@ -98,7 +98,7 @@ class RotatedNorm(nn.Module):
         if norm.weight.is_meta:  # of a loaded model
             norm.weight = nn.Parameter(gain.clone())
         else:
-            norm.weight.copy_(gain)
+            norm.to(gain).weight.copy_(gain)  # it was not part of the model that has moved since
         return norm
 
 

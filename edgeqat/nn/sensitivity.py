@@ -36,6 +36,8 @@ def sensitivity(model: nn.Module, ids: Tensor, widths: tuple[int, ...], rounder:
         if isinstance(layer, (QuantLinear, QuantEmbedding)) and _has_own(layer)
     }
     losses: Losses = {name: dict.fromkeys(widths, 0.0) for name in owners.values()}
+    if not losses:
+        return losses
     errors = _Errors(widths, rounder, losses)
     handles = [
         layer.register_forward_hook(errors.watch(owners[id(layer.weight)]))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -39,9 +40,12 @@ class Walk:
         names = decoder_layers(model)
         self.layers: list[nn.Module] = [model.get_submodule(name) for name in names]
         self.hidden: list[Tensor] = []
+        self.masks: list[Tensor | None] = []  # of batches: (B, T), true where a token is text
         self._arguments: list[Arguments] = []
         self._known: dict[tuple[int, ...], Arguments] = {}  # of batches without a mask, by shape
         for batch in batches:
+            mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+            self.masks.append(mask.bool() if mask is not None and mask.ndim == 2 else None)
             self._start(model, batch, run, isinstance(batch, Mapping))
 
     def call(self, layer: nn.Module, number: int, hidden: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ class Walk:
                     raise _Stop
             arguments[layer] = {
                 name: None if name in _CACHES else value
-                for name, value in kwargs.items()
+                for name, value in {**_named(layer, args), **kwargs}.items()
                 if name != "hidden_states"
             }
             if layer is self.layers[-1]:
@@ -97,3 +101,9 @@ class Walk:
         if arguments and not masked:
             self._known[shape] = arguments
         self._arguments.append(arguments or self._known[shape])
+
+
+def _named(layer: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What a layer was given by position, by the names of its parameters."""
+    names = (name for name, _ in zip(signature(layer.forward).parameters, args, strict=False))
+    return dict(zip(names, args, strict=True))

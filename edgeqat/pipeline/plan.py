@@ -113,8 +113,8 @@ def _row(name: str, layer: Any, decision: Decision, packed: Any) -> tuple[str, .
     return (
         name,
         f"{rows}x{columns}",
-        "float" if decision.bits == FLOAT_BITS else f"int{decision.bits}",
-        str(group if decision.bits < FLOAT_BITS else "-"),
+        "-" if tied else "float" if decision.bits == FLOAT_BITS else f"int{decision.bits}",
+        str(group if decision.bits < FLOAT_BITS and not tied else "-"),
         inputs,
         "0" if tied else str(size),
         note,

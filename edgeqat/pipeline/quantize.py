@@ -209,7 +209,7 @@ def _rows_before(task: Task, recipe: Recipe, run: Run, name: str) -> tuple[dict[
         "qat_start": start,
         "norms_estimated": settled,
         "rotated": recipe.quant.rotates_anything,
-        "compensated": recipe.quant.weight.init == "gptq",
+        "compensated": convert.compensates(task.model, recipe.quant),
         "average_bits": average_bits(recipe),
         "evaluation": task.conditions(recipe),
     }

@@ -26,7 +26,7 @@ from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
 from edgeqat.evaluate.metric import PERPLEXITY
 from edgeqat.evaluate.perplexity import blocks_at_once, conditions, perplexity, recovered
 from edgeqat.export import llama
-from edgeqat.hf import float_model, packed_folder
+from edgeqat.hf import conv1d, float_model, packed_folder
 from edgeqat.hf.model import check_family
 from edgeqat.nn.half import keep_half
 from edgeqat.pipeline.architecture import build, train_tokenizer
@@ -151,7 +151,9 @@ def load_text(recipe: Recipe) -> TextTask:
     set_seed(recipe.seed)
     data = recipe.data
     check_family(float_model.load_config(recipe.model.name))
-    model = keep_half(float_model.load_model(recipe.model.name, recipe.model.weights))
+    model = float_model.load_model(recipe.model.name, recipe.model.weights)
+    conv1d.to_linear(model)
+    keep_half(model)
     if recipe.quant.kv.llama_cpp or recipe.quant.activation.mode == "q8_0":
         reason = llama.unsupported(model.config.to_dict(), recipe.quant.bits())
         if reason is not None:

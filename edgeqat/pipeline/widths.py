@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from edgeqat.errors import UsageError
+from edgeqat.errors import RecipeError, UsageError
 from edgeqat.hf.model import prepare
 from edgeqat.nn.decision import decisions, grouping, layers
 from edgeqat.nn.half import float_copy
@@ -47,6 +47,8 @@ def with_widths(recipe: Recipe, task: Task) -> Recipe:
     set_seed(recipe.seed)
     choices = _choices(task, recipe, quant)
     counts = {name: layer.weight.numel() for name, layer in layers(task.model)}
+    if not choices:
+        raise RecipeError("quant.average_bits: no layer is left to quantize; look at quant.skip")
     weights = sum(counts[name] for name in choices)
     taken = allocate(choices, int(wanted * weights / 8))
     used = sum(choice.bytes for choice in taken.values())

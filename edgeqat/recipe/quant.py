@@ -184,6 +184,15 @@ class QuantSection(Section):
                 f"activation.mode: llama.cpp multiplies with 8-bit activations and the scheme is "
                 f"{self.scheme}; write for example --w4a8kv4"
             )
+        if self.average_bits is not None and scheme.weight_bits == FLOAT_BITS:
+            raise ValueError(
+                f"average_bits: {self.average_bits:g} needs quantized weights and the scheme is "
+                f"{self.scheme}; write for example --w4a8kv4"
+            )
+        if self.average_bits is not None and self.layer_bits:
+            raise ValueError(
+                "average_bits: it sets the bits of every layer, as layer_bits does; leave one out"
+            )
         if self.kv.llama_cpp:
             self._fits_llama_cpp(scheme)
         if share is not None and not scheme.has_low_tokens:

@@ -55,7 +55,7 @@ def test_our_rows_stand_beside_the_float_model(here, compare, packed_folder, tmp
     assert list(rows) == [
         ("float", "fp16"),
         *[(f"ours-{kind}", scheme) for kind in ("ptq", "start") for scheme in arguments[3::2]],
-        ("ours-qat", "w4a8kv4"),
+        ("ours-qat", f"w4a8kv4, {packed_folder.name}"),
     ]
     floating = rows[("float", "fp16")]
     assert floating["over_float"] == floating["kl"] == 0 and floating["bits"] == 16
@@ -63,7 +63,7 @@ def test_our_rows_stand_beside_the_float_model(here, compare, packed_folder, tmp
     assert 0 < fine["kl"] < coarse["kl"] < 1
     assert 8 < fine["matrix_bits"] < 8.6 and 4 < coarse["matrix_bits"] < 4.6
     assert fine["seconds"] > 0 and fine["peak_bytes"] > 1e8
-    ready = rows[("ours-qat", "w4a8kv4")]
+    ready = rows[("ours-qat", f"w4a8kv4, {packed_folder.name}")]
     assert ready["bytes"] == (packed_folder / "model.safetensors").stat().st_size
     assert "seconds" not in ready and ready["folder"] == str(packed_folder)
     found = json.loads((tmp_path / "compared" / "compare.json").read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def test_a_packed_folder_scores_as_eval_says(here, compare, packed_folder, model
 
     against = str(model_folder)
     found = evaluate(packed_folder, mode="one-pass", against=against, blocks=3, exact=False)
-    row = rows[("ours-qat", "w4a8kv4")]
+    row = rows[("ours-qat", f"w4a8kv4, {packed_folder.name}")]
     assert row["kl"] == pytest.approx(found["kl"]["mean"], rel=1e-3)
     assert row["same_top"] == pytest.approx(100 * found["same_top_float"], abs=1.1)
     assert row["perplexity"] == pytest.approx(found["perplexity"]["one_pass"], rel=1e-4)
@@ -215,3 +215,24 @@ def test_the_rows_are_listed(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(KINDS)
     assert lines[0].split() == ["row", "float", "available"]
+
+
+def test_mixed_widths_are_those_of_every_row(here, compare):
+    rows = compare("--rows", "ours", "--steps", 1, "--set", "quant.average_bits=5")
+    bits = {row["row"]: row["matrix_bits"] for row in rows.values() if row["row"] != "float"}
+    assert max(bits.values()) - min(bits.values()) < 0.2
+    assert [name[1] for name in rows][1:3] == ["w4a8kv4, 5 bits a weight"] * 2
+
+
+def test_a_folder_of_another_model_is_refused(packed_folder, text_file, tmp_path, capsys):
+    tiny.llama(num_hidden_layers=3).save_pretrained(tmp_path / "other")
+    tiny.tokenizer().save_pretrained(tmp_path / "other")
+    arguments = ["compare", tmp_path / "other", "--data", text_file, "--qat", packed_folder]
+    assert run([*map(str, arguments), *BLOCKS, "--rows", "ours-qat"]) == 2
+    assert "num_hidden_layers of" in capsys.readouterr().err
+
+
+def test_a_row_without_numbers_fails_alone(here, compare, monkeypatch, capsys):
+    monkeypatch.setattr(work, "scored", lambda *_: {"perplexity": 9.0, "kl": float("nan")})
+    compare("--rows", "ours", "--steps", 1, code=1)
+    assert "its kl is not a finite number" in capsys.readouterr().err

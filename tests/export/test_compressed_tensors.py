@@ -148,8 +148,10 @@ def test_the_way_out_that_is_named_works(tmp_path, capsys):
     assert export(folder, tmp_path / "out", "--drop-kv") == 0
 
 
-def test_a_rotated_folder_is_rounded_anew(tmp_path):
-    folder = pack(tmp_path / "packed", tiny.llama(), "w4a8", activation={"rotate": ["*"]})
+@pytest.mark.parametrize("embedding", [8, 16])
+def test_a_rotated_folder_is_rounded_anew(tmp_path, embedding):
+    quant = {"activation": {"rotate": ["*"]}, "embedding_bits": embedding}
+    folder = pack(tmp_path / "packed", tiny.llama(), "w4a8", **quant)
     assert export(folder, tmp_path / "out", "--requantize") == 0
     tensors = checkpoint.read_tensors(tmp_path / "out" / "model.safetensors")
     assert tensors["model.layers.0.mlp.up_proj.weight_packed"].dtype == torch.int32

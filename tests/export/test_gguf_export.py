@@ -169,13 +169,18 @@ def test_rotated_weights_are_rounded_anew_where_that_is_asked_for(tmp_path, caps
     assert 1e-4 < error < 0.02
 
 
-def test_a_tied_head_behind_a_rotated_residual_stream_gets_a_weight_of_its_own(tmp_path, capsys):
-    folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8", rotate_residual=True)
+@pytest.mark.parametrize("embedding", [8, 16])
+def test_a_tied_head_behind_a_rotated_residual_stream_gets_a_weight_of_its_own(
+    tmp_path, capsys, embedding
+):
+    quant = {"rotate_residual": True, "embedding_bits": embedding}
+    folder = pack(tmp_path / "packed", MODELS["llama"](), "w4a8", **quant)
     assert export(folder, tmp_path / "out.gguf") == 2
     assert "residual stream is rotated, and its head is tied" in capsys.readouterr().err
     assert export(folder, tmp_path / "out.gguf", "--requantize") == 0
     model = packed_folder.load(folder)
-    expected = model.lm_head.dequantized() @ model.model.norm.rotation
+    head = model.lm_head.weight.detach() if embedding == 16 else model.lm_head.dequantized()
+    expected = head @ model.model.norm.rotation
     found = read(tmp_path / "out.gguf")["output.weight"]
     error = np.square(found - expected.numpy()).sum() / expected.square().sum().item()
     assert error < 1e-4

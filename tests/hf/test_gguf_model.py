@@ -193,3 +193,14 @@ def test_the_result_is_an_ordinary_model_folder(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.save_pretrained(tmp_path / "again")
     assert convert.restore(edgeqat.prepare(model)) is model
+
+
+def test_a_folder_that_another_process_has_made_meanwhile_stays(tmp_path):
+    path = tmp_path / "model.gguf"
+    gguf_files.write(path, tiny.llama(), tiny.tokenizer())
+    place = gguf_model.folder(str(path))
+    before = (place / "model.safetensors").stat().st_ino
+    gguf_model._fill(place, path, gguf_model.gguf_header.check(str(path)))
+    assert (place / "model.safetensors").stat().st_ino == before
+    assert place.stat().st_mode & 0o777 == 0o755
+    assert not [entry for entry in place.parent.iterdir() if entry.name.startswith(".")]

@@ -7,9 +7,11 @@ import copy
 import pytest
 import tiny
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import edgeqat
 from edgeqat.demo.text import topics
+from edgeqat.errors import ModelError
 from edgeqat.hf import float_model
 from edgeqat.nn import compensation
 from edgeqat.nn.blocks import decoder_layers, tapped
@@ -140,3 +142,44 @@ def test_few_tokens_are_told(demo, caplog):
     calibrate(model, [demo[1][:1, :16]])
     assert "calibration: 16 tokens are few" in caplog.text
     assert divergence(model, demo) < float("inf")
+
+
+def test_padding_does_not_count(demo):
+    _, ids, _ = demo
+    plain, padded = (edgeqat.prepare(copy.deepcopy(demo[0]), quant=section()) for _ in range(2))
+    text = ids[:4, :32]
+    filler = torch.zeros(4, 32, dtype=ids.dtype)
+    mask = torch.cat([torch.ones_like(text), filler], dim=1)
+    blocks = BlockSection(passes=1, bf16=False)
+    calibrate(plain, [{"input_ids": text}], blocks)
+    calibrate(padded, [{"input_ids": torch.cat([text, filler], 1), "attention_mask": mask}], blocks)
+    for one, other in zip(plain.parameters(), padded.parameters(), strict=True):
+        assert (one - other).abs().mean() < 1e-3 * one.abs().mean()
+
+
+def test_what_layers_of_gpt2_are_given_by_position_goes_along():
+    torch.manual_seed(0)
+    sizes = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 128}
+    model = edgeqat.prepare(
+        GPT2LMHeadModel(GPT2Config(vocab_size=tiny.VOCABULARY, **sizes)), "w8a16kv16"
+    ).eval()
+    mask = torch.ones(2, 24, dtype=torch.long)
+    mask[0, :10] = 0  # padding on the left
+    batch = {"input_ids": tiny.ids(), "attention_mask": mask}
+    names = decoder_layers(model)
+    with torch.no_grad(), tapped(model, names) as outputs:
+        walk = Walk(model, [batch], lambda model, batch: model(**batch))
+        outputs.clear()
+        model(**batch, use_cache=False)
+        hidden = walk.hidden[0]
+        for layer, output in zip(walk.layers, list(outputs), strict=True):
+            hidden = walk.call(layer, 0, hidden)
+            assert torch.allclose(hidden, output, atol=1e-5)
+
+
+def test_inputs_that_are_not_finite_are_one_line(demo):
+    model = edgeqat.prepare(copy.deepcopy(demo[0]), quant=section())
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight.fill_(1e38)
+    with pytest.raises(ModelError, match=r"inputs of a layer \(.*\) are not finite"):
+        calibrate(model, demo[1].split(4))

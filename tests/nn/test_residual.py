@@ -17,6 +17,7 @@ from transformers import (
 )
 
 import edgeqat
+from edgeqat.hf import float_model
 from edgeqat.nn import convert, residual
 from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.recipe.quant import QuantSection
@@ -125,3 +126,31 @@ def test_it_can_be_switched_off_and_llama_cpp_has_no_place_for_it():
     assert not residual.is_rotated(edgeqat.prepare(tiny.llama(), quant=section))
     untied = tiny.llama(tie_word_embeddings=False)
     assert residual.is_rotated(edgeqat.prepare(untied, quant=section))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_tied_counts_and_not_what_the_config_says(tied, tmp_path):
+    tiny.llama(tie_word_embeddings=tied).save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    words = config.read_text(encoding="utf-8").splitlines()
+    said = [line for line in words if "tie_word_embeddings" not in line]
+    if tied:  # a head that is the embedding, in a model that is said to have two
+        model = float_model.load_model(str(tmp_path))
+        model.config.tie_word_embeddings = False
+    else:
+        said.insert(1, '  "tie_word_embeddings": true,')
+        config.write_text("\n".join(said), encoding="utf-8")
+        model = float_model.load_model(str(tmp_path))
+    expected = logits(model)
+    prepared = edgeqat.prepare(model, quant=QuantSection(scheme="w8a16kv16"))
+    assert prepared.config.tie_word_embeddings == tied
+    assert torch.allclose(logits(prepared), expected, atol=0.1)
+
+
+def test_a_prepared_model_that_was_moved_is_restored():
+    model = tiny.llama()
+    expected = logits(model)
+    prepared = edgeqat.prepare(model, quant=QuantSection(scheme="w8a16kv16")).to(torch.bfloat16)
+    restored = convert.restore(prepared)
+    assert restored.model.norm.weight.dtype == torch.bfloat16
+    assert torch.allclose(logits(restored).float(), expected, atol=0.2)

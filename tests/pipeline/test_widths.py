@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pydantic import ValidationError
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import edgeqat
 from edgeqat.cli import run
@@ -83,3 +85,44 @@ def test_a_size_that_cannot_be_reached_is_refused(recipe, tmp_path):
 def test_measure_belongs_to_a_dry_run(capsys):
     assert run(["quantize", "--model", "demo", "--measure"]) == 2
     assert "add --dry-run" in capsys.readouterr().err
+
+
+@pytest.fixture
+def gpt2(tmp_path):
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=tiny.VOCABULARY, **sizes))
+    model.save_pretrained(tmp_path / "gpt2")
+    tiny.tokenizer().save_pretrained(tmp_path / "gpt2")
+    return {"name": str(tmp_path / "gpt2")}
+
+
+def test_layers_of_gpt2_are_in_the_plan_and_take_several_widths(recipe, gpt2, tmp_path):
+    names = [row[0] for row in plan(recipe(model=gpt2), tmp_path / "out").rows]
+    assert "transformer.h.1.mlp.c_fc" in names
+    chosen = recipe(model=gpt2, quant={"average_bits": 5.5}, train={"steps": 0})
+    predicted = plan(chosen, tmp_path / "out")
+    quantize(chosen, tmp_path / "out")
+    specs = layers(tmp_path / "out")
+    assert average(specs) <= 5.5
+    assert len({spec["bits"] for name, spec in specs.items() if ".h." in name}) > 1
+    assert predicted.total_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("quant", "words"),
+    [
+        ({"scheme": "w16a8kv4", "average_bits": 4}, r"average_bits: 4 needs quantized weights"),
+        ({"average_bits": 5, "layer_bits": {"*": 4}}, r"average_bits: .* leave one out"),
+        ({"average_bits": 5, "skip": ["*"]}, r"average_bits: no layer is left"),
+        ({"layer_bits": {"*.dwn_proj": 8}}, r"quant.layer_bits: '\*.dwn_proj' matches no layer"),
+    ],
+)
+def test_widths_that_would_be_dropped_are_refused(recipe, tmp_path, quant, words):
+    with pytest.raises((RecipeError, ValidationError), match=words):
+        plan(recipe(quant=quant), tmp_path / "out")
+
+
+def test_tied_heads_show_no_width_of_their_own(recipe, tmp_path):
+    rows = plan(recipe(quant={"average_bits": 5.5}), tmp_path / "out").rows
+    head = next(row for row in rows if row[0] == "lm_head")
+    assert head[2:4] == ("-", "-")
