@@ -59,8 +59,8 @@ def compensate(
         _refine(latent, weight, scale, damped, first)
     rows = [len(w) for w in weights]
     if first.granularity != "per_tensor":
-        for quantizer, own in zip(quantizers, scale.t().split(rows), strict=True):
-            quantizer.set_scale(own)
+        for quantizer, moved in zip(quantizers, scale.t().split(rows), strict=True):
+            quantizer.set_scale(moved)
     return list(latent.t().contiguous().split(rows)), damping
 
 
@@ -131,8 +131,9 @@ def _move_codes(
     """The codes of some columns of a group, one column after the other."""
     block, near, before = hessian[part, part], rest[part].clone(), values[part].clone()
     low, high = _range(scale, grid)
+    inverse = 1 / block.diagonal().clamp(min=_LEAST)
     for j, (column, value) in enumerate(zip(latent[part], values[part], strict=True)):
-        torch.add(value, near[j], alpha=1 / max(float(block[j, j]), _LEAST), out=column)
+        torch.addcmul(value, near[j], inverse[j], out=column)
         change = functional.dequantize(functional.quantize(column, scale, grid), scale, grid)
         change -= value
         column.clamp_(low, high)
