@@ -21,6 +21,7 @@ class Bigram(nn.Module):
     def __init__(self, table):
         super().__init__()
         self.table = nn.Parameter(table)
+        self.config = SimpleNamespace(vocab_size=len(table))
         self.calls = 0
 
     def forward(self, input_ids, use_cache):
@@ -54,7 +55,7 @@ def test_it_is_the_loss_of_transformers_and_does_not_depend_on_batching(monkeypa
     losses = [model(input_ids=row[None], labels=row[None]).loss.item() for row in ids]
     found = perplexity(model, Blocks(ids))
     assert found == pytest.approx(math.exp(sum(losses) / 6), rel=1e-5)
-    monkeypatch.setattr("edgeqat.evaluate.perplexity._TOKENS_AT_ONCE", 16)
+    monkeypatch.setattr("edgeqat.evaluate.perplexity._LOGITS_AT_ONCE", 16 * tiny.VOCABULARY)
     assert perplexity(model, Blocks(ids)) == pytest.approx(found, rel=1e-6)
 
 
