@@ -133,7 +133,7 @@ def check(name: str) -> Header:
             f"{nearest(architecture, known)}"
         )
     if contents.architecture_field("expert_count", 0):
-        raise ModelError(f"model: '{path}' is a mixture of experts, which is not supported")
+        raise ModelError(f"model: '{path}' is a mixture of experts; name a dense model")
     if not any(tensor.name.startswith("blk.") for tensor in contents.tensors):
         raise ModelError(
             f"model: '{path}' holds a vocabulary and no weights; name a file with the weights"
@@ -254,7 +254,9 @@ def _parsed(path: Path, data: mmap.mmap) -> Header:
         ) from None
     alignment = header.fields.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
-        raise ModelError(f"model: general.alignment {alignment!r} of '{path}' is damaged")
+        raise ModelError(
+            f"model: general.alignment {alignment!r} of '{path}' is damaged; download it again"
+        )
     start, end = -(-cursor.at // alignment) * alignment, 0
     for name, shape, kind, offset in entries:
         if kind not in READABLE:

@@ -273,7 +273,9 @@ def _fields(rows: Any, source: str, label: str | None) -> tuple[str, str | None]
 
     images = [name for name, kind in rows.features.items() if isinstance(kind, Image)]
     if not images or not len(rows):
-        raise DataError(f"data: '{source}' holds no images; its columns are {rows.column_names}")
+        raise DataError(
+            f"data: '{source}' holds no images (columns: {rows.column_names}); name another --data"
+        )
     if label is not None and label not in rows.column_names:
         raise DataError(
             f"data.images.label: '{label}' is no column of '{source}': {rows.column_names}"
