@@ -50,7 +50,7 @@ def with_widths(recipe: Recipe, task: Task) -> Recipe:
     if not choices:
         raise RecipeError("quant.average_bits: no layer is left to quantize; look at quant.skip")
     weights = sum(counts[name] for name in choices)
-    taken = allocate(choices, int(wanted * weights / 8))
+    taken = allocate(choices, wanted, weights)
     used = sum(choice.bytes for choice in taken.values())
     shares = Counter[int]()
     for name, choice in taken.items():

@@ -24,18 +24,20 @@ class Choice:
     loss: float
 
 
-def allocate(layers: dict[str, list[Choice]], budget: int) -> dict[str, Choice]:
-    """The choice of each layer, by name, within `budget` bytes.
+def allocate(
+    layers: dict[str, list[Choice]], average_bits: float, weights: int
+) -> dict[str, Choice]:
+    """The choice of each layer, by name, within so many bits a weight on average.
 
     Raises RecipeError where the narrowest widths are larger than the budget.
     """
     hulls = {name: _hull(choices) for name, choices in layers.items()}
     taken = {name: hull[0] for name, hull in hulls.items()}
-    used = sum(choice.bytes for choice in taken.values())
+    used, budget = sum(choice.bytes for choice in taken.values()), int(average_bits * weights / 8)
     if used > budget:
         raise RecipeError(
-            f"quant.average_bits: {budget} bytes are fewer than the {used} that the narrowest "
-            "widths take; raise it"
+            f"quant.average_bits: {average_bits:g} is less than the {8 * used / weights:.2f} that "
+            "the narrowest widths take; raise it"
         )
     steps = [
         ((before.loss - after.loss) / (after.bytes - before.bytes), name, after)
