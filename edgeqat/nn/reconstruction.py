@@ -81,6 +81,8 @@ def _has_bf16_products(device: str) -> bool:
     """Whether the device multiplies in bf16 itself: AMX, AVX512-BF16, or a GPU that does."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported()
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False  # ATEN_CPU_CAPABILITY may keep torch below what the processor has
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 

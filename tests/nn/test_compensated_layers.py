@@ -17,6 +17,7 @@ from edgeqat.nn import compensation
 from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.convert import convert
+from edgeqat.nn.reconstruction import relative_error
 from edgeqat.nn.walk import Walk
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.train import BlockSection
@@ -144,17 +145,36 @@ def test_few_tokens_are_told(demo, caplog):
     assert divergence(model, demo) < float("inf")
 
 
-def test_padding_does_not_count(demo):
-    _, ids, _ = demo
-    plain, padded = (edgeqat.prepare(copy.deepcopy(demo[0]), quant=section()) for _ in range(2))
-    text = ids[:4, :32]
-    filler = torch.zeros(4, 32, dtype=ids.dtype)
-    mask = torch.cat([torch.ones_like(text), filler], dim=1)
-    blocks = BlockSection(passes=1, bf16=False)
-    calibrate(plain, [{"input_ids": text}], blocks)
-    calibrate(padded, [{"input_ids": torch.cat([text, filler], 1), "attention_mask": mask}], blocks)
-    for one, other in zip(plain.parameters(), padded.parameters(), strict=True):
-        assert (one - other).abs().mean() < 1e-3 * one.abs().mean()
+def test_padding_does_not_count_in_second_moments(demo, monkeypatch):
+    text = demo[1][:4, :32]
+    filler = torch.zeros_like(text)
+    padded = {
+        "input_ids": torch.cat([text, filler], dim=1),
+        "attention_mask": torch.cat([torch.ones_like(text), filler], dim=1),
+    }
+    seen = []
+
+    def first(quantizers, weights, hessian):
+        seen.append(hessian)
+        raise StopIteration
+
+    monkeypatch.setattr(compensation.compensation, "compensate", first)
+    for batch in (text, padded, {"input_ids": padded["input_ids"]}):
+        model = edgeqat.prepare(copy.deepcopy(demo[0]), quant=section())
+        with pytest.raises(StopIteration):
+            calibrate(model, [batch])
+    plain, masked, unmasked = seen
+    assert torch.allclose(masked, plain, rtol=1e-3, atol=1e-4 * plain.abs().max().item())
+    assert (unmasked - plain).abs().max() > 0.1 * plain.abs().max()
+
+
+def test_padding_does_not_count_in_the_error_of_a_layer():
+    target, error = torch.randn(2, 6, 8), torch.randn(2, 6, 8)
+    mask = torch.tensor([[True] * 6, [True] * 3 + [False] * 3])
+    relative = error.square().sum(-1) / target.square().sum(-1)
+    expected = torch.cat([relative[0], relative[1, :3]]).mean()
+    assert torch.allclose(relative_error(target + error, target, mask), expected, rtol=1e-4)
+    assert not torch.allclose(relative_error(target + error, target), expected, rtol=1e-4)
 
 
 def test_what_layers_of_gpt2_are_given_by_position_goes_along():
