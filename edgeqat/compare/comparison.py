@@ -177,10 +177,8 @@ def _computed(
 
 def _check_finite(entry: dict[str, Any]) -> None:
     for name in ("perplexity", "kl"):
-        value = entry.pop(name)
-        if value is None or not math.isfinite(value):
+        if entry[name] is None or not math.isfinite(entry[name]):
             raise EdgeQATError(f"its {name} is not a finite number")
-        entry[name] = value
 
 
 def words(entry: dict[str, Any]) -> str:

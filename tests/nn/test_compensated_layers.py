@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import tiny
@@ -203,3 +204,17 @@ def test_inputs_that_are_not_finite_are_one_line(demo):
         model.model.layers[0].input_layernorm.weight.fill_(1e38)
     with pytest.raises(ModelError, match=r"inputs of a layer \(.*\) are not finite"):
         calibrate(model, demo[1].split(4))
+
+
+def test_inputs_of_a_layer_are_let_go_with_their_batch():
+    model = edgeqat.prepare(tiny.llama(), quant=section())
+    given, alive = [], []
+
+    def watch(_, args):
+        given.append(weakref.ref(args[0]))
+        alive.append(sum(ref() is not None for ref in given))
+
+    model.model.layers[0].mlp.down_proj.register_forward_pre_hook(watch)
+    calibrate(model, tiny.ids(12, 24).split(2))
+    assert len(given) >= 12  # of six batches, for the second moments and for the output
+    assert max(alive) <= 2

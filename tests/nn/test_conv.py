@@ -135,3 +135,9 @@ def test_what_cannot_be_quantized_stays_float_and_says_why(caplog):
     assert type(model.features[18][0]) is nn.Conv2d
     assert isinstance(model.features[1].conv[0][0], QuantConv2d)
     assert type(model.features[1].conv[0][1]) is nn.BatchNorm2d
+
+
+def test_bits_of_single_convolutions_can_be_named():
+    quant = QuantSection(scheme="w4a8", layer_bits={"features.*": 8})
+    assert rule("features.0", nn.Conv2d(3, 4, 3), quant).bits == 8
+    assert rule("other.0", nn.Conv2d(3, 4, 3), quant).bits == 4
