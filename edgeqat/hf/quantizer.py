@@ -95,7 +95,7 @@ def quantization_config(model: nn.Module, quant: QuantSection) -> dict[str, Any]
     if not rotated:
         newer["rotate_residual"] = True
     version = checkpoint.ADAPTIVE_VERSION if adaptive else checkpoint.FORMAT_VERSION
-    newer["kv"] = {name for name, value in kv_options.items() if not value}
+    newer["kv"] = {"balance", *(name for name, value in kv_options.items() if not value)}
     return {
         "quant_method": checkpoint.METHOD,
         "format_version": checkpoint.ROTATED_VERSION if rotated else version,

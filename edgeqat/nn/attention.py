@@ -62,6 +62,7 @@ class AttentionQuantizer(nn.Module):
 
     importance: TokenImportance | None
     newest: Newest | None  # of the last call
+    pair_scale: Tensor | None  # (K, D): what a balanced model's keys were multiplied by
 
     def __init__(
         self, quant: QuantSection, head_dim: int, kv_heads: int, pairs: bool = False
@@ -88,6 +89,7 @@ class AttentionQuantizer(nn.Module):
             minmax = quant.kv.minmax
             self.key = CacheQuantizer(scheme.kv_bits, head_dim, heads, minmax)
             self.value = CacheQuantizer(scheme.kv_bits, head_dim, minmax=minmax)
+        self.register_buffer("pair_scale", None, persistent=False)
         self.kivi, self.kv_bits = quant.kv.kivi, scheme.kv_bits
         self.salient_share: float | None = None  # of ZipCache's rule
         self.importance = None
@@ -205,9 +207,10 @@ class AttentionQuantizer(nn.Module):
         return zipcache.salient(query, key, position, self.salient_share or 0.0, scale)
 
     def basis(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Float q and k in the basis that forward() quantizes them in: rotated, k without its
-        offset.
+        """Float q and k in the basis that forward() quantizes them in: balanced, rotated, k without
+        its offset.
         """
+        query, key = self._scaled(query, -1), self._scaled(key, 1)
         query, key = self._turned(query), self._turned(key)
         if self.key is not None and self.key.offset is not None:
             key = key - self.key.offset[:, None].to(key.dtype)
@@ -219,7 +222,15 @@ class AttentionQuantizer(nn.Module):
             key = key + self.key.offset[:, None].to(key.dtype)
         turned = [rotate(vectors, self.rotation) for vectors in (query, key)]
         query, key = [ggml.in_halves(vectors) if self.pairs else vectors for vectors in turned]
-        return query, key
+        return self._scaled(query, 1), self._scaled(key, -1)
+
+    def _scaled(self, values: Tensor, power: int) -> Tensor:
+        """q or k (B, N, T, D) times the scale of its pairs to a power (nn/head_balance)."""
+        if self.pair_scale is None:
+            return values
+        shared = values.shape[1] // len(self.pair_scale)
+        scale = self.pair_scale.repeat_interleave(shared, 0)[:, None]
+        return values * (scale**power).to(values.dtype)
 
     def _turned(self, values: Tensor) -> Tensor:
         """q or k in the order and rotation they are quantized in."""

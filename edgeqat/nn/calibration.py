@@ -1,5 +1,5 @@
-"""What a prepared model learns from a few batches before training: static activation scales, key
-offsets, error-compensated weights, importance thresholds.
+"""What a prepared model learns from a few batches before training: balanced heads, static
+activation scales, key offsets, error-compensated weights, importance thresholds.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.errors import DataError
-from edgeqat.nn import compensation
+from edgeqat.nn import compensation, head_balance
 from edgeqat.nn.blocks import decoder_layers
 from edgeqat.nn.observation import check_ranges, observed, watching
+from edgeqat.nn.switch import quantizers_disabled
 from edgeqat.nn.token_importance import TokenImportance, move_thresholds, observing
 from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import BlockSection
@@ -24,9 +25,10 @@ _THRESHOLD_PASSES = 3  # the widths that one pass decides on change what the nex
 
 @torch.no_grad()
 def calibrate(model: nn.Module, batches: Iterable[Any], blocks: BlockSection | None = None) -> None:
-    """Initialise static activation quantizers, key offsets, compensated weights and importance
-    thresholds on batches, in eval mode; a no-op without any. Layers that do not run stay unset.
-    `blocks` trains decoder layers one by one where weights are compensated (nn/reconstruction).
+    """Balance heads and initialise static activation quantizers, key offsets, compensated weights
+    and importance thresholds on batches, in eval mode; a no-op without any. Layers that do not run
+    stay unset. `blocks` trains decoder layers one by one where weights are compensated
+    (nn/reconstruction).
 
     A batch is token ids (B, T) or (T,), images (B, 3, S, S), a mapping of the model's arguments
     (labels are left out) or a tuple that begins with the input: what a DataLoader gives.
@@ -37,12 +39,16 @@ def calibrate(model: nn.Module, batches: Iterable[Any], blocks: BlockSection | N
     if not watchers and not adaptive and not compensated:
         return
     modes = [(module, module.training) for module in model.modules()]
-    batches = list(batches) if adaptive or compensated else batches
-    if compensated and not batches:
+    balanced = head_balance.is_wanted(model)
+    batches = list(batches) if adaptive or compensated or balanced else batches
+    if (compensated or balanced) and not batches:
         raise DataError(_NO_BATCHES)
     one_by_one = compensated and not adaptive and _all_in_layers(model, watchers)
     try:
         model.eval()
+        if balanced and not one_by_one:
+            with quantizers_disabled(model):
+                head_balance.balance(model, batches, _run)
         if not one_by_one:
             _observe(model, watchers, batches)
         if compensated:

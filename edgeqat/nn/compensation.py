@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import AdaptiveQuantizer
+from edgeqat.nn.head_balance import balance_layer
 from edgeqat.nn.layers import attentions
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.nn.observation import check_ranges, observed, watching
@@ -61,8 +62,8 @@ def compensate(
     observe: bool = False,
 ) -> None:
     """Set weights and scales of the layers that wait for it, in place, on a few batches; with
-    `blocks` each decoder layer is then trained alone (nn/reconstruction). `observe`: the quantizers
-    of each that watch values first are set before.
+    `blocks` each decoder layer is then trained alone (nn/reconstruction). `observe`: before, heads
+    are balanced and the quantizers that watch values first are set, layer by layer.
     """
     begun, adaptive = time.monotonic(), _adaptive(model)
     walk = Walk(model, batches, run)
@@ -77,6 +78,8 @@ def compensate(
             with quantizers_disabled(layer):
                 floating = [call(number, x) for number, x in enumerate(floating)]
         if observe:
+            with quantizers_disabled(layer):
+                balance_layer(walk, layer, quantized)
             with quantizers_disabled(layer, (WeightQuantizer,)):
                 _observe(walk, layer, quantized)
             check_ranges(model)

@@ -15,7 +15,7 @@ from torch import nn
 
 from edgeqat.errors import ModelError, RecipeError
 from edgeqat.families import HEADS, family_of
-from edgeqat.nn import reach, residual, token_importance
+from edgeqat.nn import head_balance, reach, residual, token_importance
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import IMPLEMENTATION, AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
@@ -88,6 +88,8 @@ def prepare(model: nn.Module, quant: QuantSection) -> nn.Module:
         logger.warning("left in float: %s", ", ".join(unknown))
     _share_inputs(model)
     add_attention_quantizers(model, quant)
+    if quant.balances:
+        head_balance.make_ready(model)
     if not quant.bits().is_float and not (is_quantized(model) or any(attentions(model))):
         raise ModelError(
             f"model: {quant.scheme} quantizes nothing in a {type(model).__name__}; look at "

@@ -21,6 +21,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from edgeqat.families import HEADS
 from edgeqat.nn import residual
 from edgeqat.nn.half import HalfLinear
+from edgeqat.nn.heads import output_name, separate_heads
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size
 from edgeqat.recipe.quant import QuantSection
@@ -114,6 +115,8 @@ def decisions(model: nn.Module, quant: QuantSection) -> list[tuple[str, Any, Dec
     """Every layer of a model with its name and decision."""
     ends, shared, outside, entries = edges(model), _shared(model), _read_outside(model), []
     even = residual.reads_residual(model) if rotates_residual(model, quant) else set()
+    if quant.balances and quant.bits().weight_bits < FLOAT_BITS:
+        even |= {f"{name}.{output_name(heads)}" for name, heads in separate_heads(model)}
     for name, layer in layers(model):
         decision = rule(name, layer, quant, name in ends)
         if name in even:

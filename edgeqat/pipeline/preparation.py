@@ -63,9 +63,10 @@ def _fake_quantized(task: Task, quant: QuantSection) -> Any:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones once."""
+    """Parameters and buffers by name, tied ones once; those too that a folder does not hold."""
     tensors: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    every = {**model.state_dict(keep_vars=True), **dict(model.named_buffers())}
+    for name, tensor in every.items():
         tensors.setdefault(id(tensor), (name, tensor.detach()))
     return dict(tensors.values())
 

@@ -32,6 +32,7 @@ class WeightQuantizer(Quantizer):
 
     initialized: Tensor
     awaits_compensation = False  # whether calibration is to round the weight with compensation
+    _method = "mse"
 
     def __init__(
         self, shape: tuple[int, int], bits: int, granularity: str, group_size: int | None
@@ -54,9 +55,12 @@ class WeightQuantizer(Quantizer):
         yield self.scale
 
     @torch.no_grad()
-    def initialize(self, weight: Tensor, method: str = "mse") -> None:
-        """Set the scale from a weight: `mse` (squared error) or `lsq` (2 mean|v| / sqrt(qmax))."""
-        if method == "lsq":
+    def initialize(self, weight: Tensor, method: str | None = None) -> None:
+        """Set the scale from a weight: `mse` (squared error) or `lsq` (2 mean|v| / sqrt(qmax)), or
+        as the last time.
+        """
+        self._method = method or self._method
+        if self._method == "lsq":
             rows = self._grouped(weight.float())
             present = self._grouped(torch.ones_like(weight))
             if self.granularity == "per_tensor":

@@ -25,7 +25,7 @@ class MinMaxWeightQuantizer(WeightQuantizer):
         self.scale = nn.Parameter(self.scale.detach(), requires_grad=False)
 
     @torch.no_grad()
-    def initialize(self, weight: Tensor, method: str = "mse") -> None:
+    def initialize(self, weight: Tensor, method: str | None = None) -> None:
         """Set the scale to that of the weight, whatever the method."""
         self.scale.copy_(self._absmax_scale(weight))
         self.initialized.fill_(True)

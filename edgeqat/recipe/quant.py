@@ -58,6 +58,11 @@ class CacheSection(Section):
     key_offset: bool = Field(
         True, description="subtract the mean of each key channel; attention does not see it"
     )
+    balance: bool = Field(
+        True,
+        description="fold scales of queries and keys and a rotation of values into the weights, so "
+        "that few bits lose least",
+    )
     llama_cpp: bool = Field(
         False, description="as llama.cpp's q4_0 and q8_0 caches store them; --target gguf sets it"
     )
@@ -75,6 +80,7 @@ class CacheSection(Section):
             per = f"per channel and token, the last {self.kivi} tokens in float"
             return f"attention: query {query}, keys and values {scheme.kv_bits} bit {per}"
         extras = [f"the first {self.sink_tokens} tokens at 8 bit"]
+        extras += ["heads balanced"] if self.balance else []
         extras += ["q and k rotated"] if self.rotate_keys else []
         extras += ["keys without their mean"] if self.key_offset else []
         return (
@@ -224,8 +230,11 @@ class QuantSection(Section):
 
     @classmethod
     def stored(cls, values: dict[str, Any]) -> QuantSection:
-        """The section of a packed folder; what older versions did not know is off."""
-        return cls.model_validate({"rotate_residual": False, **values})
+        """The section of a packed folder; what older versions did not know is off, and what is
+        folded into the weights needs no word.
+        """
+        kv = {**values.get("kv", {}), "balance": False}
+        return cls.model_validate({"rotate_residual": False, **values, "kv": kv})
 
     def rotates(self, name: str) -> bool:
         """Whether the input of the layer `name` is rotated."""
@@ -236,7 +245,9 @@ class QuantSection(Section):
         return self.model_copy(
             update={
                 "rotate_residual": False,
-                "kv": self.kv.model_copy(update={"rotate_keys": False, "key_offset": False}),
+                "kv": self.kv.model_copy(
+                    update={"rotate_keys": False, "key_offset": False, "balance": False}
+                ),
                 "activation": self.activation.model_copy(update={"rotate": []}),
                 "weight": self.weight.model_copy(update={"scale": "learned", "init": "mse"}),
             }
@@ -245,7 +256,13 @@ class QuantSection(Section):
     @property
     def rotates_anything(self) -> bool:
         """Whether the start differs from PTQ by a rotation."""
-        return bool(self.activation.rotate) or self.kv.rotate_keys or self.rotate_residual
+        heads = self.kv.rotate_keys or self.balances
+        return bool(self.activation.rotate) or heads or self.rotate_residual
+
+    @property
+    def balances(self) -> bool:
+        """Whether heads are balanced where a model's can be."""
+        return self.kv.balance and self.bits().kv_bits < FLOAT_BITS and self.kv.kivi is None
 
     def bits_of(self, name: str, otherwise: int) -> int:
         """Bits of the weight of the layer `name`, where others have `otherwise`."""

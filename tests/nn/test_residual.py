@@ -94,7 +94,7 @@ def test_only_layers_off_the_residual_stream_rotate_at_run_time():
         for name, spec in convert.packed_specs(convert.convert(model)).items()
         if spec.rotation
     }
-    assert turned == {"o_proj", "down_proj"}
+    assert turned == {"down_proj"}
 
 
 def test_taps_give_the_float_models_basis():

@@ -1,0 +1,35 @@
+"""Attention layers of the families whose projections are apart: q, k, v and the output, by role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from edgeqat.families import family_of
+
+
+def separate_heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names and modules of attention layers with projections q, k, v and output of their own, and
+    RoPE.
+    """
+    for name, module in model.named_modules():
+        family = family_of(getattr(getattr(module, "config", None), "model_type", None))
+        if family.writers and all(hasattr(module, part) for part in family.projections):
+            yield name, module
+
+
+def projections(attention: Any) -> list[Any]:
+    """The layers of q, k and v."""
+    return [getattr(attention, n) for n in family_of(attention.config.model_type).projections]
+
+
+def output(attention: Any) -> Any:
+    """The layer that reads the values of all heads."""
+    return getattr(attention, output_name(attention))
+
+
+def output_name(attention: Any) -> str:
+    """The name of that layer in its attention layer."""
+    return family_of(attention.config.model_type).writers[0].rpartition(".")[2]
