@@ -19,9 +19,11 @@ _DTYPES = (torch.bfloat16, torch.float16)
 
 
 class HalfLinear(nn.Linear):
-    """nn.Linear with a 16-bit weight (O, I) and float32 arithmetic."""
+    """nn.Linear with a 16-bit weight (O, I) and float32 arithmetic, or autocast's."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(input.device.type):
+            return F.linear(input, self.weight, self.bias)
         return F.linear(input, self.weight.to(input.dtype), self.bias)
 
 
@@ -37,6 +39,19 @@ def keep_half(model: M) -> M:
                     layer.weight = nn.Parameter(short, requires_grad=False)
                     layer.__class__ = HalfLinear
                     break
+    return model
+
+
+@torch.no_grad()
+def narrow(model: M) -> M:
+    """Keep the linear weights of a model that will only compute in bf16 in that type, in place; tied
+    ones stay.
+    """
+    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for layer in model.modules():
+        if type(layer) is nn.Linear and id(layer.weight) not in tied:
+            layer.weight = nn.Parameter(layer.weight.bfloat16(), requires_grad=False)
+            layer.__class__ = HalfLinear
     return model
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.nn.linear import QuantLinear
+from edgeqat.nn.precision import has_bf16_products
 from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import BlockSection
 
@@ -49,7 +50,7 @@ def reconstruct(
     rates = [group["lr"] for group in optimizer.param_groups]
     steps, losses = section.passes * len(inputs), []
     device = inputs[0].device.type
-    bf16 = _has_bf16_products(device) if section.bf16 is None else section.bf16
+    bf16 = has_bf16_products(device) if section.bf16 is None else section.bf16
     with torch.enable_grad():
         for step in range(steps):
             number = step % len(inputs)
@@ -75,15 +76,6 @@ def relative_error(output: Tensor, target: Tensor, mask: Tensor | None = None) -
     error = (output.float() - goal).square().sum(-1)
     relative = error / goal.square().sum(-1).clamp(min=1e-12)
     return relative.mean() if mask is None else relative[mask.to(relative.device)].mean()
-
-
-def _has_bf16_products(device: str) -> bool:
-    """Whether the device multiplies in bf16 itself: AMX, AVX512-BF16, or a GPU that does."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return False  # ATEN_CPU_CAPABILITY may keep torch below what the processor has
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _schedule(done: float) -> float:

@@ -21,6 +21,8 @@ from edgeqat.hf import float_model, lowrank, packed_folder
 from edgeqat.hf.stored import float_size, size_by_kind
 from edgeqat.memory import peak_rss_bytes
 from edgeqat.nn import convert
+from edgeqat.nn.half import narrow
+from edgeqat.nn.precision import uses_bf16
 from edgeqat.output import json_text
 from edgeqat.pipeline.baseline import float_same_steps, float_score
 from edgeqat.pipeline.load import load_task, with_data_root
@@ -96,6 +98,8 @@ def train(
     teacher = None
     if needs_teacher(recipe):
         teacher = task.teacher or task.model  # the float model is not trained any more
+        if uses_bf16(recipe.train.bf16, model):
+            narrow(teacher)
     reselection, cache_seconds = coreset_of(task, recipe, model)
     cache_seconds = run.result("cache_seconds", lambda: cache_seconds)
     trainer = QATTrainer(

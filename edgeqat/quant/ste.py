@@ -111,13 +111,13 @@ class _Dynamic(torch.autograd.Function):
         ctx: Any, values: Tensor, grid: Grid, clips: tuple[float, ...], fp16_scale: bool
     ) -> Tensor:
         marked = min(clips) < 1 and ctx.needs_input_grad[0]
-        whole = values.dim() > 0 and fused.supports(grid, values)
+        floats = values.float()
+        whole = values.dim() > 0 and fused.supports(grid, floats)
         if whole and (len(clips) == 1 or fused.searches(values, grid, clips)):
-            output, clipped = fused.dynamic(values, grid, clips, fp16_scale, marked)
+            output, clipped = fused.dynamic(floats, grid, clips, fp16_scale, marked)
             if clipped is not None:
                 ctx.save_for_backward(clipped)
-            return output
-        floats = values.float()
+            return output.to(values.dtype)
         if len(clips) > 1:
             codes, scale = quantize_searched(floats, grid, clips)
         else:

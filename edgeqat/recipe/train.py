@@ -76,7 +76,11 @@ class TrainSection(Section):
     warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(0.0, ge=0, description="decay of matrices (never of scales)")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
-    bf16: bool = Field(False, description="bf16 autocast; quantizers stay float32")
+    bf16: bool | None = Field(
+        None,
+        description="bf16 autocast, quantizers stay float32; absent: for models of 40M parameters "
+        "or more where the processor has bf16 products",
+    )
     bf16_states: bool = Field(False, description="AdamW's moments in bf16: less memory")
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward")
     compare_float: bool = Field(True, description="also train the float model for the same steps")

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeqat.losses.distill import IGNORE, distill
+from edgeqat.losses.distill import IGNORE, HeadProduct, distill, distill_heads
+from edgeqat.nn.deferred_head import DeferredHead, deferred
 from edgeqat.nn.token_importance import observing
 from edgeqat.recipe.train import CorrectSection, DistillSection, GuideSection
 from edgeqat.train.correction import Correction
@@ -58,21 +59,30 @@ class Objective:
         random follows from `step`.
         """
         inputs, labels = self.prepared(batch, step)
-        with self._taps(student) as taps, self._blocks(student) as blocks, observing(student):
-            logits = self.logits(student, inputs)
+        with (
+            self._taps(student) as taps,
+            self._blocks(student) as blocks,
+            observing(student),
+            deferred(student) as head,
+        ):
+            logits = _product(head, self.logits(student, inputs))
         teacher, teacher_taps, targets = None, {}, []
         if self.teacher is not None:
             with (
                 torch.no_grad(),
                 self._taps(self.teacher) as teacher_taps,
                 self._blocks(self.teacher) as targets,
+                deferred(self.teacher if isinstance(logits, HeadProduct) else None) as head,
             ):
-                teacher_logits = self.logits(self.teacher, inputs)
-            teacher_logits = teacher_logits[..., : logits.shape[-1]]  # further rows are padding
-            teacher = teacher_logits.flatten(0, -2) if self.gamma > 0 else None
-        loss, cross_entropy, divergence = distill(
-            logits.flatten(0, -2), teacher, labels.flatten(), self.gamma, self.temperature, count
-        )
+                taught = _product(head, self.logits(self.teacher, inputs))
+            teacher = taught if self.gamma > 0 else None
+        given = labels.flatten(), self.gamma, self.temperature, count
+        if isinstance(logits, HeadProduct):
+            loss, cross_entropy, divergence = distill_heads(logits, teacher, *given)
+        else:
+            if teacher is not None:
+                teacher = teacher[:, : logits.shape[-1]]  # further rows are padding
+            loss, cross_entropy, divergence = distill(logits, teacher, *given)
         terms = {"ce": cross_entropy}
         if self.gamma > 0:
             terms["kl"] = divergence
@@ -107,3 +117,8 @@ class Objective:
 
     def _blocks(self, model: nn.Module) -> AbstractContextManager[list[Tensor]]:
         return self.correction.capture(model) if self.correction.is_on else nullcontext([])
+
+
+def _product(head: DeferredHead, logits: Tensor) -> HeadProduct | Tensor:
+    """Logits (N, V), or what gives them."""
+    return logits.flatten(0, -2) if head.product is None else head.product

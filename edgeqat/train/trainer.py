@@ -33,6 +33,7 @@ from edgeqat.checkpoint import WEIGHTS, read_tensors, write_tensors
 from edgeqat.data.images import Images
 from edgeqat.data.text import Blocks, BlockStream
 from edgeqat.errors import Interrupted, TrainingError
+from edgeqat.nn.precision import uses_bf16
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.seeds import mixed
 from edgeqat.train import processes
@@ -52,7 +53,7 @@ PROGRESS = "progress.json"
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
-def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
+def training_arguments(recipe: Recipe, folder: str, bf16: bool) -> TrainingArguments:
     """The Trainer's arguments of a recipe."""
     train = recipe.train
     arguments = TrainingArguments(
@@ -64,7 +65,7 @@ def training_arguments(recipe: Recipe, folder: str) -> TrainingArguments:
         lr_scheduler_type=_SCHEDULES[train.schedule],
         warmup_steps=train.warmup_steps,
         max_grad_norm=train.max_grad_norm,
-        bf16=train.bf16,
+        bf16=bf16,
         **_checkpointing(train.gradient_checkpointing),
         use_cpu=not torch.cuda.is_available(),
         logging_steps=train.log_steps,
@@ -122,7 +123,7 @@ class QATTrainer(Trainer):
         self._count = 0
         super().__init__(
             model=model,
-            args=training_arguments(recipe, folder),
+            args=training_arguments(recipe, folder, uses_bf16(recipe.train.bf16, model)),
             train_dataset=data,
             data_collator=_collate,
         )
