@@ -13,10 +13,12 @@ from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
 from edgeqat.errors import UsageError
+from edgeqat.pipeline.start import is_of_images
 from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
 
+MINUTES = 60.0  # of a model without a recipe
 EXAMPLES = (
     "edgeqat quantize --model demo --w4a8kv4",
     "edgeqat quantize --model FOLDER --data TEXT --w3a4kv3 --dry-run",
@@ -51,6 +53,10 @@ def command(
     ] = None,
     coreset: options.CoresetOption = None,
     data: options.DataOption = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", help="Time for the whole run; the rest is chosen for it. [60]"),
+    ] = None,
     steps: options.StepsOption = None,
     seed: options.SeedOption = None,
     output: options.OutputOption = None,
@@ -78,10 +84,12 @@ def command(
     chosen = recipe or recipe_of(model)
     values = options.overrides(
         settings, model__name=model, quant__scheme=scheme, model__weights=weights,
-        data__root=data, train__steps=steps, seed=seed, quant__adaptive__share=adaptive,
-        quant__average_bits=bits,
+        data__root=data, train__steps=steps, train__minutes=minutes, seed=seed,
+        quant__adaptive__share=adaptive, quant__average_bits=bits,
     )  # fmt: skip
     values = {**options.target_values(target or "native"), **values}
+    if chosen is None and not _says_how_long(values) and not is_of_images(model or DEMO):
+        values["train.minutes"] = MINUTES
     resolved = recipes.load(chosen, {**values, **options.coreset(coreset)})
     local = Path(resolved.model.name).expanduser()
     local = local.resolve() if local.is_dir() else local
@@ -116,6 +124,10 @@ def command(
         metrics = quantize(resolved, place, overwrite, listener)
     if log.is_main_process():
         _print_table(metrics, place)
+
+
+def _says_how_long(values: dict[str, Any]) -> bool:
+    return any(f"train.{name}" in values for name in ("steps", "epochs", "minutes"))
 
 
 def recipe_of(model: str | None) -> str | None:

@@ -44,8 +44,8 @@ def keep_half(model: M) -> M:
 
 @torch.no_grad()
 def narrow(model: M) -> M:
-    """Keep the linear weights of a model that will only compute in bf16 in that type, in place; tied
-    ones stay.
+    """Keep linear weights in bf16, in place, of a model that will only multiply in it; tied ones
+    stay.
     """
     tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for layer in model.modules():

@@ -96,6 +96,8 @@ class QuantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight_quantizer(self.weight)
+        if self.rotation:
+            input = input.float()  # once, not before and behind each of rotation and quantizer
         if self.shared_input is not None:
             quantized = self.shared_input(input, self.input_quantizer, self.rotation)
         else:

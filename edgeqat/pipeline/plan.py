@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,12 @@ from edgeqat.nn.layers import attentions
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import prepared, trainable
 from edgeqat.pipeline.sampling import with_steps
+from edgeqat.pipeline.speed import step_seconds
 from edgeqat.pipeline.start import check_extras
 from edgeqat.pipeline.task import Task
-from edgeqat.pipeline.text_task import needs_teacher
 from edgeqat.pipeline.widths import with_widths
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.scheme import FLOAT_BITS, input_words
-from edgeqat.train.optim import make_optimizer, with_rates
 
 
 @dataclass
@@ -60,7 +58,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False, measured: bool =
     seconds = None
     if measured:
         model = trainable(prepared(task, recipe, recipe.quant), recipe)
-        seconds = recipe.train.steps * _step_seconds(model, task, recipe)
+        seconds = recipe.train.steps * step_seconds(copy.deepcopy(model), task, recipe)
         convert.convert(model)
         with tempfile.TemporaryDirectory(prefix="edgeqat-") as name:
             task.write(Path(name), model, recipe.quant)
@@ -131,24 +129,6 @@ def _coreset_lines(recipe: Recipe, task: Task) -> list[str]:
     if section.every_steps is not None:
         again = f"anew every {section.every_steps} steps"
     return [f"coreset: {size(count, section.share)} of {count} by {section.selector}, {again}"]
-
-
-def _step_seconds(model: nn.Module, task: Task, recipe: Recipe) -> float:
-    """The time of one optimizer step, measured on one batch of the run's own data."""
-    teacher = task.teacher or task.model if needs_teacher(recipe) else None
-    objective = task.objective(recipe, teacher)
-    trial = copy.deepcopy(model).train()
-    optimizer = make_optimizer(trial, with_rates(recipe.train, 0.0))
-    batch = task.batch(recipe.train.batch_size)
-    given = len(next(iter(batch.values())))
-    spent = 0.0
-    for _ in range(2):  # the first warms up
-        start = time.perf_counter()
-        objective(trial, batch)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        spent = time.perf_counter() - start
-    return spent * recipe.train.accumulation * recipe.train.batch_size / given
 
 
 def _check_equal(model: nn.Module, loaded: nn.Module, task: Task) -> None:

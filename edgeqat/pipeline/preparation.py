@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,27 +28,23 @@ _START = "start.safetensors"
 
 def prepared(task: Task, recipe: Recipe, quant: QuantSection) -> Any:
     """A copy of the float model, fake-quantized and calibrated, not trained."""
-    return _calibrated(_fake_quantized(task, quant), task, recipe)
+    return _calibrated(fake_quantized(task, quant), task, recipe)
 
 
 def start_of(run: Run, task: Task, recipe: Recipe) -> Any:
     """The model that training starts from; its compensated weights are kept in the run folder, so
     that a continued run does not compute them again.
     """
-    file, model = run.folder / _START, _fake_quantized(task, recipe.quant)
+    file, model = run.folder / _START, fake_quantized(task, recipe.quant)
     waiting = compensation.waiting(model)
     if processes.broadcast_from_first(file.is_file):
-        state = _state(model)
-        with torch.no_grad():
-            for name, tensor in checkpoint.read_tensors(file).items():
-                state[name].copy_(tensor)
+        load_state(model, file)
         for layer in waiting:
             compensation.set_rounded(layer)
         return model
     _calibrated(model, task, recipe)
     if processes.is_first() and waiting and recipe.train.save_steps > 0:
-        with whole_file(file) as part:
-            checkpoint.write_tensors(part, _state(model))
+        keep_state(model, file)
     return model
 
 
@@ -57,13 +54,28 @@ def _calibrated(model: Any, task: Task, recipe: Recipe) -> Any:
     return model
 
 
-def _fake_quantized(task: Task, quant: QuantSection) -> Any:
+def fake_quantized(task: Task, quant: QuantSection) -> Any:
+    """A copy of the float model, fake-quantized and not calibrated."""
     gc.collect()  # a prepared model before this one refers to itself
     return prepare(float_copy(task.model), quant=quant)
 
 
+def keep_state(model: nn.Module, file: Path) -> None:
+    """Write all parameters and buffers, those too that a folder does not hold."""
+    with whole_file(file) as part:
+        checkpoint.write_tensors(part, _state(model))
+
+
+@torch.no_grad()
+def load_state(model: nn.Module, file: Path) -> None:
+    """Read into a model what keep_state() wrote of one like it."""
+    tensors = _state(model)
+    for name, tensor in checkpoint.read_tensors(file).items():
+        tensors[name].copy_(tensor)
+
+
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones once; those too that a folder does not hold."""
+    """Parameters and buffers by name, tied ones once."""
     tensors: dict[int, tuple[str, Tensor]] = {}
     every = {**model.state_dict(keep_vars=True), **dict(model.named_buffers())}
     for name, tensor in every.items():

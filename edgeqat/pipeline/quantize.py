@@ -25,6 +25,7 @@ from edgeqat.nn.half import narrow
 from edgeqat.nn.precision import uses_bf16
 from edgeqat.output import json_text
 from edgeqat.pipeline.baseline import float_same_steps, float_score
+from edgeqat.pipeline.budget import Budget
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import format_score, prepared, start_of, trainable
 from edgeqat.pipeline.run import Run, identity, open_run
@@ -71,7 +72,12 @@ def quantize(
         done = processes.broadcast_from_first(run.metrics)
         if done is not None:
             return done
+        budget = None if recipe.train.minutes is None else Budget(recipe, task, run)
+        if budget is not None:
+            recipe = budget.with_blocks(recipe)
         metrics, model = _rows_before(task, recipe, run, name)
+        if budget is not None:
+            recipe = budget.with_training(recipe, model, metrics, listener)
         gap = task.gap(metrics["qat_start"], metrics["float"])
         rates = with_rates(recipe.train, gap, task.step_tokens(recipe))
         recipe = recipe.model_copy(update={"train": rates})
@@ -81,6 +87,8 @@ def quantize(
             metrics["float_same_steps"] = same_steps
         model = trainable(model, recipe)
         metrics |= train(model, task, recipe, run, listener)
+        if budget is not None and recipe.train.steps:
+            metrics["kept_training"] = budget.keep_the_better(model)
         if sharding.is_sharded(model):
             whole = trainable(start_of(run, task, recipe), recipe)
             model = sharding.gathered(model, whole)

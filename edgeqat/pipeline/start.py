@@ -51,7 +51,7 @@ def check_makes_float(recipe: Recipe) -> None:
     _check_heeded(recipe)
     if recipe.architecture is not None:
         _check_text(recipe)
-    elif not (_is_of_images(recipe.model.name) and recipe.quant.bits().is_float):
+    elif not (is_of_images(recipe.model.name) and recipe.quant.bits().is_float):
         raise RecipeError("architecture: the recipe has none; `edgeqat train` needs a float recipe")
 
 
@@ -66,7 +66,7 @@ def check_sources(recipe: Recipe) -> None:
     if _is_architecture(name):
         return
     source.check(name)
-    if not _is_of_images(name):
+    if not is_of_images(name):
         _check_text(recipe)
 
 
@@ -98,7 +98,8 @@ def _check_text(recipe: Recipe) -> None:
         sources(absolute(recipe).data)
 
 
-def _is_of_images(name: str) -> bool:
+def is_of_images(name: str) -> bool:
+    """Whether a model is an image classifier, as far as its name or folder tells."""
     return _is_architecture(name) or _is_image_folder(Path(name).expanduser())
 
 

@@ -23,6 +23,7 @@ from edgeqat.data.text import (
     load_blocks,
 )
 from edgeqat.errors import DataError, ModelError, RecipeError, UsageError
+from edgeqat.evaluate.divergence import divergence
 from edgeqat.evaluate.metric import PERPLEXITY
 from edgeqat.evaluate.perplexity import blocks_at_once, conditions, perplexity, recovered
 from edgeqat.export import llama
@@ -39,6 +40,7 @@ from edgeqat.train.guidance import Guidance
 from edgeqat.train.objective import Objective
 
 _CALIBRATION_TOKENS = 2048  # of one forward pass
+_APART_TOKENS = 8192
 
 
 @dataclass
@@ -52,6 +54,7 @@ class TextTask(Task):
     tokenizer: PreTrainedTokenizerBase
     train: Blocks | BlockStream
     valid: Blocks
+    _apart: Blocks | None = None
 
     def describe(self) -> str:
         held = f"{len(self.valid)} held-out blocks of {self.valid.ids.shape[1]} tokens"
@@ -65,6 +68,27 @@ class TextTask(Task):
 
     def source(self, recipe: Recipe) -> str:
         return source_name(recipe.data)
+
+    @property
+    def apart(self) -> Blocks:
+        """Blocks that settings are chosen on: none of the training text's, once keep_apart() was
+        called.
+        """
+        return self.valid if self._apart is None else self._apart
+
+    def keep_apart(self) -> None:
+        """Take a few blocks out of the training text, where it can spare them and is no stream."""
+        if isinstance(self.train, Blocks) and self._apart is None:
+            ids = self.train.ids
+            count = min(max(1, _APART_TOKENS // ids.shape[1]), len(ids) // 8)
+            taken = torch.zeros(len(ids), dtype=torch.bool)
+            taken[torch.linspace(0, len(ids) - 1, count).long()] = True
+            if count:
+                self._apart, self.train = Blocks(ids[taken]), Blocks(ids[~taken])
+
+    def divergence(self, model: nn.Module) -> float:
+        """KL to the float model on the blocks apart, in nats a token."""
+        return divergence(model, self.model, self.apart.ids)
 
     def evaluate(self, model: nn.Module) -> Score:
         return {"perplexity": perplexity(model, self.valid)}

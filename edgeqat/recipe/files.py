@@ -25,7 +25,13 @@ RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every defaul
 _SUFFIXES = (".yaml", ".yml")
 _BASE = "base"
 _SHORTHANDS = {"coreset": coreset_value, "adaptive": adaptive_value}
-_INSTEAD = {"steps": "epochs", "share": "file"}  # a recipe that gives the first drops its base's
+_LENGTHS = ("train.epochs", "train.minutes", "train.steps")  # one says how long to train
+_INSTEAD = {  # a recipe that gives the first drops the others of its base
+    "steps": ("epochs", "minutes"),
+    "epochs": ("minutes",),
+    "minutes": ("epochs",),
+    "share": ("file",),
+}
 
 
 def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -37,13 +43,16 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
             f"base: '{overrides[_BASE]}' stands in a recipe's file; use --recipe {overrides[_BASE]}"
         )
     given = {path for path, value in overrides.items() if value is not None}
-    if {"train.steps", "train.epochs"} <= given:
+    lengths = [path for path in _LENGTHS if path in given]
+    if len(lengths) > 1:
+        one, other = lengths[:2]
         raise RecipeError(
-            f"train.epochs: {overrides['train.epochs']} and train.steps: "
-            f"{overrides['train.steps']} both say how long to train; give one of them"
+            f"{one}: {overrides[one]} and {other}: {overrides[other]} both say how long to train; "
+            "give one of them"
         )
-    if "train.steps" in overrides and isinstance(values.get("train"), dict):
-        values["train"].pop("epochs", None)
+    if lengths and isinstance(values.get("train"), dict):
+        for path in _LENGTHS:
+            values["train"].pop(path.rpartition(".")[2], None)
     for path, value in overrides.items():
         _put(_expanded(values), path, value)
     recipe = validate(values)
@@ -176,9 +185,10 @@ def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(below, dict) and isinstance(value, dict):
             value = _merged(below, value)
         merged[key] = value
-    for given, dropped in _INSTEAD.items():
-        if given in values and dropped not in values:
-            merged.pop(dropped, None)
+    for given, others in _INSTEAD.items():
+        for other in others if given in values else ():
+            if other not in values:
+                merged.pop(other, None)
     return merged
 
 

@@ -59,6 +59,12 @@ class TrainSection(Section):
     epochs: float | None = Field(
         None, gt=0, description="passes over the data (or coreset) instead of steps"
     )
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="time for the whole run instead of steps: steps, learning rate and text for "
+        "`blocks` are chosen for this machine (language models)",
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with momentum")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
     beta2: float = Field(0.95, ge=0, lt=1, description="decay of adamw's second moment")

@@ -66,7 +66,8 @@ class Objective:
             deferred(student) as head,
         ):
             logits = _product(head, self.logits(student, inputs))
-        teacher, teacher_taps, targets = None, {}, []
+        teacher_taps, targets = {}, []
+        taught: HeadProduct | Tensor | None = None
         if self.teacher is not None:
             with (
                 torch.no_grad(),
@@ -75,11 +76,12 @@ class Objective:
                 deferred(self.teacher if isinstance(logits, HeadProduct) else None) as head,
             ):
                 taught = _product(head, self.logits(self.teacher, inputs))
-            teacher = taught if self.gamma > 0 else None
+        teacher = taught if self.gamma > 0 else None
         given = labels.flatten(), self.gamma, self.temperature, count
         if isinstance(logits, HeadProduct):
             loss, cross_entropy, divergence = distill_heads(logits, teacher, *given)
         else:
+            assert not isinstance(teacher, HeadProduct)
             if teacher is not None:
                 teacher = teacher[:, : logits.shape[-1]]  # further rows are padding
             loss, cross_entropy, divergence = distill(logits, teacher, *given)

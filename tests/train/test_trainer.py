@@ -255,7 +255,7 @@ def test_a_run_leaves_no_temporary_folder(temporary):
 
 def test_seeds_lie_further_apart_than_a_run_has_passes():
     seeds = (0, 1, 2, 3, 65535, 65536, 2**32 - 1)
-    made = [training_arguments(recipe().model_copy(update={"seed": s}), "x") for s in seeds]
+    made = [training_arguments(recipe().model_copy(update={"seed": s}), "x", False) for s in seeds]
     for one, other in combinations([each.data_seed for each in made], 2):
         assert 0 <= one < 2**32
         assert 100_000 < (one - other) % 2**32 < 2**32 - 100_000
