@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from edgeqat.data.sources import SELF
 from edgeqat.errors import UsageError, nearest
 from edgeqat.scheme import GROUP_MULTIPLE
 
@@ -16,8 +17,8 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="Text file or folder (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet), or folder of "
-        "images; else EDGEQAT_DATA.",
+        help="Text file or folder (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet), `self` (the "
+        "model writes it), or folder of images; else EDGEQAT_DATA.",
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimizer steps.")]
@@ -52,6 +53,8 @@ def overrides(entries: list[str] | None, **given: Any) -> dict[str, Any]:
     from edgeqat.recipe import files as recipes
 
     values = {key.replace("__", "."): value for key, value in given.items() if value is not None}
+    if values.get("data.root") == SELF:
+        values["data.train"] = values.pop("data.root")
     return {**dict(recipes.parse_set(entry) for entry in entries or []), **values}
 
 

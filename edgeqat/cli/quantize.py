@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,10 @@ from edgeqat import log
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
+from edgeqat.data.sources import ROOT_VARIABLE, SELF
 from edgeqat.errors import UsageError
 from edgeqat.pipeline.start import is_of_images
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
@@ -90,7 +93,7 @@ def command(
     values = {**options.target_values(target or "native"), **values}
     if chosen is None and not _says_how_long(values) and not is_of_images(model or DEMO):
         values["train.minutes"] = MINUTES
-    resolved = recipes.load(chosen, {**values, **options.coreset(coreset)})
+    resolved = _with_text(recipes.load(chosen, {**values, **options.coreset(coreset)}))
     local = Path(resolved.model.name).expanduser()
     local = local.resolve() if local.is_dir() else local
     name = f"{local.name.removesuffix('.gguf')}-{resolved.quant.scheme}"
@@ -124,6 +127,14 @@ def command(
         metrics = quantize(resolved, place, overwrite, listener)
     if log.is_main_process():
         _print_table(metrics, place)
+
+
+def _with_text(recipe: Recipe) -> Recipe:
+    """The recipe with text of the model's own, where none is named for a language model."""
+    named = recipe.data.train or recipe.data.root or os.environ.get(ROOT_VARIABLE)
+    if named or is_of_images(recipe.model.name):
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": SELF})})
 
 
 def _says_how_long(values: dict[str, Any]) -> bool:

@@ -37,6 +37,7 @@ from edgeqat.output import json_text, write_text
 from edgeqat.pipeline.image_task import is_image_model
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.run import Run, identity, open_run
+from edgeqat.pipeline.self_text import with_self_text
 from edgeqat.pipeline.text_task import TextTask
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.files import RESOLVED
@@ -76,7 +77,7 @@ def compare(
 
     A row that fails says why in "error". Raises an EdgeQATError in one line.
     """
-    name, recipe = recipe.model.name, with_data_root(recipe)
+    name, recipe = recipe.model.name, with_self_text(with_data_root(recipe))
     folders = [(_scheme_of(folder), str(folder.absolute())) for folder in trained]
     chosen = select(rows, list(dict.fromkeys(schemes or [recipe.quant.scheme])), folders, steps)
     _check_text_model(recipe)

@@ -13,6 +13,7 @@ from edgeqat.errors import DataError
 from edgeqat.recipe.data import DataSection
 
 ROOT_VARIABLE = "EDGEQAT_DATA"  # where data are, unless a root is named
+SELF = "self"  # the name of text that the model writes itself
 
 
 def sources(data: DataSection) -> tuple[str, str | None]:
@@ -20,6 +21,8 @@ def sources(data: DataSection) -> tuple[str, str | None]:
     of the training text is held out. Raises DataError in one line.
     """
     root = Path(data.root).expanduser() if data.root else None
+    if data.train == SELF and root is None:
+        return SELF, data.valid  # until pipeline/self_text has written it
     if data.train == DEMO and data.root is None:
         return f"{DEMO}#train", data.valid or f"{DEMO}#valid"
     if root is not None and not root.exists():

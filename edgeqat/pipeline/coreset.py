@@ -11,6 +11,7 @@ from edgeqat.output import check_file
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.sampling import recalibrate_batch_norms, selection_of
+from edgeqat.pipeline.self_text import with_self_text
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes
 
@@ -23,7 +24,7 @@ def choose(
 
     Raises an EdgeQATError in one line.
     """
-    name, recipe = recipe.model.name, with_data_root(recipe)
+    name, recipe = recipe.model.name, with_self_text(with_data_root(recipe))
     check_file(output, overwrite=overwrite, way="choose another --output or add --overwrite")
     section = recipe.coreset
     if section.share is None or section.file is not None:

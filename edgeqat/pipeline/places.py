@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeqat.aliases import DEMO
 from edgeqat.checkpoint import CONFIG
+from edgeqat.data.sources import SELF
 from edgeqat.gguf_header import is_gguf
 from edgeqat.recipe.data import DataSection
 from edgeqat.recipe.recipe import Recipe
@@ -54,7 +55,7 @@ def _model(name: str | None) -> str | None:
 
 def _text(name: str | None) -> str | None:
     """A text, or a part `FOLDER#valid` of one."""
-    if name is None or name.partition("#")[0] == DEMO:
+    if name is None or name.partition("#")[0] in (DEMO, SELF):
         return name
     path = _path(name)
     folder, mark, part = name.rpartition("#")

@@ -18,6 +18,7 @@ from torch import nn
 
 from edgeqat.checkpoint import WEIGHTS, check_output, file_bytes
 from edgeqat.coreset.select import size
+from edgeqat.data.documents import DEMO
 from edgeqat.errors import FormatError
 from edgeqat.hf import packed_folder
 from edgeqat.hf.model import prepare
@@ -28,6 +29,7 @@ from edgeqat.nn.layers import attentions
 from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import prepared, trainable
 from edgeqat.pipeline.sampling import with_steps
+from edgeqat.pipeline.self_text import file_of, with_self_text, writes_text
 from edgeqat.pipeline.speed import step_seconds
 from edgeqat.pipeline.start import check_extras
 from edgeqat.pipeline.task import Task
@@ -50,7 +52,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False, measured: bool =
     """Check a run without training: raises what the run would raise, writes nothing that stays."""
     check_output(output, overwrite)
     check_extras(recipe)
-    recipe = with_data_root(recipe)
+    recipe, told = _with_known_text(with_data_root(recipe))
     task = load_task(recipe)
     recipe = with_widths(with_steps(recipe, task), task)
     chosen = decisions(task.model, recipe.quant)
@@ -75,6 +77,7 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False, measured: bool =
     rows = [_row(name, layer, d, packed[name]) for name, layer, d in chosen]
     quant, scheme = recipe.quant, recipe.quant.bits()
     lines = [
+        *told,
         *([quant.kv.words(scheme)] if any(attentions(task.model)) else []),
         *(["the residual stream is rotated"] if residual.is_rotated(model) else []),
         *_coreset_lines(recipe, task),
@@ -83,6 +86,15 @@ def plan(recipe: Recipe, output: Path, overwrite: bool = False, measured: bool =
         *last,
     ]
     return Plan(rows, lines, size, seconds)
+
+
+def _with_known_text(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe with text that is there, and what a run would write first."""
+    if not writes_text(recipe) or file_of(recipe).is_file():
+        return with_self_text(recipe), []
+    data = recipe.data.model_copy(update={"train": DEMO, "valid": None})
+    line = f"text: the model writes about {data.self_tokens} tokens first (looked at on other text)"
+    return recipe.model_copy(update={"data": data}), [line]
 
 
 def _shapes(task: Task, recipe: Recipe) -> nn.Module:

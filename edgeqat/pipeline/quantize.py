@@ -30,6 +30,7 @@ from edgeqat.pipeline.load import load_task, with_data_root
 from edgeqat.pipeline.preparation import format_score, prepared, start_of, trainable
 from edgeqat.pipeline.run import Run, identity, open_run
 from edgeqat.pipeline.sampling import coreset_of, recalibrate_batch_norms, with_steps
+from edgeqat.pipeline.self_text import with_self_text
 from edgeqat.pipeline.snapshots import Snapshots
 from edgeqat.pipeline.start import check_extras, check_start
 from edgeqat.pipeline.task import Score, Task
@@ -61,6 +62,7 @@ def quantize(
     name, recipe = recipe.model.name, with_data_root(recipe)
     check_start(output, overwrite)
     check_extras(recipe)
+    recipe = with_self_text(recipe)
     task = load_task(recipe)
     recipe = with_widths(with_steps(recipe, task), task)
     logger.info("%s at %s: %s", name, recipe.quant.scheme, task.describe())

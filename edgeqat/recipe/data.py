@@ -118,7 +118,13 @@ class ModelSection(Section):
 
 class DataSection(Section):
     root: str | None = Field(None, description="folder of the data; also --data, EDGEQAT_DATA")
-    train: str | None = Field(None, description="training text: file, folder, HF dataset, `demo`")
+    train: str | None = Field(
+        None,
+        description="training text: file, folder, HF dataset, `demo`; `self`: the model writes it",
+    )
+    self_tokens: int = Field(
+        250_000, ge=1, description="tokens that the model writes where `train` is `self`"
+    )
     valid: str | None = Field(None, description="held-out text; default: the last 5% of train")
     context: int = Field(256, ge=2, description="tokens per block")
     bos: bool = Field(False, description="start every block with the BOS token")

@@ -60,8 +60,7 @@ class CacheSection(Section):
     )
     balance: bool = Field(
         True,
-        description="fold scales of queries and keys and a rotation of values into the weights, so "
-        "that few bits lose least",
+        description="fold scales of queries and keys and a basis of values into the weights",
     )
     llama_cpp: bool = Field(
         False, description="as llama.cpp's q4_0 and q8_0 caches store them; --target gguf sets it"

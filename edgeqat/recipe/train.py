@@ -62,8 +62,7 @@ class TrainSection(Section):
     minutes: float | None = Field(
         None,
         gt=0,
-        description="time for the whole run instead of steps: steps, learning rate and text for "
-        "`blocks` are chosen for this machine (language models)",
+        description="time for the whole run; it chooses steps, learning rate and `blocks`",
     )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with momentum")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
@@ -84,8 +83,7 @@ class TrainSection(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     bf16: bool | None = Field(
         None,
-        description="bf16 autocast, quantizers stay float32; absent: for models of 40M parameters "
-        "or more where the processor has bf16 products",
+        description="bf16 autocast; absent: from 40M parameters, where the processor has it",
     )
     bf16_states: bool = Field(False, description="AdamW's moments in bf16: less memory")
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward")

@@ -125,7 +125,7 @@ def test_a_folder_without_text_is_refused(quantize, tmp_path):
 
 def test_no_text_at_all_is_refused(refused, model_folder):
     words = ["data.train", "--data", "EDGEQAT_DATA"]
-    refused(2, words, "quantize", "--model", model_folder, "--set", "data.context=32")
+    refused(2, words, "compare", model_folder, "--set", "data.context=32")
 
 
 def test_text_of_the_command_line_is_not_dropped_for_the_demo_s(quantize, tmp_path):

@@ -1,0 +1,236 @@
+"""Training text that the float model writes itself (`data.train: self`, LLM-QAT 2305.17888): what
+to train on where no text is given, and the distribution that the model has to keep.
+
+Half of the documents are dialogues where the model has a chat template: it is given the template up
+to the user's words, writes those, and then answers them (Magpie 2406.08464). The others begin with
+a random token. All is sampled from the model's own distribution, less its improbable tail.
+Documents that repeat themselves or each other are dropped.
+
+The text is kept as a .jsonl file in the cache and is the recipe's `data.train` from then on. A run
+that is stopped goes on behind the last whole batch, with the same text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import edgeqat
+from edgeqat import cache
+from edgeqat.data.sources import SELF
+from edgeqat.errors import DataError, StorageError
+from edgeqat.hf import float_model
+from edgeqat.nn.precision import uses_bf16
+from edgeqat.recipe.recipe import Recipe
+from edgeqat.seeds import mixed
+from edgeqat.train import processes
+
+logger = logging.getLogger(__name__)
+
+BATCH, LENGTH, QUESTION = 32, 512, 96  # documents, tokens of one, and of a user's words
+_TOP_P = 0.95
+_TIME_SHARE = 0.2  # of train.minutes
+_GRAM, _REPEATED = 8, 0.3  # words in a row; share of them that occurred before in a document
+_SHORTEST = 16  # tokens
+_LEAST_KEPT = 0.1  # of the first documents
+_MARK = "\x00"
+
+
+def file_of(recipe: Recipe) -> Path:
+    """Where the text of a recipe is kept."""
+    name = float_model.fingerprint(recipe.model.name, recipe.model.weights)
+    told = [name, recipe.seed, recipe.data.self_tokens, edgeqat.__version__]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return cache.folder(SELF) / f"{digest[:32]}.jsonl"
+
+
+def writes_text(recipe: Recipe) -> bool:
+    """Whether the model is to write the text of a recipe."""
+    return recipe.data.train == SELF and recipe.data.root is None
+
+
+def with_self_text(recipe: Recipe) -> Recipe:
+    """The recipe with the file of the text in the place of `self`, written now if it is not there;
+    another recipe as it is.
+    """
+    if not writes_text(recipe):
+        return recipe
+    file = file_of(recipe)
+    if processes.broadcast_from_first(file.is_file) is False:
+        if processes.is_first():
+            _write(recipe, file)
+        processes.wait()
+    logger.info("text: written by the model itself, in '%s'", file)
+    data = recipe.data.model_copy(update={"train": str(file)})
+    return recipe.model_copy(update={"data": data})
+
+
+def _write(recipe: Recipe, file: Path) -> None:
+    part = file.with_suffix(".part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        batches = _kept(part)
+        tokens = sum(batch["tokens"] for batch in batches)
+        seen = {text for batch in batches for text in batch["texts"]}
+        limit = None if recipe.train.minutes is None else 60 * _TIME_SHARE * recipe.train.minutes
+        begun, wanted = time.monotonic(), recipe.data.self_tokens
+        writer = Writer(recipe) if tokens < wanted else None
+        while writer is not None and tokens < wanted:
+            batch = writer.batch(len(batches), seen)
+            batches.append(batch)
+            tokens += batch["tokens"]
+            seen.update(batch["texts"])
+            with open(part, "a", encoding="utf-8") as out:
+                out.write(json.dumps(batch) + "\n")
+            spent = time.monotonic() - begun
+            logger.info("text: %d of %d tokens, %.0f s", tokens, wanted, spent)
+            _check(batches)
+            if limit is not None and spent > limit:
+                break
+        lines = [json.dumps({"text": text}) for batch in batches for text in batch["texts"]]
+        whole = file.with_suffix(".whole")
+        whole.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        whole.replace(file)
+        part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"data.train: the model's own text cannot be kept in '{file.parent}' "
+            f"({error.strerror or error}); set EDGEQAT_CACHE to a folder with room"
+        ) from None
+
+
+def _kept(part: Path) -> list[dict[str, Any]]:
+    """The whole batches of a run that was stopped; what is cut off goes."""
+    batches: list[dict[str, Any]] = []
+    if part.is_file():
+        for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                batches.append(json.loads(line))
+            except ValueError:
+                break
+        part.write_text("".join(json.dumps(b) + "\n" for b in batches), encoding="utf-8")
+    return batches
+
+
+def _check(batches: list[dict[str, Any]]) -> None:
+    written = BATCH * len(batches)
+    kept = sum(len(batch["texts"]) for batch in batches)
+    if len(batches) == 2 and kept < _LEAST_KEPT * written:
+        raise DataError(
+            f"data.train: the model's own text is empty or repeats itself ({kept} of {written} "
+            "documents are of use); give --data TEXT"
+        )
+
+
+class Writer:
+    """A float model that writes, batch by batch; a batch follows from the seed and its number."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        name, weights = recipe.model.name, recipe.model.weights
+        self.tokenizer = float_model.load_tokenizer(name)
+        model: Any = float_model.load_model(name, weights).eval()
+        self.model = model.bfloat16() if uses_bf16(None, model) else model
+        self.seed, self.ends = recipe.seed, _ends(self.model, self.tokenizer)
+        room = model.config.max_position_embeddings
+        self.length, self.question = min(LENGTH, room), min(QUESTION, room // 4)
+
+    def batch(self, number: int, seen: set[str]) -> dict[str, Any]:
+        """Texts that are new and do not repeat themselves, and the number of their tokens."""
+        torch.manual_seed(mixed(self.seed, number))
+        opening = _opening(self.tokenizer) if number % 2 == 0 else None
+        texts = self._free() if opening is None else self._dialogues(*opening)
+        texts = [t for t in dict.fromkeys(texts) if t not in seen and not _repeats(t)]
+        counts = [len(ids) for ids in self._ids(texts)]
+        kept = [t for t, count in zip(texts, counts, strict=True) if count >= _SHORTEST]
+        return {"texts": kept, "tokens": sum(count for count in counts if count >= _SHORTEST)}
+
+    def _free(self) -> list[str]:
+        """Documents behind one random token."""
+        special = set(self.tokenizer.all_special_ids)
+        known = [i for i in range(len(self.tokenizer)) if i not in special]
+        first = torch.tensor(known)[torch.randint(len(known), (BATCH,))]
+        rows = [[int(token)] for token in first]
+        if self.tokenizer.bos_token_id is not None and not self.tokenizer.chat_template:
+            rows = [[self.tokenizer.bos_token_id, *row] for row in rows]
+        return self._continued(rows, self.length)
+
+    def _dialogues(self, before: str, behind: Callable[[str], str]) -> list[str]:
+        """Questions that the model writes behind `before`, and its answers."""
+        ids = self._ids([before])[0]
+        questions = self._continued([ids] * BATCH, len(ids) + self.question, only_new=True)
+        prompts = [behind(question.strip()) for question in questions if question.strip()]
+        return self._continued(self._ids(prompts), self.length) if prompts else []
+
+    def _continued(self, rows: list[list[int]], length: int, only_new: bool = False) -> list[str]:
+        """Texts of rows of token ids, each continued up to `length` tokens or an end."""
+        rows = [row[: length - 1] for row in rows]
+        widest = max(len(row) for row in rows)
+        pad = self.ends[0] if self.ends else 0
+        ids = torch.tensor([[pad] * (widest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (widest - len(row)) + [1] * len(row) for row in rows])
+        with torch.inference_mode():
+            output: Tensor = self.model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=True, top_p=_TOP_P, top_k=0,
+                temperature=1.0, max_new_tokens=max(length - widest, 1), pad_token_id=pad,
+                eos_token_id=self.ends or None,
+            )  # fmt: skip
+        texts = []
+        for row, start in zip(output, (mask == 0).sum(1).tolist(), strict=True):
+            new = self._until_end(row[widest:], only_new)
+            whole = new if only_new else torch.cat([row[start:widest], new])
+            texts.append(str(self.tokenizer.decode(whole)))
+        return texts
+
+    def _until_end(self, ids: Tensor, before: bool = False) -> Tensor:
+        """Tokens up to the first end, which is in it or `before` it."""
+        ends = torch.isin(ids, torch.tensor(self.ends, dtype=ids.dtype)).nonzero()
+        if not len(ends):
+            return ids
+        return ids[: int(ends[0]) + (0 if before else 1)]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _opening(tokenizer: Any) -> tuple[str, Callable[[str], str]] | None:
+    """What a chat template has before a user's words, and what makes a prompt of those; None
+    without a template, or with one that does not take a user's words as they are.
+    """
+    if not tokenizer.chat_template:
+        return None
+
+    def prompt(words: str) -> str:
+        message = [{"role": "user", "content": words}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        return str(text)
+
+    try:
+        before, mark, _ = prompt(_MARK).partition(_MARK)
+    except Exception:  # whatever a template of someone's own raises
+        return None
+    return (before, prompt) if mark and before else None
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a text."""
+    told = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
+    flat: Iterator[Any] = (i for one in told for i in (one if isinstance(one, list) else [one]))
+    return sorted({int(i) for i in flat if i is not None})
+
+
+def _repeats(text: str) -> bool:
+    """Whether a text says the same again and again."""
+    words = text.split()
+    grams = [tuple(words[at : at + _GRAM]) for at in range(len(words) - _GRAM + 1)]
+    return len(grams) > 0 and 1 - len(set(grams)) / len(grams) > _REPEATED
