@@ -14,6 +14,7 @@ from edgeqat.errors import UsageError
 from edgeqat.scheme import average_words
 
 _TASKS, _TEXT = "tasks", "held-out text"
+CHAT = "chat"
 
 EXAMPLES = (
     "edgeqat eval demo-w4a8kv4 --against demo",
@@ -28,7 +29,9 @@ def command(
     ],
     tasks: Annotated[
         str | None,
-        typer.Option("--tasks", help="lm-eval's tasks, e.g. blimp,piqa; without: held-out text."),
+        typer.Option(
+            "--tasks", help="lm-eval's, e.g. blimp,piqa, or chat; without: held-out text."
+        ),
     ] = None,
     backend: Annotated[
         str | None,
@@ -101,6 +104,9 @@ def command(
         "data_root": data_root, "limit": limit, "batch_size": batch_size, "max_length": max_length,
         "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs,
     }  # fmt: skip
+    if tasks == CHAT:
+        _chat(folder, output, threads, backend, {**text, **scored})
+        return
     backend = backend or "fake-quant"
     if tasks is not None:
         _refuse(text, f"is for {_TEXT}; leave out --tasks or this option")
@@ -118,6 +124,39 @@ def command(
             result = evaluate(Path(folder), backend, output, threads=threads, **given)
         for line in _image_lines(result) if "top1" in result else _lines(result):
             print(line)
+    if output is not None:
+        print(f"wrote {output}")
+
+
+def _chat(
+    folder: str,
+    output: Path | None,
+    threads: int | None,
+    backend: str | None,
+    given: dict[str, Any],
+) -> None:
+    against = given.pop("against")
+    if against is None:
+        raise UsageError("against: 'chat' compares with the float model; add --against FLOAT")
+    _refuse({**given, "backend": backend}, "is not for the task 'chat'; leave it out")
+    from edgeqat.pipeline.evaluate import evaluate_chat
+
+    with log.console().status("answering"):
+        result = evaluate_chat(Path(folder), against, output, threads)
+    print(
+        f"{result['model']} at {result['scheme']}, {result['prompts']} prompts, answers of at most "
+        f"{result['new_tokens']} tokens"
+    )
+    for name in ("float", "model"):
+        habits = result[name]
+        print(
+            f"{name}: {100 * habits['ends']:.0f}% end, {100 * habits['loops']:.0f}% loop, "
+            f"{habits['tokens']:.0f} tokens on average"
+        )
+    print(
+        f"same first 32 tokens: {100 * result['same_start']:.0f}%; KL on the float model's "
+        f"answers {result['kl']:.4f} nats"
+    )
     if output is not None:
         print(f"wrote {output}")
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeqat.data.sources import SELF
 from edgeqat.errors import UsageError, nearest
 from edgeqat.scheme import GROUP_MULTIPLE
 
@@ -50,6 +49,7 @@ def coreset(given: str | None) -> dict[str, Any]:
 
 def overrides(entries: list[str] | None, **given: Any) -> dict[str, Any]:
     """Overrides {"a.b": value} from --set entries and short flags; what is not given is absent."""
+    from edgeqat.data.sources import SELF
     from edgeqat.recipe import files as recipes
 
     values = {key.replace("__", "."): value for key, value in given.items() if value is not None}

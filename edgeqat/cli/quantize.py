@@ -13,10 +13,7 @@ from edgeqat import log
 from edgeqat.aliases import ALIASES, DEMO
 from edgeqat.cli import options
 from edgeqat.cli.progress import training_progress
-from edgeqat.data.sources import ROOT_VARIABLE, SELF
 from edgeqat.errors import UsageError
-from edgeqat.pipeline.start import is_of_images
-from edgeqat.recipe.recipe import Recipe
 from edgeqat.scheme import Scheme, average_words
 
 logger = logging.getLogger(__name__)
@@ -91,7 +88,9 @@ def command(
         quant__adaptive__share=adaptive, quant__average_bits=bits,
     )  # fmt: skip
     values = {**options.target_values(target or "native"), **values}
-    if chosen is None and not _says_how_long(values) and not is_of_images(model or DEMO):
+    from edgeqat.pipeline import start
+
+    if chosen is None and not _says_how_long(values) and not start.is_of_images(model or DEMO):
         values["train.minutes"] = MINUTES
     resolved = _with_text(recipes.load(chosen, {**values, **options.coreset(coreset)}))
     local = Path(resolved.model.name).expanduser()
@@ -109,7 +108,6 @@ def command(
         logger.info("recipe: %s", chosen)
     keep_freed_memory()  # before torch is imported
     from edgeqat.checkpoint import check_output
-    from edgeqat.pipeline import start
 
     (check_output if dry_run else start.check_start)(place, overwrite)
     start.check_extras(resolved)
@@ -129,8 +127,11 @@ def command(
         _print_table(metrics, place)
 
 
-def _with_text(recipe: Recipe) -> Recipe:
+def _with_text(recipe: Any) -> Any:
     """The recipe with text of the model's own, where none is named for a language model."""
+    from edgeqat.data.sources import ROOT_VARIABLE, SELF
+    from edgeqat.pipeline.start import is_of_images
+
     named = recipe.data.train or recipe.data.root or os.environ.get(ROOT_VARIABLE)
     if named or is_of_images(recipe.model.name):
         return recipe

@@ -58,7 +58,7 @@ def narrow(model: M) -> M:
 @torch.no_grad()
 def float_copy(model: M) -> M:
     """A trainable copy with plain float32 linear layers."""
-    copied = copy.deepcopy(model)
+    copied = copy.deepcopy(model).requires_grad_(True)  # a teacher's parameters are frozen
     for layer in copied.modules():
         if isinstance(layer, HalfLinear):
             layer.weight = nn.Parameter(layer.weight.float())

@@ -32,13 +32,13 @@ from edgeqat.train.optim import with_rates
 logger = logging.getLogger(__name__)
 
 NOT_NEEDED = math.log(1.005), 0.01  # nats over float, and KL, that no training is worth
-SHARES = (1.0, 0.2)  # of the rule's learning rate, in the two trials
+SHARES = (0.2, 0.04)  # of the rule's learning rate, which is that of 8M models, in the trials
 _BLOCK_SHARE = 0.35  # of the time, for training decoder layers one by one
 _BLOCK_PASSES = 2
 _BLOCK_COST = 1.3  # of a token in such a pass, in tokens of a step
 _ROUNDING_COST = 1.5  # of a token that weights are rounded on
 _TRIAL_SHARE = 0.08  # of the steps, for each trial
-_LEAST_STEPS = 25  # fewer are not worth their trials
+_LEAST_STEPS, _LEAST_TRIAL = 40, 8  # fewer are not worth their trials
 _SLACK = 1.1  # steps take longer than measured
 _START = "before_trials.safetensors"
 
@@ -158,7 +158,7 @@ class Budget:
         rule = with_rates(recipe.train, max(lost, before), self._tokens).learning_rate
         assert rule is not None
         for rate in (float(f"{share * rule:.2e}") for share in SHARES):
-            seconds = _SLACK * self._try(recipe, model, rate, max(count, 4), listener)
+            seconds = _SLACK * self._try(recipe, model, rate, max(count, _LEAST_TRIAL), listener)
             trials[f"{rate:g}"] = self._task.divergence(model)
             load_state(model, start)
         best = min(trials, key=lambda name: trials[name])
@@ -176,7 +176,7 @@ class Budget:
         """Train a few steps in place; returns the seconds of one."""
         from edgeqat.train.trainer import QATTrainer  # seconds: not before what may be refused
 
-        update = {"steps": steps, "learning_rate": rate, "warmup_steps": max(steps // 10, 1)}
+        update = {"steps": steps, "learning_rate": rate, "warmup_steps": steps // 4}
         train = with_rates(recipe.train.model_copy(update=update), 0.0)
         trial = recipe.model_copy(update={"train": train})
         objective = self._task.objective(trial, self._task.teacher or self._task.model)

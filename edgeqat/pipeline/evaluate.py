@@ -18,6 +18,7 @@ from edgeqat.errors import FormatError, ModelError, UsageError, nearest
 from edgeqat.evaluate.accuracy import accuracy, same_top
 from edgeqat.evaluate.agreement import MODES, agreement
 from edgeqat.evaluate.average_bits import average_bits
+from edgeqat.evaluate.chat import chat
 from edgeqat.evaluate.perplexity import conditions, perplexity
 from edgeqat.harness.backends import BACKENDS, FAKE_QUANT, FLOAT, NATIVE, PACKED, Native
 from edgeqat.hf import float_model, image_model, packed_folder
@@ -66,6 +67,26 @@ def evaluate(
     else:
         exact = backend != NATIVE if exact is None else exact
         result = _evaluate_text(folder, recipe, against, mode, exact, backend, threads)
+    if output is not None:
+        write_json(output, result)
+    return result
+
+
+def evaluate_chat(
+    folder: Path, against: str, output: Path | None = None, threads: int | None = None
+) -> dict[str, Any]:
+    """Answers of a packed chat model beside those of its float model (evaluate/chat), written to
+    `output` where one is named.
+    """
+    check_file(output)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    tokenizer, model = packed_folder.load_tokenizer(folder), packed_folder.load(folder)
+    floating = float_model.load_model(against).eval()
+    check_same_vocabulary("against", against, floating, model, tokenizer)
+    scores = chat(model, floating, tokenizer)
+    scheme = checkpoint.read_config(folder)["quantization_config"]["scheme"]
+    result = {"model": str(folder), "scheme": scheme, "against": against, **scores}
     if output is not None:
         write_json(output, result)
     return result

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class Writer:
         self.tokenizer = float_model.load_tokenizer(name)
         model: Any = float_model.load_model(name, weights).eval()
         self.model = model.bfloat16() if uses_bf16(None, model) else model
-        self.seed, self.ends = recipe.seed, _ends(self.model, self.tokenizer)
+        self.seed, self.ends = recipe.seed, float_model.ends_of(self.model, self.tokenizer)
         room = model.config.max_position_embeddings
         self.length, self.question = min(LENGTH, room), min(QUESTION, room // 4)
 
@@ -220,13 +220,6 @@ def _opening(tokenizer: Any) -> tuple[str, Callable[[str], str]] | None:
     except Exception:  # whatever a template of someone's own raises
         return None
     return (before, prompt) if mark and before else None
-
-
-def _ends(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a text."""
-    told = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
-    flat: Iterator[Any] = (i for one in told for i in (one if isinstance(one, list) else [one]))
-    return sorted({int(i) for i in flat if i is not None})
 
 
 def _repeats(text: str) -> bool:

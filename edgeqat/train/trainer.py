@@ -179,7 +179,9 @@ class QATTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        terms = self.objective(model, inputs, step=self.state.global_step)
+        kind = self.args.device.type  # accelerate's autocast covers the student alone
+        with torch.autocast(kind, torch.bfloat16, enabled=self.args.bf16):
+            terms = self.objective(model, inputs, step=self.state.global_step)
         loss = terms["loss"]
         self._check_finite("loss", loss.item())
         for name, value in terms.items():

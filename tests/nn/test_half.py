@@ -16,7 +16,7 @@ def test_weights_from_16_bits_are_kept_in_16_bits(dtype):
     layer = kept.model.layers[0].mlp.up_proj
     assert isinstance(layer, HalfLinear) and layer.weight.dtype == dtype
     assert torch.equal(kept(ids).logits, expected)
-    trainable = float_copy(kept)
+    trainable = float_copy(kept.requires_grad_(False))  # as a teacher
     assert all(p.dtype == torch.float32 and p.requires_grad for p in trainable.parameters())
     assert torch.equal(trainable(ids).logits, expected)
     assert layer.weight.dtype == dtype

@@ -9,6 +9,7 @@ from edgeqat.cli import run as cli
 from edgeqat.errors import Interrupted, RecipeError, UsageError
 from edgeqat.pipeline import budget
 from edgeqat.pipeline.quantize import quantize
+from edgeqat.pipeline.speed import step_seconds
 from edgeqat.pipeline.text_task import TextTask, load_text
 from edgeqat.recipe import files as recipes
 
@@ -84,6 +85,20 @@ def test_settings_are_chosen_on_text_that_is_not_trained_on(recipe):
     assert apart and not apart & kept and apart | kept == every
 
 
+def test_measuring_the_speed_freezes_nothing_that_is_trained(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "step_seconds", step_seconds)
+    answer(monkeypatch, 0.5, 0.45, 0.4, 0.3)
+    trained = []
+
+    def attempt(self, recipe, model, *_):
+        trained.extend(p.requires_grad for p in model.parameters() if p.ndim == 2)
+        return 0.1
+
+    monkeypatch.setattr(budget.Budget, "_try", attempt)
+    quantize(recipe(quant={"scheme": "w2a8kv2"}, train={"minutes": 0.2}), tmp_path / "out")
+    assert trained and all(trained)
+
+
 def test_training_that_did_not_help_is_dropped(recipe, tmp_path, monkeypatch):
     answer(monkeypatch, 0.5, 0.4, 0.45, 0.6)
     chosen = recipe(quant={"scheme": "w2a8kv2"}, train={"minutes": 0.2})
@@ -112,7 +127,7 @@ def test_a_stopped_run_goes_on_with_what_was_decided(recipe, tmp_path, monkeypat
         quantize(chosen, tmp_path / "stopped", listener=stop)
     monkeypatch.setattr(budget.Budget, "_left", property(lambda _: 1e9))  # would train for hours
     metrics = quantize(chosen, tmp_path / "stopped")
-    assert 25 <= metrics["train"]["steps"] <= 60
+    assert 40 <= metrics["train"]["steps"] <= 60
 
 
 def test_a_folder_without_a_recipe_takes_an_hour(model_folder, text_file, tmp_path, monkeypatch):

@@ -262,7 +262,7 @@ def test_the_plan_predicts_the_file_it_would_write(recipe, tmp_path):
 def test_the_plan_of_low_rank_training_trains_adapters(recipe, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(
-        "edgeqat.pipeline.plan.make_optimizer",
+        "edgeqat.pipeline.speed.make_optimizer",
         lambda model, train: trained.append(list(adapters(model))) or make_optimizer(model, train),
     )
     plan(recipe(train={"method": "lowrank"}), tmp_path / "out", measured=True)

@@ -96,7 +96,7 @@ def prepared(**changes):
 
 
 def test_attention_quantizes_in_the_runtimes_order():
-    own = attentions(prepared())
+    own = attentions(prepared(num_key_value_heads=1))
     quantizer = next(iter(own))[1].attention_quantizer
     query, key, value = heads(1), heads(2), heads(3)
     _, found, values = quantizer(query, key, value, None)
@@ -106,8 +106,8 @@ def test_attention_quantizes_in_the_runtimes_order():
     codes, scale = ggml.quantize_blocks(rotate(value, 64).unflatten(-1, (2, 32)), 4)
     assert torch.allclose(values, rotate((codes * scale.half().float()).flatten(-2), 64))
     back = quantizer.float_basis(*quantizer.basis(query, key))
-    assert torch.allclose(back[0], query, atol=1e-6)
-    assert torch.allclose(back[1], key, atol=1e-6)
+    assert torch.allclose(back[0], query, atol=1e-5)
+    assert torch.allclose(back[1], key, atol=1e-5)
 
 
 @torch.no_grad()

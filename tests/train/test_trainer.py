@@ -114,9 +114,12 @@ def test_bf16_trains_with_quantizers_in_float32():
         if name.endswith("weight_quantizer"):
             module.register_forward_hook(lambda m, i, o: seen.add(o.dtype))
     records = []
-    objective = Objective(chosen.distill, tiny.llama())
+    objective, taught = Objective(chosen.distill, tiny.llama()), set()
+    objective.teacher.model.layers[0].mlp.up_proj.register_forward_hook(
+        lambda m, i, o: taught.add(o.dtype)
+    )
     QATTrainer(model, chosen, blocks(), objective, listener=records.append).run()
-    assert seen == {torch.float32}
+    assert seen == {torch.float32} and taught == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     exact = losses(run(recipe(steps=2))[1])
     assert losses(records) == pytest.approx(exact, rel=0.05)
@@ -264,4 +267,4 @@ def test_seeds_lie_further_apart_than_a_run_has_passes():
 
 def test_several_devices_are_not_one_model_in_parallel(monkeypatch):
     monkeypatch.setattr("transformers.TrainingArguments.n_gpu", 3)
-    assert training_arguments(recipe(), "x")._n_gpu == 1
+    assert training_arguments(recipe(), "x", False)._n_gpu == 1

@@ -1,0 +1,124 @@
+"""Whether a quantized chat model still talks like the float one: greedy answers of both to the same
+prompts, side by side.
+
+    same start   share of answers whose first 32 tokens are the float model's
+    ends         share that ends by itself before the limit
+    loops        share in which some 8 tokens in a row come three times
+    KL           to the float model on the float model's answers, in nats a token
+
+Legend: N prompts, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeqat.errors import UsageError
+from edgeqat.evaluate.chat_prompts import PROMPTS
+from edgeqat.hf.float_model import ends_of
+from edgeqat.losses.distill import distill
+
+START, GRAM, TIMES = 32, 8, 3
+NEW_TOKENS, BATCH = 160, 20
+
+
+def chat(
+    model: Any, floating: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS,
+    new_tokens: int = NEW_TOKENS,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of a model's answers and of the float model's, and the answers themselves."""
+    if not tokenizer.chat_template:
+        raise UsageError(
+            "tasks: 'chat' needs a chat template, and the model's tokenizer has none; leave it out"
+        )
+    asked = [_prompt(tokenizer, words) for words in prompts]
+    ends = ends_of(floating, tokenizer)
+    if not ends:
+        raise UsageError("tasks: 'chat' needs a token that ends an answer; the model has none")
+    given = [answers(one, asked, ends, new_tokens) for one in (model, floating)]
+    starts = [own[:START] == other[:START] for own, other in zip(*given, strict=True)]
+    told = [[str(tokenizer.decode(ids)) for ids in one] for one in given]
+    return {
+        "prompts": len(prompts),
+        "new_tokens": new_tokens,
+        "same_start": sum(starts) / len(starts),
+        "kl": _divergence(model, floating, asked, given[1]),
+        "model": _habits(given[0], ends),
+        "float": _habits(given[1], ends),
+        "answers": [
+            {"prompt": words, "model": own, "float": other}
+            for words, own, other in zip(prompts, *told, strict=True)
+        ],
+    }
+
+
+@torch.no_grad()
+def answers(
+    model: Any, prompts: list[list[int]], ends: list[int], new_tokens: int
+) -> list[list[int]]:
+    """Greedy answers to prompts of token ids, with the token that ends each."""
+    made: list[list[int]] = []
+    device = next(model.parameters()).device
+    for at in range(0, len(prompts), BATCH):
+        rows = prompts[at : at + BATCH]
+        widest = max(len(row) for row in rows)
+        pad = ends[0]
+        ids = torch.tensor([[pad] * (widest - len(row)) + row for row in rows], device=device)
+        mask = torch.tensor([[0] * (widest - len(row)) + [1] * len(row) for row in rows])
+        output: Tensor = model.eval().generate(
+            input_ids=ids, attention_mask=mask.to(device), do_sample=False, num_beams=1,
+            repetition_penalty=1.0, max_new_tokens=new_tokens, eos_token_id=ends, pad_token_id=pad,
+        )  # fmt: skip
+        made += [_until_end(row, ends) for row in output[:, widest:].tolist()]
+    return made
+
+
+def loops(ids: list[int]) -> bool:
+    """Whether some tokens in a row come again and again."""
+    grams = Counter(tuple(ids[at : at + GRAM]) for at in range(len(ids) - GRAM + 1))
+    return max(grams.values(), default=0) >= TIMES
+
+
+def _habits(given: list[list[int]], ends: list[int]) -> dict[str, float]:
+    count = len(given)
+    return {
+        "ends": sum(ids[-1] in ends for ids in given if ids) / count,
+        "loops": sum(map(loops, given)) / count,
+        "tokens": sum(map(len, given)) / count,
+    }
+
+
+@torch.no_grad()
+def _divergence(
+    model: Any, floating: Any, prompts: list[list[int]], given: list[list[int]]
+) -> float:
+    """KL of a model to the float one where each token of the float answers is predicted."""
+    total, count = 0.0, 0
+    for prompt, answer in zip(prompts, given, strict=True):
+        ids = torch.tensor([prompt + answer], device=next(model.parameters()).device)
+        rows = slice(len(prompt) - 1, -1)
+        taught, logits = (
+            one.eval()(input_ids=ids, use_cache=False).logits[0, rows] for one in (floating, model)
+        )
+        if len(logits):
+            labels = ids[0, len(prompt) :]
+            kl = distill(logits, taught[:, : logits.shape[1]], labels, 1.0)[2]
+            total += float(kl) * len(logits)
+            count += len(logits)
+    return total / max(count, 1)
+
+
+def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+    return next((ids[: at + 1] for at, token in enumerate(ids) if token in ends), ids)
+
+
+def _prompt(tokenizer: Any, words: str) -> list[int]:
+    message = [{"role": "user", "content": words}]
+    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
