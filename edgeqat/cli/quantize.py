@@ -90,7 +90,11 @@ def command(
     values = {**options.target_values(target or "native"), **values}
     from edgeqat.pipeline import start
 
-    if chosen is None and not _says_how_long(values) and not start.is_of_images(model or DEMO):
+    if (
+        chosen is None
+        and values.keys().isdisjoint(recipes.LENGTHS)
+        and not start.is_of_images(model or DEMO)
+    ):
         values["train.minutes"] = MINUTES
     resolved = _with_text(recipes.load(chosen, {**values, **options.coreset(coreset)}))
     local = Path(resolved.model.name).expanduser()
@@ -136,10 +140,6 @@ def _with_text(recipe: Any) -> Any:
     if named or is_of_images(recipe.model.name):
         return recipe
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": SELF})})
-
-
-def _says_how_long(values: dict[str, Any]) -> bool:
-    return any(f"train.{name}" in values for name in ("steps", "epochs", "minutes"))
 
 
 def recipe_of(model: str | None) -> str | None:

@@ -44,13 +44,13 @@ _START = "before_trials.safetensors"
 
 
 class Budget:
-    """The time that a run of a language model has, from when this was made."""
+    """The time that a run of a language model has, from `begun` (time.monotonic)."""
 
-    def __init__(self, recipe: Recipe, task: Task, run: Run) -> None:
+    def __init__(self, recipe: Recipe, task: Task, run: Run, begun: float) -> None:
         assert recipe.train.minutes is not None
         if not isinstance(task, TextTask):
             raise UsageError("train.minutes: it is for language models; give --steps")
-        self._minutes, self._begun = recipe.train.minutes, time.monotonic()
+        self._minutes, self._begun = recipe.train.minutes, begun
         self._task, self._run = task, run
         self._tokens = task.step_tokens(recipe)
         task.keep_apart()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def quantize(
 
     Raises an EdgeQATError in one line for anything a user can cause.
     """
+    begun = time.monotonic()
     name, recipe = recipe.model.name, with_data_root(recipe)
     check_start(output, overwrite)
     check_extras(recipe)
@@ -74,7 +76,7 @@ def quantize(
         done = processes.broadcast_from_first(run.metrics)
         if done is not None:
             return done
-        budget = None if recipe.train.minutes is None else Budget(recipe, task, run)
+        budget = None if recipe.train.minutes is None else Budget(recipe, task, run, begun)
         if budget is not None:
             recipe = budget.with_blocks(recipe)
         metrics, model = _rows_before(task, recipe, run, name)

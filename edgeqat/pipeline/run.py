@@ -5,6 +5,7 @@ command continues.
     results.json    numbers that its stages have computed
     metrics.jsonl   records of training
     start.safetensors  compensated weights that training starts from (pipeline/preparation)
+    before_trials.safetensors  the start of training, while --minutes tries learning rates
     snapshot-*.npz  what the report draws of models that are gone (pipeline/snapshots)
     float/, qat/    checkpoints of a stage (train/checkpoints)
 

@@ -29,6 +29,7 @@ from edgeqat.data.sources import SELF
 from edgeqat.errors import DataError, StorageError
 from edgeqat.hf import float_model
 from edgeqat.nn.precision import uses_bf16
+from edgeqat.output import write_text
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.seeds import mixed
 from edgeqat.train import processes
@@ -47,9 +48,15 @@ _MARK = "\x00"
 def file_of(recipe: Recipe) -> Path:
     """Where the text of a recipe is kept."""
     name = float_model.fingerprint(recipe.model.name, recipe.model.weights)
-    told = [name, recipe.seed, recipe.data.self_tokens, edgeqat.__version__]
+    told = [name, recipe.seed, recipe.data.self_tokens, _seconds(recipe), edgeqat.__version__]
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     return cache.folder(SELF) / f"{digest[:32]}.jsonl"
+
+
+def _seconds(recipe: Recipe) -> float | None:
+    """How long the model may write; a shorter text than another run's is another text."""
+    minutes = recipe.train.minutes
+    return None if minutes is None else 60 * _TIME_SHARE * minutes
 
 
 def writes_text(recipe: Recipe) -> bool:
@@ -64,7 +71,7 @@ def with_self_text(recipe: Recipe) -> Recipe:
     if not writes_text(recipe):
         return recipe
     file = file_of(recipe)
-    if processes.broadcast_from_first(file.is_file) is False:
+    if not processes.broadcast_from_first(file.is_file):
         if processes.is_first():
             _write(recipe, file)
         processes.wait()
@@ -80,8 +87,7 @@ def _write(recipe: Recipe, file: Path) -> None:
         batches = _kept(part)
         tokens = sum(batch["tokens"] for batch in batches)
         seen = {text for batch in batches for text in batch["texts"]}
-        limit = None if recipe.train.minutes is None else 60 * _TIME_SHARE * recipe.train.minutes
-        begun, wanted = time.monotonic(), recipe.data.self_tokens
+        limit, begun, wanted = _seconds(recipe), time.monotonic(), recipe.data.self_tokens
         writer = Writer(recipe) if tokens < wanted else None
         while writer is not None and tokens < wanted:
             batch = writer.batch(len(batches), seen)
@@ -96,9 +102,7 @@ def _write(recipe: Recipe, file: Path) -> None:
             if limit is not None and spent > limit:
                 break
         lines = [json.dumps({"text": text}) for batch in batches for text in batch["texts"]]
-        whole = file.with_suffix(".whole")
-        whole.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        whole.replace(file)
+        write_text(file, "\n".join(lines) + "\n")
         part.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(

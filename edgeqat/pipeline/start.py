@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeqat import source
 from edgeqat.checkpoint import CONFIG, IMAGE, check_output
-from edgeqat.data.sources import ROOT_VARIABLE, sources
+from edgeqat.data.sources import ROOT_VARIABLE, SELF, sources
 from edgeqat.errors import RecipeError, UsageError
 from edgeqat.output import real
 from edgeqat.pipeline.places import absolute
@@ -49,6 +49,10 @@ def check_makes_float(recipe: Recipe) -> None:
     Texts that EDGEQAT_DATA may hold, and images, are looked for when they are loaded.
     """
     _check_heeded(recipe)
+    if recipe.data.train == SELF:
+        raise RecipeError(
+            f"data.train: '{SELF}' is text of a trained model, and this one is not yet; give --data"
+        )
     if recipe.architecture is not None:
         _check_text(recipe)
     elif not (is_of_images(recipe.model.name) and recipe.quant.bits().is_float):

@@ -25,7 +25,7 @@ RESOLVED = "recipe.resolved.yaml"  # the recipe of a packed folder, every defaul
 _SUFFIXES = (".yaml", ".yml")
 _BASE = "base"
 _SHORTHANDS = {"coreset": coreset_value, "adaptive": adaptive_value}
-_LENGTHS = ("train.epochs", "train.minutes", "train.steps")  # one says how long to train
+LENGTHS = ("train.epochs", "train.minutes", "train.steps")  # one says how long to train
 _INSTEAD = {  # a recipe that gives the first drops the others of its base
     "steps": ("epochs", "minutes"),
     "epochs": ("minutes",),
@@ -43,7 +43,7 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
             f"base: '{overrides[_BASE]}' stands in a recipe's file; use --recipe {overrides[_BASE]}"
         )
     given = {path for path, value in overrides.items() if value is not None}
-    lengths = [path for path in _LENGTHS if path in given]
+    lengths = [path for path in LENGTHS if path in given]
     if len(lengths) > 1:
         one, other = lengths[:2]
         raise RecipeError(
@@ -51,7 +51,7 @@ def load(source: str | Path | None, overrides: dict[str, Any] | None = None) -> 
             "give one of them"
         )
     if lengths and isinstance(values.get("train"), dict):
-        for path in _LENGTHS:
+        for path in LENGTHS:
             values["train"].pop(path.rpartition(".")[2], None)
     for path, value in overrides.items():
         _put(_expanded(values), path, value)

@@ -149,3 +149,14 @@ def test_the_time_of_a_run_limits_what_is_written(own, monkeypatch):
     few = documents(recipe)
     assert 0 < len(few) <= 4
     assert torch.is_inference_mode_enabled() is False
+
+
+def test_a_text_cut_short_by_time_is_not_a_longer_runs(own):
+    files = [self_text.file_of(own(train=train)) for train in ({}, {"minutes": 1}, {"minutes": 60})]
+    assert len(set(files)) == 3
+
+
+def test_a_model_that_is_not_trained_yet_writes_nothing(tmp_path, capsys):
+    command = ["train", "--recipe", "demo-float", "--data", "self", "--output", str(tmp_path / "x")]
+    assert cli(command) == 2
+    assert "data.train: 'self' is text of a trained model" in capsys.readouterr().err
