@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.chat_prompts import PROMPTS
-from edgeqat.hf.float_model import ends_of
+from edgeqat.hf.continuation import continued, ends_of, prompt_of
 from edgeqat.losses.distill import distill
 
 START, GRAM, TIMES = 32, 8, 3
@@ -36,7 +35,8 @@ def chat(
         raise UsageError(
             "tasks: 'chat' needs a chat template, and the model's tokenizer has none; leave it out"
         )
-    asked = [_prompt(tokenizer, words) for words in prompts]
+    texts = [prompt_of(tokenizer, words) for words in prompts]
+    asked = tokenizer(texts, add_special_tokens=False)["input_ids"]
     ends = ends_of(floating, tokenizer)
     if not ends:
         raise UsageError("tasks: 'chat' needs a token that ends an answer; the model has none")
@@ -57,25 +57,16 @@ def chat(
     }
 
 
-@torch.no_grad()
 def answers(
     model: Any, prompts: list[list[int]], ends: list[int], new_tokens: int
 ) -> list[list[int]]:
     """Greedy answers to prompts of token ids, with the token that ends each."""
-    made: list[list[int]] = []
-    device = next(model.parameters()).device
-    for at in range(0, len(prompts), BATCH):
-        rows = prompts[at : at + BATCH]
-        widest = max(len(row) for row in rows)
-        pad = ends[0]
-        ids = torch.tensor([[pad] * (widest - len(row)) + row for row in rows], device=device)
-        mask = torch.tensor([[0] * (widest - len(row)) + [1] * len(row) for row in rows])
-        output: Tensor = model.eval().generate(
-            input_ids=ids, attention_mask=mask.to(device), do_sample=False, num_beams=1,
-            repetition_penalty=1.0, max_new_tokens=new_tokens, eos_token_id=ends, pad_token_id=pad,
-        )  # fmt: skip
-        made += [_until_end(row, ends) for row in output[:, widest:].tolist()]
-    return made
+    greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
+    return [
+        answer
+        for at in range(0, len(prompts), BATCH)
+        for answer in continued(model, prompts[at : at + BATCH], ends, new_tokens, **greedy)
+    ]
 
 
 def loops(ids: list[int]) -> bool:
@@ -111,14 +102,3 @@ def _divergence(
             total += float(kl) * len(logits)
             count += len(logits)
     return total / max(count, 1)
-
-
-def _until_end(ids: list[int], ends: list[int]) -> list[int]:
-    return next((ids[: at + 1] for at, token in enumerate(ids) if token in ends), ids)
-
-
-def _prompt(tokenizer: Any, words: str) -> list[int]:
-    message = [{"role": "user", "content": words}]
-    text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids

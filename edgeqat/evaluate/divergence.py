@@ -21,7 +21,7 @@ def divergence(model: Any, floating: Any, blocks: Tensor) -> float:
     """KL of a model to the float one on blocks (N, T), both in eval mode and as they train."""
     device = next(model.parameters()).device
     was_training, total = model.training, 0.0
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(None, model)):
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(None, model, device.type)):
         for block in blocks:
             ids = block[None].to(device)
             taught, logits = (

@@ -240,10 +240,3 @@ def _explain(name: str, place: str, error: Exception, noun: str = "model") -> st
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
-
-
-def ends_of(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a text of a model."""
-    told = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
-    flat = [i for one in told for i in (one if isinstance(one, list) else [one])]
-    return sorted({int(i) for i in flat if i is not None})

@@ -8,13 +8,13 @@ from torch import nn
 _WORTH = 40_000_000  # parameters of matrices; below, casts take the time that products save
 
 
-def uses_bf16(wanted: bool | None, model: nn.Module) -> bool:
-    """What a recipe's `bf16` stands for: absent, whether the model's device multiplies in bf16
-    itself and the model is large enough to gain by it.
+def uses_bf16(wanted: bool | None, model: nn.Module, device: str | None = None) -> bool:
+    """What a recipe's `bf16` stands for: absent, whether the device multiplies in bf16 itself and
+    the model is large enough to gain by it. Without a device, the one that a trainer takes.
     """
     if wanted is not None:
         return wanted
-    device = next((p.device.type for p in model.parameters()), "cpu")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = sum(p.numel() for p in model.parameters() if p.ndim == 2)
     return size >= _WORTH and has_bf16_products(device)
 

@@ -17,17 +17,18 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import edgeqat
 from edgeqat import cache
 from edgeqat.data.sources import SELF
 from edgeqat.errors import DataError, StorageError
 from edgeqat.hf import float_model
+from edgeqat.hf.continuation import continued, ends_of, prompt_of
 from edgeqat.nn.precision import uses_bf16
 from edgeqat.output import write_text
 from edgeqat.recipe.recipe import Recipe
@@ -141,8 +142,8 @@ class Writer:
         name, weights = recipe.model.name, recipe.model.weights
         self.tokenizer = float_model.load_tokenizer(name)
         model: Any = float_model.load_model(name, weights).eval()
-        self.model = model.bfloat16() if uses_bf16(None, model) else model
-        self.seed, self.ends = recipe.seed, float_model.ends_of(self.model, self.tokenizer)
+        self.model = model.bfloat16() if uses_bf16(None, model, "cpu") else model
+        self.seed, self.ends = recipe.seed, ends_of(self.model, self.tokenizer)
         room = model.config.max_position_embeddings
         self.length, self.question = min(LENGTH, room), min(QUESTION, room // 4)
 
@@ -164,41 +165,30 @@ class Writer:
         rows = [[int(token)] for token in first]
         if self.tokenizer.bos_token_id is not None and not self.tokenizer.chat_template:
             rows = [[self.tokenizer.bos_token_id, *row] for row in rows]
-        return self._continued(rows, self.length)
+        return self._whole(rows)
 
     def _dialogues(self, before: str, behind: Callable[[str], str]) -> list[str]:
         """Questions that the model writes behind `before`, and its answers."""
         ids = self._ids([before])[0]
-        questions = self._continued([ids] * BATCH, len(ids) + self.question, only_new=True)
-        prompts = [behind(question.strip()) for question in questions if question.strip()]
-        return self._continued(self._ids(prompts), self.length) if prompts else []
+        written = self._continued([ids] * BATCH, len(ids) + self.question)
+        questions = [self._text([i for i in row if i not in self.ends]).strip() for row in written]
+        prompts = [behind(question) for question in questions if question]
+        return self._whole(self._ids(prompts)) if prompts else []
 
-    def _continued(self, rows: list[list[int]], length: int, only_new: bool = False) -> list[str]:
-        """Texts of rows of token ids, each continued up to `length` tokens or an end."""
-        rows = [row[: length - 1] for row in rows]
-        widest = max(len(row) for row in rows)
-        pad = self.ends[0] if self.ends else 0
-        ids = torch.tensor([[pad] * (widest - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (widest - len(row)) + [1] * len(row) for row in rows])
-        with torch.inference_mode():
-            output: Tensor = self.model.generate(
-                input_ids=ids, attention_mask=mask, do_sample=True, top_p=_TOP_P, top_k=0,
-                temperature=1.0, max_new_tokens=max(length - widest, 1), pad_token_id=pad,
-                eos_token_id=self.ends or None,
-            )  # fmt: skip
-        texts = []
-        for row, start in zip(output, (mask == 0).sum(1).tolist(), strict=True):
-            new = self._until_end(row[widest:], only_new)
-            whole = new if only_new else torch.cat([row[start:widest], new])
-            texts.append(str(self.tokenizer.decode(whole)))
-        return texts
+    def _continued(self, rows: list[list[int]], length: int) -> list[list[int]]:
+        """What the model writes behind rows of token ids, up to `length` tokens or an end."""
+        new = max(length - max(len(row) for row in rows), 1)
+        sampled = {"do_sample": True, "top_p": _TOP_P, "top_k": 0, "temperature": 1.0}
+        return continued(self.model, rows, self.ends, new, **sampled)
 
-    def _until_end(self, ids: Tensor, before: bool = False) -> Tensor:
-        """Tokens up to the first end, which is in it or `before` it."""
-        ends = torch.isin(ids, torch.tensor(self.ends, dtype=ids.dtype)).nonzero()
-        if not len(ends):
-            return ids
-        return ids[: int(ends[0]) + (0 if before else 1)]
+    def _whole(self, rows: list[list[int]]) -> list[str]:
+        """Texts of rows of token ids, each with what the model writes behind it."""
+        rows = [row[: self.length - 1] for row in rows]
+        new = self._continued(rows, self.length)
+        return [self._text(row + behind) for row, behind in zip(rows, new, strict=True)]
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -214,11 +204,7 @@ def _opening(tokenizer: Any) -> tuple[str, Callable[[str], str]] | None:
     if not tokenizer.chat_template:
         return None
 
-    def prompt(words: str) -> str:
-        message = [{"role": "user", "content": words}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        return str(text)
-
+    prompt = partial(prompt_of, tokenizer)
     try:
         before, mark, _ = prompt(_MARK).partition(_MARK)
     except Exception:  # whatever a template of someone's own raises

@@ -23,7 +23,7 @@ def step_seconds(model: nn.Module, task: Task, recipe: Recipe) -> float:
     optimizer = make_optimizer(model.train(), with_rates(recipe.train, 0.0))
     batch = task.batch(recipe.train.batch_size)
     first = next(iter(batch.values()))
-    bf16 = uses_bf16(recipe.train.bf16, model)
+    bf16 = uses_bf16(recipe.train.bf16, model, first.device.type)
     spent = 0.0
     for _ in range(2):  # the first warms up
         start = time.perf_counter()
