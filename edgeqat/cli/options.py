@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,15 @@ DataOption = Annotated[
         "--data",
         help="Text file or folder (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet), `self` (the "
         "model writes it), or folder of images; else EDGEQAT_DATA.",
+    ),
+]
+TextsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        help="Text or chat file or folder (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet), `self` "
+        "(the model writes it), or folder of images; else EDGEQAT_DATA. Repeat it for a mix of "
+        "equal parts, or of shares: --data self --data FILE=0.3.",
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimizer steps.")]
@@ -53,9 +63,23 @@ def overrides(entries: list[str] | None, **given: Any) -> dict[str, Any]:
     from edgeqat.recipe import files as recipes
 
     values = {key.replace("__", "."): value for key, value in given.items() if value is not None}
+    root = values.get("data.root")
+    if isinstance(root, list):
+        values["data.root"], *others = root
+        if others:
+            values["data.mix"] = dict(_share(name, 1 / len(root)) for name in others)
     if values.get("data.root") == SELF:
         values["data.train"] = values.pop("data.root")
     return {**dict(recipes.parse_set(entry) for entry in entries or []), **values}
+
+
+def _share(given: str, equal: float) -> tuple[str, float]:
+    """A text of a mix and its share, of `NAME` or `NAME=SHARE`."""
+    name, mark, share = given.rpartition("=")
+    try:
+        return (name, float(share)) if mark and not Path(given).exists() else (given, equal)
+    except ValueError:
+        return given, equal
 
 
 def target_values(target: str) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def command(
         typer.Option("--target", help="native, or gguf: train on llama.cpp's numbers. [native]"),
     ] = None,
     coreset: options.CoresetOption = None,
-    data: options.DataOption = None,
+    data: options.TextsOption = None,
     minutes: Annotated[
         float | None,
         typer.Option("--minutes", help="Time for the whole run; the rest is chosen for it. [60]"),

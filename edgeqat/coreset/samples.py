@@ -108,7 +108,9 @@ class BlockSamples(Samples):
         return len(self.blocks)
 
     def labels(self, index: Tensor) -> Tensor:
-        ids = self.blocks.ids[index]
+        ids, counted = self.blocks.ids[index], self.blocks.counted
+        if counted is not None:
+            ids = ids.masked_fill(~counted[index], IGNORE)
         return torch.nn.functional.pad(ids[:, 1:], (0, 1), value=IGNORE)
 
     def logits(self, model: nn.Module, index: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeqat.data.rows import READ, is_read, suffix_of, text_of, texts
+from edgeqat.data.conversation import ConversationError
+from edgeqat.data.rows import READ, Document, is_read, suffix_of, text_of, texts
 from edgeqat.errors import DataError
 
 DEMO = "demo"
@@ -22,14 +23,30 @@ _ABOUT = {"readme", "license", "licence"}
 _COUNTED = 5  # suffixes of a message
 
 
-def documents(source: str, text_field: str = "text") -> Iterator[str]:
+def documents(source: str, text_field: str = "text") -> Iterator[Document]:
     """Documents of a source: a text file is one, a row of another file is one, a dataset row is
-    one; those without text are passed over.
+    one; those without text are passed over. Rows of chat data are conversations.
 
     A folder stands for its files but the held-out ones, `FOLDER#valid` for those. Raises DataError
     in one line.
     """
-    return (text for text in _documents(source, text_field) if text and not text.isspace())
+    return (
+        one
+        for one in _documents(source, text_field)
+        if not (isinstance(one, str) and _is_blank(one))
+    )
+
+
+def plain_documents(source: str, text_field: str = "text") -> Iterator[str]:
+    """The same where there is no chat template yet; refuses conversations."""
+    for document in documents(source, text_field):
+        if not isinstance(document, str):
+            raise DataError(f"data: '{source}' holds conversations; give plain text")
+        yield document
+
+
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()
 
 
 def text_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -58,7 +75,7 @@ def left_out(folder: Path) -> str | None:
     return f"left out of '{folder}': {len(others)} file(s) ({named}); read are {READ}"
 
 
-def _documents(source: str, text_field: str) -> Iterator[str]:
+def _documents(source: str, text_field: str) -> Iterator[Document]:
     name, _, split = source.rpartition("#") if not Path(source).exists() else (source, "", "")
     name, split = (name, split) if name else (source, "")
     path = Path(name)
@@ -86,7 +103,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not hidden(path))
 
 
-def _dataset_documents(source: str, text_field: str) -> Iterator[str]:
+def _dataset_documents(source: str, text_field: str) -> Iterator[Document]:
     """Rows of a Hugging Face dataset `name`, `name#split` or `name:config#split`."""
     import datasets
 
@@ -96,6 +113,8 @@ def _dataset_documents(source: str, text_field: str) -> Iterator[str]:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
         for row in rows:
             yield text_of(row, text_field)
+    except ConversationError as error:
+        raise DataError(f"data: a row of dataset '{source}' has {error}") from None
     except (KeyError, TypeError):
         raise DataError(
             f"data.text_field: a row of dataset '{source}' has no text in '{text_field}'; set it "

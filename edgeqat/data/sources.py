@@ -46,14 +46,29 @@ def sources(data: DataSection) -> tuple[str, str | None]:
     return str(root), _held_out_in(str(root))
 
 
+def mixed(data: DataSection) -> list[tuple[str, float]]:
+    """The further training texts of a mix, and the share of each."""
+    root = Path(data.root).expanduser() if data.root else None
+    folder = root if root is not None and root.is_dir() else None
+    return [(_one(folder, name), share) for name, share in data.mix.items()]
+
+
+def _one(folder: Path | None, name: str) -> str:
+    """A text of a mix: below the root where it is there, else where it says."""
+    if name in (DEMO, SELF):
+        return f"{DEMO}#train" if name == DEMO else name
+    return _below(folder if folder is not None and is_below(folder, name) else None, name)
+
+
 def training_source(data: DataSection) -> str:
     """Where the training text is: what documents() reads."""
     return sources(data)[0]
 
 
 def source_name(data: DataSection) -> str:
-    """The training text as results name it."""
-    return training_source(data).removesuffix("#train")
+    """The training text as results name it, with the others of a mix."""
+    parts = [training_source(data), *(name for name, _ in mixed(data))]
+    return " + ".join(name.removesuffix("#train") for name in parts)
 
 
 def _held_out_in(folder: str) -> str | None:

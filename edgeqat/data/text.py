@@ -1,9 +1,9 @@
 """Text to packed blocks of token ids, in memory or streaming.
 
-A corpus is a stream of documents (data/documents); its token ids are joined (end-of-text between
-documents, when the tokenizer has one) and cut into blocks of `context` tokens; the rest is dropped.
-With `bos`, every block starts with BOS. Held-out text is the part named `valid`, or the last 5% of
-the training blocks.
+A corpus is a stream of documents (data/documents); its token ids (data/tokens) are joined and cut
+into blocks of `context` tokens; the rest is dropped. With `bos`, every block starts with BOS.
+Held-out text is the part named `valid`, or the last 5% of the training blocks. A mix is blocks of
+several texts, each with its share.
 """
 
 from __future__ import annotations
@@ -12,56 +12,55 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from edgeqat.data.documents import documents, left_out, text_files
-from edgeqat.data.sources import sources
+from edgeqat.data.sources import mixed, sources
+from edgeqat.data.tokens import Piece, Tokenizer, pieces
 from edgeqat.errors import DataError
 from edgeqat.recipe.data import DataSection
 
 HELD_OUT = 0.05
-_PIECE = 1 << 20  # characters tokenized at once
 
 logger = logging.getLogger(__name__)
 
 
-class Tokenizer(Protocol):
-    """What is used of a tokenizer."""
-
-    bos_token_id: int | None
-    eos_token_id: int | None
-
-    def __call__(self, text: str, **options: Any) -> Any: ...
-
-
 class Blocks(Dataset):
-    """Packed blocks (N, context) of token ids, int64, with stable indices."""
+    """Packed blocks (N, context) of token ids, int64, with stable indices; `counted`, of the same
+    shape, are the tokens that count in the loss (None: all).
+    """
 
     unit = "tokens"  # of training speed
 
-    def __init__(self, ids: Tensor) -> None:
-        self.ids = ids
+    def __init__(self, ids: Tensor, counted: Tensor | None = None) -> None:
+        self.ids, self.counted = ids, counted
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input_ids": self.ids[index]}
+    def __getitem__(self, index: int | slice) -> dict[str, Tensor]:
+        return _row(self.ids[index], None if self.counted is None else self.counted[index])
+
+    def part(self, index: Any) -> Blocks:
+        """The blocks of an index tensor, a mask or a slice."""
+        return Blocks(self.ids[index], None if self.counted is None else self.counted[index])
 
     def evenly(self, count: int) -> Blocks:
         """`count` blocks evenly spaced over the text (0: all)."""
         if not 0 < count < len(self):
             return self
-        return Blocks(self.ids[torch.linspace(0, len(self) - 1, count).long()])
+        return self.part(torch.linspace(0, len(self) - 1, count).long())
 
     def fingerprint(self) -> str:
         """A hash of shape and ids."""
         digest = hashlib.sha256(str(tuple(self.ids.shape)).encode())
         digest.update(self.ids.numpy().tobytes())
+        if self.counted is not None:
+            digest.update(self.counted.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -76,17 +75,17 @@ class BlockStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         body = self.data.context - int(self.data.bos)
         while True:
-            waiting = torch.zeros(0, dtype=torch.int64)
+            waiting = _joined([])
             has_block = False
-            for piece in _token_pieces(self.documents(), self.tokenizer):
-                waiting = torch.cat([waiting, torch.tensor(piece, dtype=torch.int64)])
+            for piece in _pieces(self.documents(), self.tokenizer, self.data):
+                waiting = _joined([waiting, piece])
                 blocks = _blocks(waiting, self.tokenizer, self.data)
-                waiting = waiting[len(blocks) * body :]
-                for block in blocks:
+                waiting = Piece(*(part[len(blocks) * body :] for part in waiting))
+                for number in range(len(blocks)):
                     has_block = True
-                    yield {"input_ids": block}
+                    yield blocks[number]
             if not has_block:
-                raise _too_short("the stream", len(waiting), self.data)
+                raise _too_short("the stream", len(waiting.ids), self.data)
 
 
 def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | BlockStream, Blocks]:
@@ -102,19 +101,38 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
                 f"data.train_blocks: {data.train_blocks} of a stream cannot be spaced evenly; set "
                 "data.streaming to false or leave it out"
             )
+        if data.mix:
+            raise DataError("data.mix: a stream cannot be mixed; set data.streaming to false")
         stream = BlockStream(lambda: documents(train, data.text_field), tokenizer, data)
         return stream, held_out_blocks(data, tokenizer)
     blocks = _pack(train, tokenizer, data)
     if valid is not None:
-        return blocks.evenly(data.train_blocks), held_out_blocks(data, tokenizer)
-    held = max(1, int(len(blocks) * HELD_OUT))
-    if held >= len(blocks):
-        raise DataError(
-            f"data.train: '{train}' gives {len(blocks)} block(s) of {data.context} tokens, too few "
-            "to hold some out; give more text, a smaller data.context or data.valid"
-        )
-    kept, held_out = Blocks(blocks.ids[:-held]), Blocks(blocks.ids[-held:])
-    return kept.evenly(data.train_blocks), held_out.evenly(data.valid_blocks)
+        held_out = held_out_blocks(data, tokenizer)
+    else:
+        held = max(1, int(len(blocks) * HELD_OUT))
+        if held >= len(blocks):
+            raise DataError(
+                f"data.train: '{train}' gives {len(blocks)} block(s) of {data.context} tokens, too "
+                "few to hold some out; give more text, a smaller data.context or data.valid"
+            )
+        held_out = blocks.part(slice(-held, None)).evenly(data.valid_blocks)
+        blocks = blocks.part(slice(None, -held))
+    return _mixed(blocks, tokenizer, data).evenly(data.train_blocks), held_out
+
+
+def _mixed(blocks: Blocks, tokenizer: Tokenizer, data: DataSection) -> Blocks:
+    """Blocks of the training text and of the others in data.mix, as many of each as its share
+    says.
+    """
+    if not data.mix:
+        return blocks
+    others = [(_pack(name, tokenizer, data), share) for name, share in mixed(data)]
+    parts = [(blocks, 1 - sum(data.mix.values())), *others]
+    total = min(len(part) / share for part, share in parts)
+    taken = [part.evenly(max(round(total * share), 1)) for part, share in parts]
+    counted = [part.counted for part in taken if part.counted is not None]
+    ids = torch.cat([part.ids for part in taken])
+    return Blocks(ids, torch.cat(counted) if counted else None)
 
 
 def _tell_files(folder: Path, valid: str | None) -> None:
@@ -137,31 +155,23 @@ def held_out_blocks(data: DataSection, tokenizer: Tokenizer) -> Blocks:
     return _pack(valid, tokenizer, data).evenly(data.valid_blocks)
 
 
-def _token_pieces(texts: Iterator[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    options = {"add_special_tokens": False, "verbose": False}
-    first = True
-    for text in texts:
-        if not first and tokenizer.eos_token_id is not None:
-            yield [tokenizer.eos_token_id]
-        first, start = False, 0
-        while start < len(text):
-            end = start + _PIECE
-            newline = text.rfind("\n", start, end) + 1 if end < len(text) else len(text)
-            end = newline if newline > start else end
-            yield tokenizer(text[start:end], **options)["input_ids"]
-            start = end
+def _pieces(texts: Any, tokenizer: Tokenizer, data: DataSection) -> Iterator[Piece]:
+    return pieces(texts, tokenizer, data.loss == "answers")
+
+
+def _joined(parts: list[Piece]) -> Piece:
+    ids = [part.ids for part in parts] or [torch.zeros(0, dtype=torch.int64)]
+    counted = [part.counted for part in parts] or [torch.zeros(0, dtype=torch.bool)]
+    return Piece(torch.cat(ids), torch.cat(counted))
 
 
 def _pack(source: str, tokenizer: Tokenizer, data: DataSection) -> Blocks:
-    pieces = [
-        torch.tensor(piece, dtype=torch.int64)
-        for piece in _token_pieces(documents(source, data.text_field), tokenizer)
-    ]
-    ids = torch.cat(pieces) if pieces else torch.zeros(0, dtype=torch.int64)
-    blocks = _blocks(ids, tokenizer, data)
+    texts = documents(source, data.text_field)
+    all_of_it = _joined(list(_pieces(texts, tokenizer, data)))
+    blocks = _blocks(all_of_it, tokenizer, data)
     if not len(blocks):
-        raise _too_short(f"'{source}'", len(ids), data)
-    return Blocks(blocks)
+        raise _too_short(f"'{source}'", len(all_of_it.ids), data)
+    return blocks
 
 
 def _too_short(source: str, tokens: int, data: DataSection) -> DataError:
@@ -171,12 +181,18 @@ def _too_short(source: str, tokens: int, data: DataSection) -> DataError:
     )
 
 
-def _blocks(ids: Tensor, tokenizer: Tokenizer, data: DataSection) -> Tensor:
+def _blocks(piece: Piece, tokenizer: Tokenizer, data: DataSection) -> Blocks:
     body = data.context - int(data.bos)
-    count = len(ids) // body
-    blocks = ids[: count * body].reshape(count, body)
-    if not data.bos:
-        return blocks
-    if tokenizer.bos_token_id is None:
-        raise DataError("data.bos: the tokenizer has no BOS token; set data.bos to false")
-    return torch.cat([torch.full((count, 1), tokenizer.bos_token_id), blocks], dim=1)
+    count = len(piece.ids) // body
+    ids, counted = (part[: count * body].reshape(count, body) for part in piece)
+    if data.bos:
+        if tokenizer.bos_token_id is None:
+            raise DataError("data.bos: the tokenizer has no BOS token; set data.bos to false")
+        first = torch.full((count, 1), tokenizer.bos_token_id)
+        ids, counted = torch.cat([first, ids], dim=1), torch.cat([first == first, counted], dim=1)
+    return Blocks(ids, counted if data.loss == "answers" else None)
+
+
+def _row(ids: Tensor, counted: Tensor | None) -> dict[str, Tensor]:
+    """A block as training takes it."""
+    return {"input_ids": ids} if counted is None else {"input_ids": ids, "counted": counted}

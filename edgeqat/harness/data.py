@@ -19,7 +19,7 @@ from typing import Any
 
 from pyarrow.parquet import read_table
 
-from edgeqat.data.documents import documents
+from edgeqat.data.documents import plain_documents
 from edgeqat.data.sources import ROOT_VARIABLE
 from edgeqat.errors import DataError
 
@@ -117,7 +117,7 @@ def _unmarked(text: str) -> str:
 def _paragraphs(file: str, data_root: str | None) -> list[str]:
     path = locate(file, data_root, _TEXTS)
     paragraphs = []
-    for document in documents(str(path)):
+    for document in plain_documents(str(path)):
         parts = (" ".join(part.split()) for part in document.split("\n\n"))
         paragraphs += [part for part in parts if part]
     return paragraphs

@@ -11,7 +11,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from edgeqat.data.documents import documents
+from edgeqat.data.documents import plain_documents
 from edgeqat.data.sources import training_source
 from edgeqat.recipe.data import ArchitectureSection, DataSection
 
@@ -31,7 +31,7 @@ def train_tokenizer(data: DataSection, size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents(training_source(data), data.text_field), trainer)
+    tokenizer.train_from_iterator(plain_documents(training_source(data), data.text_field), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=UNKNOWN, bos_token=BOS, eos_token=EOS
     )

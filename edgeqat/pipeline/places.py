@@ -39,7 +39,8 @@ def _data(data: DataSection) -> DataSection:
         places |= {"valid": _text(data.valid)}
     if root is None:
         places |= {"train": _text(data.train)}
-    return data.model_copy(update=places)
+    mix = {str(_text(name)): share for name, share in data.mix.items()}
+    return data.model_copy(update={**places, "mix": mix})
 
 
 def _model(name: str | None) -> str | None:

@@ -62,7 +62,8 @@ def _seconds(recipe: Recipe) -> float | None:
 
 def writes_text(recipe: Recipe) -> bool:
     """Whether the model is to write the text of a recipe."""
-    return recipe.data.train == SELF and recipe.data.root is None
+    data = recipe.data
+    return SELF in data.mix or (data.train == SELF and data.root is None)
 
 
 def with_self_text(recipe: Recipe) -> Recipe:
@@ -77,7 +78,10 @@ def with_self_text(recipe: Recipe) -> Recipe:
             _write(recipe, file)
         processes.wait()
     logger.info("text: written by the model itself, in '%s'", file)
-    data = recipe.data.model_copy(update={"train": str(file)})
+    data = recipe.data
+    mix = {str(file) if name == SELF else name: share for name, share in data.mix.items()}
+    train = str(file) if data.train == SELF and data.root is None else data.train
+    data = data.model_copy(update={"train": train, "mix": mix})
     return recipe.model_copy(update={"data": data})
 
 

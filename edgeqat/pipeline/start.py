@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeqat import source
 from edgeqat.checkpoint import CONFIG, IMAGE, check_output
-from edgeqat.data.sources import ROOT_VARIABLE, SELF, sources
+from edgeqat.data.sources import ROOT_VARIABLE, SELF, mixed, sources
 from edgeqat.errors import RecipeError, UsageError
 from edgeqat.output import real
 from edgeqat.pipeline.places import absolute
@@ -49,7 +49,7 @@ def check_makes_float(recipe: Recipe) -> None:
     Texts that EDGEQAT_DATA may hold, and images, are looked for when they are loaded.
     """
     _check_heeded(recipe)
-    if recipe.data.train == SELF:
+    if SELF in (recipe.data.train, *recipe.data.mix):
         raise RecipeError(
             f"data.train: '{SELF}' is text of a trained model, and this one is not yet; give --data"
         )
@@ -99,7 +99,9 @@ def _check_heeded(recipe: Recipe) -> None:
 
 def _check_text(recipe: Recipe) -> None:
     if not os.environ.get(ROOT_VARIABLE):
-        sources(absolute(recipe).data)
+        data = absolute(recipe).data
+        sources(data)
+        mixed(data)
 
 
 def is_of_images(name: str) -> bool:

@@ -79,12 +79,12 @@ class TextTask(Task):
     def keep_apart(self) -> None:
         """Take a few blocks out of the training text, where it can spare them and is no stream."""
         if isinstance(self.train, Blocks) and self._apart is None:
-            ids = self.train.ids
-            count = min(max(1, _APART_TOKENS // ids.shape[1]), len(ids) // 8)
-            taken = torch.zeros(len(ids), dtype=torch.bool)
-            taken[torch.linspace(0, len(ids) - 1, count).long()] = True
+            blocks = self.train
+            count = min(max(1, _APART_TOKENS // blocks.ids.shape[1]), len(blocks) // 8)
+            taken = torch.zeros(len(blocks), dtype=torch.bool)
+            taken[torch.linspace(0, len(blocks) - 1, count).long()] = True
             if count:
-                self._apart, self.train = Blocks(ids[taken]), Blocks(ids[~taken])
+                self._apart, self.train = blocks.part(taken), blocks.part(~taken)
 
     def divergence(self, model: nn.Module) -> float:
         """KL to the float model on the blocks apart, in nats a token."""
@@ -133,7 +133,7 @@ class TextTask(Task):
 
     def batch(self, size: int) -> dict[str, Tensor]:
         blocks = self.train if isinstance(self.train, Blocks) else self.valid
-        return {"input_ids": blocks.ids[:size]}
+        return blocks[slice(size)]
 
     @torch.no_grad()
     def outputs(self, model: nn.Module) -> Tensor:

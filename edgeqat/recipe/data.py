@@ -122,6 +122,10 @@ class DataSection(Section):
         None,
         description="training text: file, folder, HF dataset, `demo`; `self`: the model writes it",
     )
+    mix: dict[str, float] = Field(
+        default_factory=dict,
+        description="further training texts, each with its share of the blocks: `{NAME: 0.3}`",
+    )
     self_tokens: int = Field(
         250_000, ge=1, description="tokens that the model writes where `train` is `self`"
     )
@@ -136,4 +140,19 @@ class DataSection(Section):
     text_field: str = Field(
         "text", description="field or column that holds the text of rows (all files but plain text)"
     )
+    loss: Literal["all", "answers"] = Field(
+        "all", description="tokens of conversations that count: all, or the assistant's alone"
+    )
     images: ImageSection = ImageSection()
+
+    @model_validator(mode="after")
+    def _shares_leave_some(self) -> DataSection:
+        for name, share in self.mix.items():
+            if not share > 0:
+                raise ValueError(f"data.mix: {name}: {share:g}: a share is above 0")
+        if self.mix and sum(self.mix.values()) >= 1:
+            raise ValueError(
+                f"data.mix: the shares make {sum(self.mix.values()):g}; they must leave some of 1 "
+                "to data.train"
+            )
+        return self

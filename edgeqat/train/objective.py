@@ -29,7 +29,8 @@ from edgeqat.train.guidance import Guidance
 class Objective:
     """Turns a batch into {"loss", "ce", "kl", ...}; holds the teacher, if any.
 
-    A batch holds `input_ids` (B, T) and, where some are padding, `attention_mask` (B, T).
+    A batch holds `input_ids` (B, T), where some are padding `attention_mask` (B, T), and where not
+    all are to be predicted `counted` (B, T).
     """
 
     def __init__(
@@ -108,6 +109,8 @@ class Objective:
             inputs["attention_mask"] = attention_mask
             real = attention_mask.bool()
             labels[:, :-1].masked_fill_(~(real[:, :-1] & real[:, 1:]), IGNORE)
+        if "counted" in batch:
+            labels[:, :-1].masked_fill_(~batch["counted"][:, 1:], IGNORE)
         return inputs, labels
 
     def logits(self, model: nn.Module, inputs: Any) -> Tensor:

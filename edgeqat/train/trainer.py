@@ -305,4 +305,4 @@ def _collate(rows: list[dict[str, Tensor]] | dict[str, Tensor]) -> dict[str, Ten
     """A batch: of images it comes whole."""
     if isinstance(rows, dict):
         return rows
-    return {"input_ids": torch.stack([row["input_ids"] for row in rows])}
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}

@@ -163,7 +163,7 @@ def test_held_out_blocks_are_evenly_spaced():
 
 def test_long_texts_are_tokenized_in_pieces_at_line_ends(text, monkeypatch):
     whole, _ = load(root=str(text))
-    monkeypatch.setattr("edgeqat.data.text._PIECE", 200)
+    monkeypatch.setattr("edgeqat.data.tokens._PIECE", 200)
     pieces, _ = load(root=str(text))
     assert torch.equal(whole.ids, pieces.ids)
 
@@ -281,3 +281,36 @@ def test_unreadable_text_is_named(tmp_path, name, raw, word):
 
 def test_an_unknown_dataset_offline_is_one_line():
     refused("neither a file, a folder nor a dataset", train="someone/no-such-dataset")
+
+
+@pytest.fixture
+def other(tmp_path):
+    path = tmp_path / "other.txt"
+    path.write_text("zz yy xx " * 2000, encoding="utf-8")
+    return path
+
+
+def test_a_mix_has_each_text_in_its_share(text, other):
+    own, _ = load(root=str(text))
+    (both, held), (_, alone) = load(root=str(text), mix={str(other): 0.25}), load(root=str(text))
+    count = len(own)
+    assert torch.equal(both.ids[:count], own.ids)
+    assert len(both) == round(count / 0.75)
+    ids = {tuple(row) for row in load(root=str(other))[0].ids.tolist()}
+    assert all(tuple(row) in ids for row in both.ids[count:-1].tolist())
+    assert torch.equal(held.ids, alone.ids)
+
+
+def test_the_shortest_text_decides_how_long_a_mix_is(text, other):
+    count = len(load(root=str(text), valid=str(other))[0])
+    both, _ = load(root=str(other), valid=str(other), mix={str(text): 0.5})
+    assert len(both) == 2 * count
+
+
+def test_a_mix_is_refused_where_it_cannot_be(text, other, tmp_path):
+    refused("does not exist", root=str(text), mix={str(tmp_path / "no.txt"): 0.5})
+    refused("stream cannot be mixed", root=str(text), mix={str(other): 0.5}, streaming=True,
+            valid=str(other))  # fmt: skip
+    for shares in ({"a": 0.5, "b": 0.5}, {"a": 0}, {"a": -1}):
+        with pytest.raises(ValueError, match=r"data\.mix: "):
+            section(mix=shares)

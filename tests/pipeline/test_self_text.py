@@ -160,3 +160,15 @@ def test_a_model_that_is_not_trained_yet_writes_nothing(tmp_path, capsys):
     command = ["train", "--recipe", "demo-float", "--data", "self", "--output", str(tmp_path / "x")]
     assert cli(command) == 2
     assert "data.train: 'self' is text of a trained model" in capsys.readouterr().err
+
+
+def test_own_text_can_be_part_of_a_mix(own, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text(tiny.text(600), encoding="utf-8")
+    data = {"train": str(file), "mix": {"self": 0.25}, "self_tokens": 600, "context": 32}
+    recipe = own(data={**data, "valid_blocks": 4})
+    written = self_text.with_self_text(recipe)
+    assert written.data.mix == {str(self_text.file_of(recipe)): 0.25}
+    assert written.data.train == str(file)
+    metrics = quantize(recipe, tmp_path / "out")
+    assert metrics["data"] == f"{file} + {self_text.file_of(recipe)}"
