@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeqat import log
+from edgeqat.cli import suite_page
 from edgeqat.errors import UsageError
 from edgeqat.scheme import average_words
 
@@ -60,6 +61,12 @@ def command(
     max_length: Annotated[
         int | None, typer.Option("--max-length", help="Tokens of a sequence. [the model's]")
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite", help="small: positions, needles, chat, tasks beside --against, on one page."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, max=1024, help="Threads; default: all cores.")
     ] = None,
@@ -104,6 +111,10 @@ def command(
         "data_root": data_root, "limit": limit, "batch_size": batch_size, "max_length": max_length,
         "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs,
     }  # fmt: skip
+    if suite is not None:
+        others = {**text, **scored, "tasks": tasks, "backend": backend}
+        _suite(folder, suite, output, threads, others)
+        return
     if tasks == CHAT:
         _chat(folder, output, threads, backend, {**text, **scored})
         return
@@ -124,6 +135,22 @@ def command(
             result = evaluate(Path(folder), backend, output, threads=threads, **given)
         for line in _image_lines(result) if "top1" in result else _lines(result):
             print(line)
+    if output is not None:
+        print(f"wrote {output}")
+
+
+def _suite(
+    folder: str, suite: str, output: Path | None, threads: int | None, given: dict[str, Any]
+) -> None:
+    against, data, root = (given.pop(name) for name in ("against", "data", "data_root"))
+    if against is None:
+        raise UsageError("against: a suite compares with the float model; add --against FLOAT")
+    _refuse(given, "is not for a suite; leave it out")
+    from edgeqat.pipeline.suite import evaluate_suite
+
+    result = evaluate_suite(Path(folder), against, suite, output, threads, data, root)
+    for line in suite_page.lines(result):
+        print(line)
     if output is not None:
         print(f"wrote {output}")
 

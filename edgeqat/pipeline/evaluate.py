@@ -57,7 +57,7 @@ def evaluate(
     if mode not in MODES:
         raise UsageError(f"mode: '{mode}' is unknown; choose from {', '.join(MODES)}")
     check_file(output)
-    recipe = with_data_root(_recipe(folder, data, blocks))
+    recipe = with_data_root(recipe_of(folder, data, blocks))
     if threads is not None:
         torch.set_num_threads(threads)
     if task_of_folder(folder).metric.of_images:
@@ -168,7 +168,7 @@ def _evaluate_images(folder: Path, recipe: Recipe, against: str | None) -> dict[
     return result
 
 
-def _recipe(folder: Path, data: str | None, blocks: int | None) -> Recipe:
+def recipe_of(folder: Path, data: str | None, blocks: int | None) -> Recipe:
     """The recipe a packed folder was made by, with the text to evaluate on: of a folder the
     held-out part, a file as a whole.
     """
