@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -25,7 +25,8 @@ from edgeqat.nn.head_balance import balance_layer
 from edgeqat.nn.layers import attentions
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.nn.observation import check_ranges, observed, watching
-from edgeqat.nn.reconstruction import reconstruct
+from edgeqat.nn.precision import uses_bf16
+from edgeqat.nn.reconstruction import Call, reconstruct
 from edgeqat.nn.switch import quantizers_disabled
 from edgeqat.nn.walk import Run, Walk
 from edgeqat.quant import compensation
@@ -35,6 +36,8 @@ from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import BlockSection
 
 logger = logging.getLogger(__name__)
+
+_ROUNDING_TOKENS = 2**15
 
 
 def waiting(model: nn.Module) -> list[QuantLinear]:
@@ -66,32 +69,36 @@ def compensate(
     are balanced and the quantizers that watch values first are set, layer by layer.
     """
     begun, adaptive = time.monotonic(), _adaptive(model)
-    walk = Walk(model, batches, run)
+    device = next(model.parameters()).device.type
+    bf16 = uses_bf16(None if blocks is None else blocks.bf16, model, device)
+    walk = Walk(model, batches, run, bf16)
     _warn_of_few(model, sum(x.shape[0] * x.shape[1] for x in walk.hidden))
-    floating = quantized = walk.hidden
+    floating, quantized = list(walk.hidden), list(walk.hidden)
     section = blocks if blocks is not None and blocks.passes else None
+    watched = _watched(walk.hidden) if section is not None else range(len(walk.hidden))
+    walk.hidden.clear()  # what a layer gives takes the place of what it got
     losses: list[tuple[float, float]] = []
     for layer in walk.layers:
         inputs = _Inputs(waiting(layer))
         call = partial(walk.call, layer)
         if section is not None:
             with quantizers_disabled(layer):
-                floating = [call(number, x) for number, x in enumerate(floating)]
+                _pass_on(call, floating)
         if observe:
             with quantizers_disabled(layer):
                 balance_layer(walk, layer, quantized)
             with quantizers_disabled(layer, (WeightQuantizer,)):
-                _observe(walk, layer, quantized)
+                _observe(walk, layer, quantized, watched)
             check_ranges(model)
         with quantizers_disabled(layer, (WeightQuantizer, *adaptive)):
-            for number, x in enumerate(quantized):
+            for number in watched:
                 with inputs.watched(walk.masks[number]):
-                    call(number, x)
+                    call(number, quantized[number])
         inputs.round_weights()
         with quantizers_disabled(layer, adaptive):
             if section is not None:
                 losses.append(reconstruct(layer, call, quantized, floating, section, walk.masks))
-            quantized = [call(number, x) for number, x in enumerate(quantized)]
+            _pass_on(call, quantized)
     for layer in waiting(model):
         set_rounded(layer)  # outside of decoder layers
     if losses:
@@ -100,16 +107,32 @@ def compensate(
     logger.info("weights rounded with compensation in %.0f s", time.monotonic() - begun)
 
 
-def _observe(walk: Walk, layer: nn.Module, hidden: list[Tensor]) -> None:
-    """Set the quantizers of a decoder layer that watch values first; where those are keys and
-    values alone, nothing behind its attention is computed.
+def _pass_on(call: Call, hidden: list[Tensor]) -> None:
+    """Put what a layer gives in the place of its inputs (B, T, H)."""
+    for number, x in enumerate(hidden):
+        hidden[number] = call(number, x)
+
+
+def _watched(hidden: list[Tensor]) -> Sequence[int]:
+    """Numbers of the batches that weights are rounded on where more text is there to train on:
+    more would take time, and round no better (docs/log/quantizers.md).
+    """
+    tokens = sum(x.shape[0] * x.shape[1] for x in hidden)
+    step = max(1, tokens // _ROUNDING_TOKENS)
+    return range(0, len(hidden), step)
+
+
+def _observe(walk: Walk, layer: nn.Module, hidden: list[Tensor], numbers: Sequence[int]) -> None:
+    """Set the quantizers of a decoder layer that watch values first, on batches of these numbers;
+    where those are keys and values alone, nothing behind its attention is computed.
     """
     watchers = watching(layer)
     if not watchers:
         return
     attention = next((module for _, module in attentions(layer)), layer)
     with observed(watchers):
-        walk.feed(layer, hidden, attention if watchers == watching(attention) else layer)
+        until = attention if watchers == watching(attention) else layer
+        walk.feed(layer, hidden, until, numbers)
 
 
 class _Inputs:
@@ -136,7 +159,8 @@ class _Inputs:
                 members.append(layer)
             if leader is layer:
                 kept.append(args[0])
-                self._add(layer, layer.input_quantizer(rotate(args[0], layer.rotation)), mask)
+                with torch.autocast(args[0].device.type, enabled=False):
+                    self._add(layer, layer.input_quantizer(rotate(args[0], layer.rotation)), mask)
 
         handles = [layer.register_forward_pre_hook(keep) for layer in self._layers]
         try:

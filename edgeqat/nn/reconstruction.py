@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from edgeqat.nn.linear import QuantLinear
-from edgeqat.nn.precision import has_bf16_products
 from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import BlockSection
 
@@ -46,19 +45,16 @@ def reconstruct(
     groups = list(_groups(layer, section.learning_rate))
     if not groups:
         return 0.0, 0.0
-    optimizer = torch.optim.Adam(groups, betas=_BETAS)
+    optimizer = torch.optim.Adam(groups, betas=_BETAS, fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     steps, losses = section.passes * len(inputs), []
-    device = inputs[0].device.type
-    bf16 = has_bf16_products(device) if section.bf16 is None else section.bf16
     with torch.enable_grad():
         for step in range(steps):
             number = step % len(inputs)
             share = _schedule(step / steps)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * share
-            with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                output = call(number, inputs[number].detach())
+            output = call(number, inputs[number].detach())
             loss = relative_error(output, targets[number], masks[number])
             loss.backward()
             optimizer.step()

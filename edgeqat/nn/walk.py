@@ -4,14 +4,15 @@
     for layer in walk.layers:
         hidden = [walk.call(layer, i, x) for i, x in enumerate(walk.hidden)]
 
-What a layer is called with beside its input (mask, positions) is what the model itself gave it.
+What a layer is called with beside its input (mask, positions) is what the model itself gave it;
+with `bf16` its products are taken in that.
 
 Legend: B batch, T tokens, H hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
 from typing import Any
@@ -36,7 +37,10 @@ class _Stop(Exception):
 class Walk:
     """Layers, the inputs (B, T, H) of the first of them, and what else they are called with."""
 
-    def __init__(self, model: nn.Module, batches: Iterable[Any], run: Run) -> None:
+    def __init__(
+        self, model: nn.Module, batches: Iterable[Any], run: Run, bf16: bool = False
+    ) -> None:
+        self._bf16 = bf16
         names = decoder_layers(model)
         self.layers: list[nn.Module] = [model.get_submodule(name) for name in names]
         self.hidden: list[Tensor] = []
@@ -50,20 +54,29 @@ class Walk:
 
     def call(self, layer: nn.Module, number: int, hidden: Tensor) -> Tensor:
         """The output (B, T, H) of a layer on the input of batch `number`."""
-        output = layer(hidden, **self._arguments[number][layer])
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=self._bf16):
+            output = layer(hidden, **self._arguments[number][layer])
         return output[0] if isinstance(output, tuple) else output
 
-    def feed(self, layer: nn.Module, hidden: list[Tensor], until: nn.Module) -> None:
-        """Run a layer on inputs (B, T, H) of all batches, no further than a module inside it."""
+    def feed(
+        self,
+        layer: nn.Module,
+        hidden: list[Tensor],
+        until: nn.Module,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        """Run a layer on inputs (B, T, H) of the batches of these numbers (None: all), no further
+        than a module inside it.
+        """
 
         def stop(*_: object) -> None:
             raise _Stop
 
         handle = until.register_forward_hook(stop)
         try:
-            for number, x in enumerate(hidden):
+            for number in range(len(hidden)) if numbers is None else numbers:
                 with suppress(_Stop):
-                    self.call(layer, number, x)
+                    self.call(layer, number, hidden[number])
         finally:
             handle.remove()
 

@@ -19,7 +19,12 @@ from torch import nn
 from edgeqat.data.text import Blocks
 from edgeqat.errors import UsageError
 from edgeqat.nn import convert
-from edgeqat.pipeline.preparation import fake_quantized, keep_state, load_state
+from edgeqat.pipeline.preparation import (
+    fake_quantized,
+    freeze_embedding,
+    keep_state,
+    load_state,
+)
 from edgeqat.pipeline.run import Run
 from edgeqat.pipeline.speed import step_seconds
 from edgeqat.pipeline.task import Task
@@ -32,11 +37,12 @@ from edgeqat.train.optim import with_rates
 logger = logging.getLogger(__name__)
 
 NOT_NEEDED = math.log(1.005), 0.01  # nats over float, and KL, that no training is worth
-SHARES = (0.2, 0.04)  # of the rule's learning rate, which is that of 8M models, in the trials
-_BLOCK_SHARE = 0.35  # of the time, for training decoder layers one by one
+SHARES = (0.1, 0.03)  # of the rule's learning rate, which is that of 8M models, in the trials
+_SCALE_SHARE = 0.05  # of the weights' rate
+_BLOCK_SHARE = 0.7  # of the time, for training decoder layers one by one
 _BLOCK_PASSES = 2
-_BLOCK_COST = 1.3  # of a token in such a pass, in tokens of a step
-_ROUNDING_COST = 1.5  # of a token that weights are rounded on
+_BLOCK_COST = 1.0  # of a token in such a pass, in tokens of a step
+_ROUNDING_COST = 1.2  # of a token that weights are rounded on
 _TRIAL_SHARE = 0.08  # of the steps, for each trial
 _LEAST_STEPS, _LEAST_TRIAL = 40, 8  # fewer are not worth their trials
 _SLACK = 1.1  # steps take longer than measured
@@ -78,10 +84,11 @@ class Budget:
         """
         chosen = processes.broadcast_from_first(lambda: self._run.known("decision"))
         if chosen is None:
+            freeze_embedding(model)
             decided = self._decide(recipe, model, metrics, listener)
             chosen = self._run.result("decision", lambda: decided)
         metrics["trials"] = chosen.pop("trials")
-        update = {**chosen, "minutes": None, "compare_float": False}
+        update = {**chosen, "minutes": None, "compare_float": False, "embedding": False}
         return recipe.model_copy(update={"train": recipe.train.model_copy(update=update)})
 
     def keep_the_better(self, model: nn.Module) -> bool:
@@ -168,7 +175,7 @@ class Budget:
             logger.info("training would not bring the model nearer to float")
             return {**nothing, "trials": trials}
         steps = max(int((self._left - 2 * evaluation) / seconds), 1)
-        return {"steps": steps, "learning_rate": float(best), "trials": trials}
+        return {"steps": steps, **_rates(float(best)), "trials": trials}
 
     def _try(
         self, recipe: Recipe, model: nn.Module, rate: float, steps: int, listener: Listener | None
@@ -176,10 +183,15 @@ class Budget:
         """Train a few steps in place; returns the seconds of one."""
         from edgeqat.train.trainer import QATTrainer  # seconds: not before what may be refused
 
-        update = {"steps": steps, "learning_rate": rate, "warmup_steps": steps // 4}
+        update = {**_rates(rate), "steps": steps, "warmup_steps": steps // 4}
         train = with_rates(recipe.train.model_copy(update=update), 0.0)
         trial = recipe.model_copy(update={"train": train})
         objective = self._task.objective(trial, self._task.teacher or self._task.model)
         trainer = QATTrainer(model, trial, self._task.train, objective, "trial", listener=listener)
         trainer.run()
         return float(trainer.metrics()["seconds"]) / steps
+
+
+def _rates(rate: float) -> dict[str, float]:
+    """Both learning rates: scales move a group of weights each, and stand far less."""
+    return {"learning_rate": rate, "scale_learning_rate": float(f"{_SCALE_SHARE * rate:.2e}")}

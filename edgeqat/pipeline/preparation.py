@@ -85,10 +85,20 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def trainable(model: Any, recipe: Recipe) -> Any:
     """The prepared model with what the recipe's method trains: everything, or adapters in place."""
+    if not recipe.train.embedding:
+        freeze_embedding(model)
     if recipe.train.method == "lowrank":
         set_seed(recipe.seed)  # adapters: the float row before them may have been there already
         add_adapters(model, recipe.train.lowrank)
     return model
+
+
+def freeze_embedding(model: Any) -> None:
+    """Leave embedding and head of a language model as they are, in training."""
+    if hasattr(model, "get_output_embeddings"):
+        for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if part is not None:
+                part.requires_grad_(False)
 
 
 def format_score(score: Score) -> str:

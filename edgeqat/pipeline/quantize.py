@@ -77,9 +77,10 @@ def quantize(
         if done is not None:
             return done
         budget = None if recipe.train.minutes is None else Budget(recipe, task, run, begun)
+        given = recipe
         if budget is not None:
             recipe = budget.with_blocks(recipe)
-        metrics, model = _rows_before(task, recipe, run, name)
+        metrics, model = _rows_before(task, recipe, given, run, name)
         if budget is not None:
             recipe = budget.with_training(recipe, model, metrics, listener)
         gap = task.gap(metrics["qat_start"], metrics["float"])
@@ -182,9 +183,12 @@ def _write_output(
         task.seal(folder, model, recipe.quant, texts)
 
 
-def _rows_before(task: Task, recipe: Recipe, run: Run, name: str) -> tuple[dict[str, Any], Any]:
+def _rows_before(
+    task: Task, recipe: Recipe, given: Recipe, run: Run, name: str
+) -> tuple[dict[str, Any], Any]:
     """The rows of the table that need no training, and the model that training starts from; `name`
-    is the float model's, as it was given.
+    is the float model's, as it was given. PTQ calibrates as the recipe `given` says: it needs no
+    text to train layers on.
     """
     snapshots = Snapshots(task, run)
 
@@ -201,7 +205,7 @@ def _rows_before(task: Task, recipe: Recipe, run: Run, name: str) -> tuple[dict[
     logger.info("float: %s", format_score(floating))
     plain = recipe.quant.ptq_only()
     if convert.differ(task.model, plain, recipe.quant):
-        ptq = run.result("ptq", lambda: measured(prepared(task, recipe, plain), "ptq"))
+        ptq = run.result("ptq", lambda: measured(prepared(task, given, plain), "ptq"))
         logger.info("PTQ at %s: %s", recipe.quant.scheme, format_score(ptq))
         model = start_of(run, task, recipe)
         start = run.result("qat_start", lambda: measured(model))

@@ -42,7 +42,8 @@ class BlockSection(Section):
         0.02, gt=0, description="peak learning rate, in quantization steps of a weight"
     )
     bf16: bool | None = Field(
-        None, description="bf16 autocast; absent: where the processor has bf16 products"
+        None,
+        description="bf16 autocast; absent: from 40M parameters, where the processor has it",
     )
 
 
@@ -55,6 +56,7 @@ class TrainSection(Section):
     )
     lowrank: LowRankSection = LowRankSection()
     blocks: BlockSection = BlockSection()
+    embedding: bool = Field(True, description="train embedding and head of a language model too")
     steps: int = Field(200, ge=0, description="optimizer steps")
     epochs: float | None = Field(
         None, gt=0, description="passes over the data (or coreset) instead of steps"

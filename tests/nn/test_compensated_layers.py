@@ -218,3 +218,28 @@ def test_inputs_of_a_layer_are_let_go_with_their_batch():
     calibrate(model, tiny.ids(12, 24).split(2))
     assert len(given) >= 12  # of six batches, for the second moments and for the output
     assert max(alive) <= 2
+
+
+def test_weights_are_rounded_on_a_part_of_much_text_to_train_on(demo, monkeypatch):
+    seen = []
+    add = compensation._Inputs._add
+
+    def counted(self, layer, values, mask):
+        seen.append(len(values))
+        add(self, layer, values, mask)
+
+    monkeypatch.setattr(compensation._Inputs, "_add", counted)
+    monkeypatch.setattr(compensation, "_ROUNDING_TOKENS", 8 * T)
+    started(demo, section())
+    whole, seen[:] = sum(seen), []
+    started(demo, section(), BlockSection(passes=1))
+    assert sum(seen) * 2 == whole
+
+
+def test_bf16_products_change_little(demo):
+    quant = section("w4a8kv4")
+    exact, narrow = (
+        divergence(started(demo, quant, BlockSection(passes=1, bf16=bf16)), demo)
+        for bf16 in (False, True)
+    )
+    assert exact != narrow and narrow == pytest.approx(exact, rel=0.3)

@@ -7,6 +7,7 @@ import yaml
 
 from edgeqat.cli import run as cli
 from edgeqat.errors import Interrupted, RecipeError, UsageError
+from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.pipeline import budget
 from edgeqat.pipeline.quantize import quantize
 from edgeqat.pipeline.speed import step_seconds
@@ -85,18 +86,21 @@ def test_settings_are_chosen_on_text_that_is_not_trained_on(recipe):
     assert apart and not apart & kept and apart | kept == every
 
 
-def test_measuring_the_speed_freezes_nothing_that_is_trained(recipe, tmp_path, monkeypatch):
+def test_embedding_and_head_alone_are_not_trained(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "step_seconds", step_seconds)
     answer(monkeypatch, 0.5, 0.45, 0.4, 0.3)
     trained = []
 
     def attempt(self, recipe, model, *_):
-        trained.extend(p.requires_grad for p in model.parameters() if p.ndim == 2)
+        layers = [m for m in model.modules() if isinstance(m, QuantLinear | QuantEmbedding)]
+        trained.extend((type(m), m.weight.requires_grad) for m in layers)
         return 0.1
 
     monkeypatch.setattr(budget.Budget, "_try", attempt)
     quantize(recipe(quant={"scheme": "w2a8kv2"}, train={"minutes": 0.2}), tmp_path / "out")
-    assert trained and all(trained)
+    assert set(trained) == {(QuantLinear, True), (QuantEmbedding, False), (QuantLinear, False)}
+    assert trained.count((QuantLinear, False)) == 2  # the head, tied, in each trial
+    assert resolved(tmp_path / "out")["train"]["embedding"] is False
 
 
 def test_training_that_did_not_help_is_dropped(recipe, tmp_path, monkeypatch):
