@@ -5,16 +5,23 @@ the recipe names no learning rate, SGD's is the papers' 0.01 and AdamW's follows
 to recover, the PTQ gap g in nats: 1.7e-3 g^(3/4), because a small gap drowns in the noise of large
 steps. Steps of fewer than 2,048 tokens are noisier, and the rate falls with the root of their
 number (2205.10287; docs/log/training.md has the measurements).
+
+AdamW moves every weight by about the rate, whatever its size. Folded gains leave matrices of very
+different sizes in one model, so each of them, and its scales, has the rate times its root mean
+square over the mean of all.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from edgeqat.nn.linear import QuantEmbedding, QuantLinear
 from edgeqat.nn.lowrank import adapters
 from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.train import TrainSection
@@ -44,7 +51,9 @@ def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSe
 
 
 def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
-    """Groups `weights`, `vectors`, `adapters`, `scales`, `clips`, empty ones left out."""
+    """Groups `vectors`, `weights`, `adapters`, `scales`, `clips`, empty ones left out; those of
+    weights and scales are one for each size.
+    """
     adapted = {id(p) for _, quantizer in adapters(model) for p in quantizer.adapter()}
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     scales = {
@@ -53,39 +62,77 @@ def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
     clips = {id(parameter) for quantizer in quantizers for parameter in quantizer.clip_parameters()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rest = [parameter for parameter in trained if id(parameter) not in scales | adapted]
+    sizes = {} if train.optimizer == "sgd" else _sizes(model)
     groups: list[dict[str, Any]] = [
-        {
-            "name": "weights",
-            "params": [p for p in rest if p.ndim >= 2],
-            "lr": train.learning_rate,
-            "weight_decay": train.weight_decay,
-        },
         {
             "name": "vectors",
             "params": [p for p in rest if p.ndim < 2],
             "lr": train.learning_rate,
             "weight_decay": 0.0,
         },
+        *_by_size(
+            "weights", [p for p in rest if p.ndim >= 2], sizes, train.learning_rate,
+            train.weight_decay,
+        ),
         {
             "name": "adapters",
             "params": [p for p in trained if id(p) in adapted],
             "lr": (train.learning_rate or 0.0) * ADAPTER_SHARE,
             "weight_decay": 0.0,
         },
-        {
-            "name": "scales",
-            "params": [p for p in trained if id(p) in scales - clips],
-            "lr": train.scale_learning_rate,
-            "weight_decay": 0.0,
-        },
+        *_by_size(
+            "scales", [p for p in trained if id(p) in scales - clips], sizes,
+            train.scale_learning_rate, 0.0,
+        ),
         {
             "name": "clips",
             "params": [p for p in trained if id(p) in clips],
             "lr": train.scale_learning_rate,
             "weight_decay": train.weight_decay,
         },
-    ]
+    ]  # fmt: skip
     return [group for group in groups if group["params"]]
+
+
+def _by_size(
+    name: str, parameters: list[Any], sizes: dict[int, float], rate: float | None, decay: float
+) -> Iterator[dict[str, Any]]:
+    """A group for the parameters of each size, with the rate times that."""
+    by_size: dict[float, list[Any]] = {}
+    for parameter in parameters:
+        by_size.setdefault(sizes.get(id(parameter), 1.0), []).append(parameter)
+    for size, members in by_size.items():
+        yield {
+            "name": name, "params": members, "lr": size * (rate or 0.0), "weight_decay": decay
+        }  # fmt: skip
+
+
+@torch.no_grad()
+def _sizes(model: nn.Module) -> dict[int, float]:
+    """How large the quantized weights of a language model are, over the mean of all: by the id of a
+    weight and of its scales.
+    """
+    layers = [m for m in model.modules() if isinstance(m, QuantLinear | QuantEmbedding)]
+    if not layers or any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return {}
+    weights = {id(layer.weight): layer for layer in layers}
+    roots = {key: _root_mean_square(layer.weight) for key, layer in weights.items()}
+    count = sum(layer.weight.numel() for layer in weights.values())
+    mean = sum(roots[key] * layer.weight.numel() for key, layer in weights.items()) / count
+    if not mean:
+        return {}
+    sizes = {}
+    for key, layer in weights.items():
+        sizes[key] = float(f"{roots[key] / mean:.3g}") or 1.0
+        if isinstance(layer.weight_quantizer, Quantizer):
+            for scale in layer.weight_quantizer.scale_parameters():
+                sizes[id(scale)] = sizes[key]
+    return sizes
+
+
+def _root_mean_square(weight: Tensor) -> float:
+    value = weight.detach().float().square().mean()
+    return float(value.full_tensor() if isinstance(value, DTensor) else value) ** 0.5
 
 
 def make_optimizer(model: nn.Module, train: TrainSection) -> torch.optim.Optimizer:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import tiny
+import torch
 
 import edgeqat
 from edgeqat.recipe.quant import QuantSection
@@ -15,7 +17,11 @@ TRAIN = TrainSection(learning_rate=1e-3, scale_learning_rate=1e-5, weight_decay=
 
 
 def groups(model):
-    return {group["name"]: group for group in parameter_groups(model, TRAIN)}
+    """Groups by name, those of one name as one."""
+    found = {}
+    for group in parameter_groups(model, TRAIN):
+        found.setdefault(group["name"], {**group, "params": []})["params"].extend(group["params"])
+    return found
 
 
 def names(model, group):
@@ -43,13 +49,50 @@ def test_groups_hold_what_their_name_says():
     assert not [n for n in vectors if "norm" not in n and not n.endswith(".bias")]
 
 
+def same_size(model):
+    """The model with weights of one root mean square."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.div_(parameter.square().mean().sqrt())
+    return model
+
+
 def test_only_matrices_decay_and_scales_learn_at_their_own_rate():
-    found = groups(edgeqat.prepare(tiny.llama(), "w4a8kv4"))
+    found = groups(same_size(edgeqat.prepare(tiny.llama(), "w4a8kv4")))
     assert {n: (g["lr"], g["weight_decay"]) for n, g in found.items()} == {
         "weights": (1e-3, 0.1),
         "vectors": (1e-3, 0.0),
         "scales": (1e-5, 0.0),
     }
+
+
+def rates_of(model, train=TRAIN):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(p)]: group["lr"]
+        for group in parameter_groups(model, train)
+        for p in group["params"]
+    }
+
+
+def test_matrices_and_their_scales_move_as_they_are_large():
+    model = same_size(edgeqat.prepare(tiny.llama(), "w4a8kv4"))
+    layer = model.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        layer.weight.mul_(0.02)
+    found, name = rates_of(model), "model.layers.0.mlp.up_proj"
+    other = "model.layers.1.mlp.up_proj"
+    for part in ("weight", "weight_quantizer.scale"):
+        assert found[f"{name}.{part}"] == pytest.approx(0.02 * found[f"{other}.{part}"], rel=0.01)
+    assert {rate for name, rate in found.items() if "norm" in name} == {1e-3}
+    mean = sum(found[n] * p.numel() for n, p in model.named_parameters() if p.ndim == 2 and
+               n.endswith(".weight"))  # fmt: skip
+    count = sum(p.numel() for n, p in model.named_parameters() if p.ndim == 2 and
+                n.endswith(".weight"))  # fmt: skip
+    assert mean / count == pytest.approx(1e-3, rel=0.01)
+    sgd = TRAIN.model_copy(update={"optimizer": "sgd"})
+    assert set(rates_of(model, sgd).values()) == {1e-3, 1e-5}
 
 
 def test_a_float_model_has_no_scales_and_frozen_parameters_are_left_out():
@@ -60,8 +103,8 @@ def test_a_float_model_has_no_scales_and_frozen_parameters_are_left_out():
 
 
 def test_the_optimizer_has_the_groups():
-    optimizer = make_optimizer(edgeqat.prepare(tiny.llama(), "w4a8kv4"), TRAIN)
-    assert [group["name"] for group in optimizer.param_groups] == ["weights", "vectors", "scales"]
+    optimizer = make_optimizer(same_size(edgeqat.prepare(tiny.llama(), "w4a8kv4")), TRAIN)
+    assert [group["name"] for group in optimizer.param_groups] == ["vectors", "weights", "scales"]
 
 
 def rates(gap, **given):
