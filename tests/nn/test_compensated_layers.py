@@ -14,10 +14,11 @@ import edgeqat
 from edgeqat.demo.text import topics
 from edgeqat.errors import ModelError
 from edgeqat.hf import float_model
-from edgeqat.nn import compensation
+from edgeqat.nn import compensation, reconstruction
 from edgeqat.nn.blocks import decoder_layers, tapped
 from edgeqat.nn.calibration import calibrate
 from edgeqat.nn.convert import convert
+from edgeqat.nn.linear import QuantLinear
 from edgeqat.nn.reconstruction import relative_error
 from edgeqat.nn.walk import Walk
 from edgeqat.recipe.quant import QuantSection
@@ -243,3 +244,26 @@ def test_bf16_products_change_little(demo):
         for bf16 in (False, True)
     )
     assert exact != narrow and narrow == pytest.approx(exact, rel=0.3)
+
+
+def test_trained_weights_end_where_their_codes_are(demo, monkeypatch):
+    codes = []
+    center = reconstruction._center
+
+    def compared(layer):
+        before = [m.weight_quantizer(m.weight) for m in linear(layer)]
+        center(layer)
+        codes.append(
+            [(m.weight_quantizer(m.weight), b) for m, b in zip(linear(layer), before, strict=True)]
+        )
+
+    def linear(layer):
+        return [module for module in layer.modules() if isinstance(module, QuantLinear)]
+
+    monkeypatch.setattr(reconstruction, "_center", compared)
+    model = started(demo, section("w4a8kv4"), BlockSection(passes=2, learning_rate=0.1))
+    assert all(torch.equal(after, before) for layer in codes for after, before in layer)
+    for layer in (
+        layer for name in decoder_layers(model) for layer in linear(model.get_submodule(name))
+    ):
+        torch.testing.assert_close(layer.weight_quantizer(layer.weight), layer.weight)
