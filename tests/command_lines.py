@@ -16,6 +16,12 @@ def arguments(line: str) -> list[str]:
     return words[1:]
 
 
+def with_data(given: list, place: object) -> list:
+    """Arguments with another --data in the place of theirs: a second one makes a mix."""
+    at = given.index("--data")
+    return [*given[:at], "--data", place, *given[at + 2 :]]
+
+
 def parse(given: list[str]) -> None:
     """Read a command line to the end without running it; raises typer's error for an unknown verb,
     option or argument.

@@ -25,9 +25,8 @@ TextsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
-        help="Text or chat file or folder (.txt, .md, .jsonl, .json, .csv, .tsv, .parquet), `self` "
-        "(the model writes it), or folder of images; else EDGEQAT_DATA. Repeat it for a mix of "
-        "equal parts, or of shares: --data self --data FILE=0.3.",
+        help="Text, chats (.txt, .jsonl, ...; a folder), `self` (the model writes it), or images; "
+        "else EDGEQAT_DATA. Repeated: a mix; FILE=0.3 is a share.",
     ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Optimizer steps.")]

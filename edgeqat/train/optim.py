@@ -51,8 +51,8 @@ def with_rates(train: TrainSection, gap: float, tokens: int = TOKENS) -> TrainSe
 
 
 def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
-    """Groups `vectors`, `weights`, `adapters`, `scales`, `clips`, empty ones left out; those of
-    weights and scales are one for each size.
+    """Groups `vectors`, `weights`, `adapters`, `scales`, `clips`, empty ones left out; quantized
+    weights and their scales have groups of their own.
     """
     adapted = {id(p) for _, quantizer in adapters(model) for p in quantizer.adapter()}
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
@@ -97,11 +97,12 @@ def parameter_groups(model: nn.Module, train: TrainSection) -> list[dict]:
 def _by_size(
     name: str, parameters: list[Any], sizes: dict[int, float], rate: float | None, decay: float
 ) -> Iterator[dict[str, Any]]:
-    """A group for the parameters of each size, with the rate times that."""
-    by_size: dict[float, list[Any]] = {}
-    for parameter in parameters:
-        by_size.setdefault(sizes.get(id(parameter), 1.0), []).append(parameter)
-    for size, members in by_size.items():
+    """A group for each parameter that has a size, with the rate times that, and one for the others.
+    Sizes change in training, and a continued run needs the groups that it began with.
+    """
+    sized = [parameter for parameter in parameters if id(parameter) in sizes]
+    others = [parameter for parameter in parameters if id(parameter) not in sizes]
+    for members, size in [(others, 1.0), *(([p], sizes[id(p)]) for p in sized)]:
         yield {
             "name": name, "params": members, "lr": size * (rate or 0.0), "weight_decay": decay
         }  # fmt: skip

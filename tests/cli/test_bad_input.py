@@ -37,9 +37,9 @@ def refused(tmp_path, monkeypatch, capsys):
 def quantize(refused, model_folder, text_file):
     """A whole `edgeqat quantize`, to which the faulty arguments are added; the last one wins."""
 
-    def quantize(code, words, *arguments):
+    def quantize(code, words, *arguments, data=text_file):
         refused(
-            code, words, "quantize", "--model", model_folder, "--data", text_file,
+            code, words, "quantize", "--model", model_folder, "--data", data,
             "--steps", 1, "--set", "data.context=32", *arguments,
         )  # fmt: skip
 
@@ -91,7 +91,7 @@ SETTINGS = {
     "a teacher": (["--set", "distill.teacher=./nothing"], ["./nothing", "not a folder"]),
     "pickled weights": (["--weights", "model.bin"], ["model.bin", "pickled", "save_pretrained"]),
     "no output": (["--output", ""], ["output", "exists"]),
-    "data": (["--data", "nothing.txt"], ["data.root", "nothing.txt", "does not exist"]),
+    "data of a mix": (["--data", "nothing.txt"], ["data", "nothing.txt", "does not exist"]),
     "line breaks": (["--scheme", "w4\na8"], ["scheme"]),
     "line breaks in a value": (["--set", 'data.context="a\\nb"'], ["data.context"]),
 }
@@ -115,12 +115,12 @@ def test_a_wrong_setting_is_refused(quantize, case):
 )
 def test_unusable_text_is_refused(quantize, tmp_path, raw, words):
     (tmp_path / "text.txt").write_bytes(raw)
-    quantize(2, ["data", *words], "--data", tmp_path / "text.txt")
+    quantize(2, ["data", *words], data=tmp_path / "text.txt")
 
 
 def test_a_folder_without_text_is_refused(quantize, tmp_path):
     (tmp_path / "empty").mkdir()
-    quantize(2, ["data", "empty", "holds no"], "--data", tmp_path / "empty")
+    quantize(2, ["data", "empty", "holds no"], data=tmp_path / "empty")
 
 
 def test_no_text_at_all_is_refused(refused, model_folder):
@@ -151,7 +151,7 @@ def test_an_output_below_a_file_is_refused(quantize, tmp_path):
 
 def test_a_failed_run_leaves_no_parents_of_its_output(quantize, tmp_path):
     output = tmp_path / "deep" / "er" / "out"
-    quantize(2, ["data.root"], "--output", output, "--data", tmp_path / "nothing.txt")
+    quantize(2, ["data.root"], "--output", output, data=tmp_path / "nothing.txt")
 
 
 @pytest.fixture

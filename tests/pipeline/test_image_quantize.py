@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_lines import with_data
 from pictures import parquet
 from safetensors.torch import load_file, save_file
 
@@ -205,7 +206,8 @@ FAULTS = {
     "another model": (["--model", "resnet81-cifar10"], ["resnet81-cifar10"]),
     "another width": (["--model", "mobilenetv2-x0.2-cifar10"], ["does not fit"]),
     "data of another name": (["--set", "data.train=ci"], ["data.train", "'ci'", "cifar10"]),
-    "no data": (["--data", "nothing"], ["data.root", "nothing", "no folder"]),
+    "no data": (["--set", "data.train=nothing"], ["data.train", "no 'nothing' in"]),
+    "a mix": (["--data", "nothing"], ["data.mix", "images are not mixed"]),
 }  # fmt: skip
 
 
@@ -258,14 +260,14 @@ def test_labels_outside_the_model_are_refused(arguments, tmp_path, capsys):
     labels, size = [0, 1, 12, 0, 2], {"width": 16, "height": 16}
     for split in ("train", "test"):
         parquet(tmp_path, split, labels=labels, kind=Value("int64"), **size)
-    assert run(["quantize", *arguments, "--data", str(tmp_path)]) == 2
+    assert run(["quantize", *with_data(arguments, str(tmp_path))]) == 2
     assert "label 12" in capsys.readouterr().err
 
 
 def test_unlabelled_data_says_which_scores_need_none(arguments, tmp_path, capsys):
     size = {"width": 16, "height": 16}
     parquet(tmp_path, count=12, labels=False, **size), parquet(tmp_path, "test", **size)
-    given = ["quantize", *arguments, "--data", str(tmp_path), "--coreset", "0.5", "--steps", "2"]
+    given = ["quantize", *with_data(arguments, str(tmp_path)), "--coreset", "0.5", "--steps", "2"]
     assert run(given) == 2
     assert "train.compare_float" in capsys.readouterr().err
     given += ["--set", "train.compare_float=false"]

@@ -12,10 +12,10 @@ from edgeqat.train import processes
 
 @pytest.fixture
 def quantize(model_folder, text_file, tmp_path):
-    def quantize(*more):
+    def quantize(*more, data=text_file):
         chosen = ["--set", "data.context=32", "--set", "train.batch_size=4", "--steps", "6",
                   "--set", "train.compare_float=false", "--set", "train.log_steps=1"]  # fmt: skip
-        given = ["--model", str(model_folder), "--data", str(text_file), "--w2a8kv4"]
+        given = ["--model", str(model_folder), "--data", str(data), "--w2a8kv4"]
         out = ["--output", str(tmp_path / "out")]
         return run(["quantize", *given, *chosen, *out, *more])
 
@@ -55,7 +55,7 @@ def test_wrong_use(quantize, capsys, tmp_path, given, words):
 def test_streams_have_no_samples(quantize, text_file, capsys):
     stream = ["--set", "data.streaming=true", "--set", f"data.valid={text_file}",
               "--set", f"data.train={text_file}"]  # fmt: skip
-    assert quantize("--coreset", "0.5", *stream, "--data", str(text_file.parent)) == 2
+    assert quantize("--coreset", "0.5", *stream, data=text_file.parent) == 2
     assert "streamed text has no samples" in capsys.readouterr().err
 
 
