@@ -1,5 +1,5 @@
 """`edgeqat eval --suite small`: what a quantized language model keeps of its float model, on one
-page and in under 20 minutes for 135M parameters on two cores.
+page.
 
     positions   perplexity, KL and top token on long blocks of held-out text, by position
     needles     codes hidden in texts of 1,024 tokens and more, how many are found
