@@ -174,16 +174,8 @@ def _chat(
         f"{result['model']} at {result['scheme']}, {result['prompts']} prompts, answers of at most "
         f"{result['new_tokens']} tokens"
     )
-    for name in ("float", "model"):
-        habits = result[name]
-        print(
-            f"{name}: {100 * habits['ends']:.0f}% end, {100 * habits['loops']:.0f}% loop, "
-            f"{habits['tokens']:.0f} tokens on average"
-        )
-    print(
-        f"same first 32 tokens: {100 * result['same_start']:.0f}%; KL on the float model's "
-        f"answers {result['kl']:.4f} nats"
-    )
+    for line in suite_page.chat(result):
+        print(line)
     if output is not None:
         print(f"wrote {output}")
 

@@ -1,4 +1,4 @@
-"""The page that `edgeqat eval --suite` prints."""
+"""What `edgeqat eval` prints of a suite and of chat."""
 
 from __future__ import annotations
 
@@ -19,9 +19,26 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         found = [f"{count} of {row['needles']}" for count in row["found"]]
         yield _row(f"needles in {row['tokens']} tokens", *found)
     if result["chat"] is not None:
-        yield from _chat(result["chat"])
+        yield ""
+        yield f"chat, {result['chat']['prompts']} prompts"
+        yield from chat(result["chat"])
     if result["tasks"] is not None:
+        yield ""
         yield from _tasks(result["tasks"])
+
+
+def chat(result: dict[str, Any]) -> Iterator[str]:
+    """What evaluate/chat found, in three lines."""
+    for name in ("float", "model"):
+        habits = result[name]
+        yield (
+            f"{name}: {100 * habits['ends']:.0f}% end, {100 * habits['loops']:.0f}% loop, "
+            f"{habits['tokens']:.0f} tokens on average"
+        )
+    yield (
+        f"same first 32 tokens: {100 * result['same_start']:.0f}%; KL on the float model's "
+        f"answers {result['kl']:.4f} nats"
+    )
 
 
 def _row(name: str, *cells: str) -> str:
@@ -34,17 +51,6 @@ def _scores(name: str, part: dict[str, float]) -> str:
     more = f"{part['model']:.2f} ({100 * (part['model'] / part['float'] - 1):+.1f}%)"
     share = f"{100 * part['same_top']:.1f}%"
     return _row(name, f"{part['float']:.2f}", more, f"{part['kl']:.4f}", share)
-
-
-def _chat(chat: dict[str, Any]) -> Iterator[str]:
-    both = chat["float"], chat["model"]
-    yield _row(
-        f"chat, {chat['prompts']} prompts: end", *(f"{100 * one['ends']:.0f}%" for one in both)
-    )
-    yield _row("  loop", *(f"{100 * one['loops']:.0f}%" for one in both))
-    yield _row("  tokens", *(f"{one['tokens']:.0f}" for one in both))
-    yield _row("  same first 32 tokens", "", f"{100 * chat['same_start']:.0f}%")
-    yield _row("  KL on the float answers", "", f"{chat['kl']:.4f}")
 
 
 def _tasks(tasks: dict[str, Any]) -> Iterator[str]:

@@ -29,7 +29,7 @@ LAYOUTS = "`messages`, `conversations`, `instruction` and `output`, or `prompt` 
 
 
 class ConversationError(ValueError):
-    """Why a row is no conversation, in words."""
+    """What a row has that makes it no conversation, in words behind `has`."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,24 @@ def _turn(value: Any, field: str, role: str) -> list[dict[str, str]]:
 
 def _messages(values: Any, field: str) -> list[dict[str, str]]:
     if not isinstance(values, list) or not values:
-        raise ConversationError(f"`{field}` is no list of messages")
+        raise ConversationError(f"no list of messages in `{field}`")
     return [_message(value, field) for value in values]
 
 
 def _message(value: Any, field: str) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        raise ConversationError(f"`{field}` holds something that is no message")
+        raise ConversationError(f"something in `{field}` that is no message")
     told = value.get("role", value.get("from"))
     role = ROLES.get(str(told).lower())
     if role is None:
         known = ", ".join(sorted({*ROLES.values()}))
-        raise ConversationError(f"a message of role '{told}'; known are {known}")
+        raise ConversationError(f"a message of role '{told}'; known are {known}: rename it")
     return {"role": role, "content": _text(value.get("content", value.get("value")), field)}
 
 
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise ConversationError(f"`{field}` holds a {type(value).__name__} where text belongs")
+        raise ConversationError(
+            f"a value of type {type(value).__name__} in `{field}`, where text belongs"
+        )
     return whole(value)

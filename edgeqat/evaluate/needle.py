@@ -20,7 +20,7 @@ _THINGS = ("red door", "old safe", "north gate", "blue box", "garden shed")
 
 @torch.no_grad()
 def needles(
-    models: list[Any], tokenizer: Any, text: Tensor, lengths: tuple[int, ...] = LENGTHS,
+    models: list[Any], tokenizer: Any, text: Tensor, lengths: tuple[int, ...],
     depths: tuple[float, ...] = DEPTHS, seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """For each length that the models reach, how many of the needles each of them finds; the

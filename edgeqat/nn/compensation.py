@@ -118,7 +118,7 @@ def _watched(hidden: list[Tensor]) -> Sequence[int]:
     more would take time, and round no better (docs/log/quantizers.md).
     """
     tokens = sum(x.shape[0] * x.shape[1] for x in hidden)
-    step = max(1, tokens // _ROUNDING_TOKENS)
+    step = -(-tokens // _ROUNDING_TOKENS)
     return range(0, len(hidden), step)
 
 

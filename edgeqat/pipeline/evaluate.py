@@ -81,15 +81,21 @@ def evaluate_chat(
     check_file(output)
     if threads is not None:
         torch.set_num_threads(threads)
-    tokenizer, model = packed_folder.load_tokenizer(folder), packed_folder.load(folder)
-    floating = float_model.load_model(against).eval()
-    check_same_vocabulary("against", against, floating, model, tokenizer)
+    tokenizer, model, floating = pair(folder, against)
     scores = chat(model, floating, tokenizer)
     scheme = checkpoint.read_config(folder)["quantization_config"]["scheme"]
     result = {"model": str(folder), "scheme": scheme, "against": against, **scores}
     if output is not None:
         write_json(output, result)
     return result
+
+
+def pair(folder: Path, against: str) -> tuple[Any, Any, Any]:
+    """Tokenizer and model of a packed folder, and the float model it is compared with."""
+    tokenizer, model = packed_folder.load_tokenizer(folder), packed_folder.load(folder)
+    floating = float_model.load_model(against).eval()
+    check_same_vocabulary("against", against, floating, model, tokenizer)
+    return tokenizer, model, floating
 
 
 def _evaluate_text(
@@ -176,7 +182,8 @@ def recipe_of(folder: Path, data: str | None, blocks: int | None) -> Recipe:
     path = folder / RESOLVED
     if not path.is_file():
         raise FormatError(f"{RESOLVED}: missing from '{folder}'; copy the folder again")
-    values: dict[str, Any] = {"data.root": data, "data.valid_blocks": blocks}
+    # held-out text is of the first text: the others of a mix need not be here
+    values: dict[str, Any] = {"data.root": data, "data.valid_blocks": blocks, "data.mix": {}}
     if data is not None and not images and Path(data).expanduser().is_file():
         file = str(Path(data).expanduser().absolute())
         values |= {"data.root": file, "data.valid": file}

@@ -20,15 +20,13 @@ from edgeqat.data.text import held_out_blocks
 from edgeqat.errors import UsageError, nearest
 from edgeqat.evaluate.chat import chat
 from edgeqat.evaluate.chat_prompts import PROMPTS
-from edgeqat.evaluate.needle import needles
+from edgeqat.evaluate.needle import LENGTHS, needles
 from edgeqat.evaluate.position import by_position
 from edgeqat.harness.backends import FAKE_QUANT, FLOAT
 from edgeqat.harness.run import evaluate_tasks
-from edgeqat.hf import float_model, packed_folder
 from edgeqat.output import check_file, write_json
-from edgeqat.pipeline.evaluate import recipe_of
+from edgeqat.pipeline.evaluate import pair, recipe_of
 from edgeqat.pipeline.load import task_of_folder, with_data_root
-from edgeqat.pipeline.text_task import check_same_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +55,7 @@ def evaluate_suite(
     if task_of_folder(folder).metric.of_images:
         raise UsageError("suite: it is for language models; leave it out")
     recipe = with_data_root(recipe_of(folder, data, 0))
-    tokenizer, model = packed_folder.load_tokenizer(folder), packed_folder.load(folder)
-    floating = float_model.load_model(against).eval()
-    check_same_vocabulary("against", against, floating, model, tokenizer)
+    tokenizer, model, floating = pair(folder, against)
     text = held_out_blocks(recipe.data, tokenizer).ids.flatten()
     context = min(CONTEXT, model.config.max_position_embeddings, len(text))
     blocks = text[: len(text) // context * context].view(-1, context)
@@ -72,7 +68,7 @@ def evaluate_suite(
     logger.info("perplexity by position")
     result["positions"] = by_position(model, floating, blocks[spread])
     logger.info("needles in a haystack")
-    result["needles"] = needles([floating, model], tokenizer, text)
+    result["needles"] = needles([floating, model], tokenizer, text, LENGTHS)
     result["chat"] = None
     if tokenizer.chat_template:
         logger.info("answers to every second prompt")

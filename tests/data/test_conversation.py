@@ -138,10 +138,13 @@ def test_only_what_counts_is_learned_and_selected_by():
     ("row", "word"),
     [
         ({"messages": [{"role": "narrator", "content": "x"}]}, "role 'narrator'; known are assist"),
-        ({"messages": []}, "`messages` is no list"),
-        ({"messages": ["x"]}, "no message"),
-        ({"messages": [{"role": "user", "content": 3}]}, "a int where text belongs"),
-        ({"prompt": "x", "completion": None}, "a NoneType where text belongs"),
+        ({"messages": []}, "no list of messages in `messages`"),
+        ({"messages": ["x"]}, "something in `messages` that is no message"),
+        (
+            {"messages": [{"role": "user", "content": 3}]},
+            "type int in `messages`, where text belongs",
+        ),
+        ({"prompt": "x", "completion": None}, "type NoneType in `completion`, where text belongs"),
     ],
 )
 def test_rows_that_are_no_conversation_are_named(row, word, tmp_path, tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -76,7 +77,7 @@ def test_the_page(packed_folder, model_folder, text_file, tmp_path, monkeypatch,
     monkeypatch.setattr(folders, "load_tokenizer", lambda _: made)
     monkeypatch.setattr("edgeqat.pipeline.suite.PROMPTS", ("a", "b", "c"))
     monkeypatch.setattr(chat, "__defaults__", (("a",), 8))
-    monkeypatch.setattr("edgeqat.evaluate.needle.LENGTHS", (96,))
+    monkeypatch.setattr("edgeqat.pipeline.suite.LENGTHS", (96,))
     command = ["eval", str(packed_folder), "--suite", "small", "--data", str(text_file)]
     assert cli(command) == 2
     assert "add --against FLOAT" in capsys.readouterr().err
@@ -89,7 +90,10 @@ def test_the_page(packed_folder, model_folder, text_file, tmp_path, monkeypatch,
     assert cli([*command, "--output", str(output)]) == 0
     out = capsys.readouterr().out
     result = json.loads(output.read_text(encoding="utf-8"))
-    for words in ("perplexity", "  tokens 1 to 32", "chat, 2 prompts: end", "same first 32 tokens"):
+    for words in ("perplexity", "  tokens 1 to 32", "chat, 2 prompts", "same first 32 tokens: "):
         assert words in out
     assert result["positions"]["context"] == 128 and result["chat"]["prompts"] == 2
+    assert [row["tokens"] for row in result["needles"]] == [96]
+    assert re.search(r"needles in 96 tokens +\d of 5 +\d of 5", out)
+    assert f"model: {100 * result['chat']['model']['ends']:.0f}% end, " in out
     assert result["tasks"] is None and result["scheme"] == "w4a8kv4"

@@ -11,6 +11,7 @@ import torch
 from edgeqat.cli import run as cli
 from edgeqat.errors import DataError
 from edgeqat.pipeline import self_text
+from edgeqat.pipeline.evaluate import evaluate
 from edgeqat.pipeline.plan import plan
 from edgeqat.pipeline.quantize import quantize
 from edgeqat.recipe.recipe import Recipe
@@ -172,3 +173,16 @@ def test_own_text_can_be_part_of_a_mix(own, tmp_path):
     assert written.data.train == str(file)
     metrics = quantize(recipe, tmp_path / "out")
     assert metrics["data"] == f"{file} + {self_text.file_of(recipe)}"
+
+
+def test_a_folder_is_evaluated_without_the_other_texts_of_its_mix(own, tmp_path):
+    first, second = tmp_path / "text.txt", tmp_path / "gone.txt"
+    for seed, file in enumerate((first, second)):
+        file.write_text(tiny.text(600, seed), encoding="utf-8")
+    data = {"train": str(first), "mix": {str(second): 0.3}, "context": 32, "valid_blocks": 4}
+    packed = quantize(own(data=data), tmp_path / "out")
+    second.unlink()
+    result = evaluate(tmp_path / "out", mode="one-pass")
+    assert result["data"] == str(first)
+    assert result["perplexity"]["one_pass"] == pytest.approx(packed["qat"]["perplexity"], rel=1e-3)
+    assert evaluate(tmp_path / "out", data=str(first), mode="one-pass")["data"] == str(first)
