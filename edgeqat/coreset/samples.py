@@ -98,10 +98,12 @@ class ImageSamples(Samples):
 
 
 class BlockSamples(Samples):
-    """Packed blocks; the label of a token is the next one."""
+    """Packed blocks; the label of a token is the next one. Logits beyond `vocabulary` are padding
+    (None: they all count).
+    """
 
-    def __init__(self, blocks: Blocks) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: Blocks, vocabulary: int | None = None) -> None:
+        self.blocks, self.vocabulary = blocks, vocabulary
         self.at_once = max(1, _TOKENS_AT_ONCE // blocks.ids.shape[1])
 
     def __len__(self) -> int:
@@ -116,7 +118,7 @@ class BlockSamples(Samples):
     def logits(self, model: nn.Module, index: Tensor) -> Tensor:
         ids = self.blocks.ids[index].to(next(model.parameters()).device)
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        return logits
+        return logits[..., : self.vocabulary]
 
     def fingerprint(self) -> str:
         return self.blocks.fingerprint()

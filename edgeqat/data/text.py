@@ -31,8 +31,11 @@ logger = logging.getLogger(__name__)
 
 class Blocks(Dataset):
     """Packed blocks (N, context) of token ids, int64, with stable indices; `counted`, of the same
-    shape, are the tokens that count in the loss (None: all).
+    shape, are the tokens that count in the loss (None: all). Where `is_numbered`, a row holds its
+    index too, as `sample`.
     """
+
+    is_numbered = False
 
     unit = "tokens"  # of training speed
 
@@ -43,11 +46,22 @@ class Blocks(Dataset):
         return len(self.ids)
 
     def __getitem__(self, index: int | slice) -> dict[str, Tensor]:
-        return _row(self.ids[index], None if self.counted is None else self.counted[index])
+        row = {"input_ids": self.ids[index]}
+        if self.counted is not None:
+            row["counted"] = self.counted[index]
+        if self.is_numbered:
+            row["sample"] = torch.arange(len(self))[index]
+        return row
 
     def part(self, index: Any) -> Blocks:
         """The blocks of an index tensor, a mask or a slice."""
         return Blocks(self.ids[index], None if self.counted is None else self.counted[index])
+
+    def numbered(self) -> Blocks:
+        """The same blocks, numbered."""
+        blocks = Blocks(self.ids, self.counted)
+        blocks.is_numbered = True
+        return blocks
 
     def evenly(self, count: int) -> Blocks:
         """`count` blocks evenly spaced over the text (0: all)."""
@@ -191,8 +205,3 @@ def _blocks(piece: Piece, tokenizer: Tokenizer, data: DataSection) -> Blocks:
         first = torch.full((count, 1), tokenizer.bos_token_id)
         ids, counted = torch.cat([first, ids], dim=1), torch.cat([first == first, counted], dim=1)
     return Blocks(ids, counted if data.loss == "answers" else None)
-
-
-def _row(ids: Tensor, counted: Tensor | None) -> dict[str, Tensor]:
-    """A block as training takes it."""
-    return {"input_ids": ids} if counted is None else {"input_ids": ids, "counted": counted}

@@ -8,8 +8,12 @@ onehot) + gamma * tau * (p_tau - q_tau)] / n. Rows whose label is -100 count in 
 `distill` takes logits; besides the two of them only one (N, V) gradient lives. `distill_heads`
 takes what a head multiplies, and holds the logits of a part of the rows at a time.
 
-Legend: N rows (batch times tokens), H hidden, V vocabulary, n rows that count. Source: Hinton et
-al. 1503.02531.
+Of a teacher that is not there, K log-probabilities a row are known (`Kept`). All other tokens are
+one outcome then: KL = sum_K q (log q - log p) + q_r (log q_r - log p_r), where q_r and p_r are what
+the K leave. That is the KL to a teacher who shares q_r out as the student does.
+
+Legend: N rows (batch times tokens), H hidden, V vocabulary, K kept tokens, n rows that count.
+Source: Hinton et al. 1503.02531.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from torch import Tensor
 IGNORE = -100
 _ROWS = 16  # a chunk of both logits stays in a core's cache
 _LOGITS = 2**25  # values held at a time
+_LEAST_REST = 1e-6  # probability that a teacher's kept tokens leave, at least: float16 rounds
 
 
 class HeadProduct(NamedTuple):
@@ -39,6 +44,30 @@ class HeadProduct(NamedTuple):
         """Those of some rows; `weight` is this one's in `dtype`."""
         values = self.hidden[rows].to(self.dtype) @ weight.t()
         return values if self.bias is None else values + self.bias.to(self.dtype)
+
+
+class Kept(NamedTuple):
+    """A teacher's K highest log-probabilities of each row (N, K), and their tokens (N, K)."""
+
+    log_probabilities: Tensor
+    tokens: Tensor
+
+    def part(self, rows: slice) -> Kept:
+        """Those of some rows."""
+        return Kept(self.log_probabilities[rows], self.tokens[rows])
+
+    def completed(self, log_p: Tensor) -> Tensor:
+        """Log-probabilities (N, V) of the teacher, where the rest is shared out as `log_p` (N, V),
+        the student's, does.
+        """
+        known = self.log_probabilities.float()
+        rest = 1 - known.exp().sum(-1, keepdim=True)
+        left = 1 - log_p.gather(-1, self.tokens).exp().sum(-1, keepdim=True)
+        share = rest.clamp(min=_LEAST_REST).log() - left.clamp(min=_LEAST_REST).log()
+        return (log_p + share).scatter_(-1, self.tokens, known)
+
+
+Teacher = HeadProduct | Tensor | Kept | None
 
 
 class _Distill(torch.autograd.Function):
@@ -73,9 +102,7 @@ class _DistillHeads(torch.autograd.Function):
             for start in range(0, len(hidden), step):
                 rows = slice(start, start + step)
                 logits = student.logits(rows, narrow)
-                goal = (
-                    teacher if teacher is None else _goal(teacher, rows, taught)[:, : len(weight)]
-                )
+                goal = _goal(teacher, rows, taught, len(weight))
                 slope = torch.empty_like(logits) if any(ctx.needs_input_grad[:3]) else None
                 sums += torch.stack(
                     _walk(logits, goal, labels[rows], gamma, temperature, count, slope)
@@ -93,12 +120,16 @@ class _DistillHeads(torch.autograd.Function):
         return (*grads, *(None,) * 6)
 
 
-def _goal(teacher: HeadProduct | Tensor, rows: slice, weight: Tensor | None) -> Tensor:
-    """The teacher's logits of some rows."""
+def _goal(
+    teacher: Teacher, rows: slice, weight: Tensor | None, vocabulary: int
+) -> Tensor | Kept | None:
+    """What the teacher says of some rows; further logits than the student's are padding."""
+    if teacher is None or isinstance(teacher, Kept):
+        return teacher and teacher.part(rows)
     if isinstance(teacher, HeadProduct):
         assert weight is not None
-        return teacher.logits(rows, weight)
-    return teacher[rows]
+        return teacher.logits(rows, weight)[:, :vocabulary]
+    return teacher[rows, :vocabulary]
 
 
 def _add_gradients(
@@ -116,7 +147,7 @@ def _add_gradients(
 
 def _walk(
     student: Tensor,
-    teacher: Tensor | None,
+    teacher: Tensor | Kept | None,
     labels: Tensor,
     gamma: float,
     temperature: float,
@@ -137,11 +168,11 @@ def _walk(
         slope: Any = None
         if gamma > 0:
             assert teacher is not None
-            taught = teacher[rows].float()
-            soft = log_p
-            if temperature != 1:
-                soft, taught = (logits / temperature).log_softmax(-1), taught / temperature
-            log_q = taught.log_softmax(-1)
+            soft = log_p if temperature == 1 else (logits / temperature).log_softmax(-1)
+            if isinstance(teacher, Kept):
+                log_q = teacher.part(rows).completed(soft)
+            else:
+                log_q = (teacher[rows].float() / temperature).log_softmax(-1)
             q = log_q.exp()
             divergence += torch.linalg.vecdot(q, log_q.sub_(soft)).dot(keep[rows, 0])
             if grad is not None:
@@ -168,7 +199,7 @@ def _terms(
 
 def distill(
     student: Tensor,
-    teacher: Tensor | None,
+    teacher: Tensor | Kept | None,
     labels: Tensor,
     gamma: float,
     temperature: float = 1.0,
@@ -178,7 +209,7 @@ def distill(
 
     Only the first is differentiable, in `student` alone. `count` is the divisor of the means: by
     default the rows that count here; a trainer that accumulates gives the rows of the whole step.
-    teacher None needs gamma 0.
+    teacher None needs gamma 0; kept log-probabilities are those at the same temperature.
     """
     assert teacher is not None or gamma == 0, "gamma > 0 needs a teacher"
     terms: tuple[Tensor, Tensor, Tensor]
@@ -189,7 +220,7 @@ def distill(
 
 def distill_heads(
     student: HeadProduct,
-    teacher: HeadProduct | Tensor | None,
+    teacher: Teacher,
     labels: Tensor,
     gamma: float,
     temperature: float = 1.0,

@@ -28,6 +28,7 @@ from edgeqat.pipeline.preparation import (
 from edgeqat.pipeline.run import Run
 from edgeqat.pipeline.speed import step_seconds
 from edgeqat.pipeline.task import Task
+from edgeqat.pipeline.teaching import teaching
 from edgeqat.pipeline.text_task import TextTask
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes
@@ -186,8 +187,8 @@ class Budget:
         update = {**_rates(rate), "steps": steps, "warmup_steps": steps // 4}
         train = with_rates(recipe.train.model_copy(update=update), 0.0)
         trial = recipe.model_copy(update={"train": train})
-        objective = self._task.objective(trial, self._task.teacher or self._task.model)
-        trainer = QATTrainer(model, trial, self._task.train, objective, "trial", listener=listener)
+        data, objective = teaching(self._task, trial, keep_exact=True)
+        trainer = QATTrainer(model, trial, data, objective, "trial", listener=listener)
         trainer.run()
         return float(trainer.metrics()["seconds"]) / steps
 

@@ -255,6 +255,8 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.quant.kv.llama_cpp or recipe.quant.activation.mode == "q8_0":
         raise UsageError("target: gguf is for language models; leave out --target")
+    if recipe.distill.kept is not None:
+        raise RecipeError("distill.kept: it is for language models; leave it out")
     if recipe.data.mix:
         raise RecipeError("data.mix: images are not mixed; give one --data")
     if recipe.train.method != "full" or recipe.train.gradient_checkpointing:

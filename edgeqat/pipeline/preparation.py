@@ -19,6 +19,7 @@ from edgeqat.nn.lowrank import add_adapters
 from edgeqat.output import whole_file
 from edgeqat.pipeline.run import Run
 from edgeqat.pipeline.task import Score, Task
+from edgeqat.quant.quantizer import Quantizer
 from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes
@@ -84,9 +85,13 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def trainable(model: Any, recipe: Recipe) -> Any:
-    """The prepared model with what the recipe's method trains: everything, or adapters in place."""
+    """The prepared model with what the recipe's method trains: everything, adapters in place, or
+    scales and vectors (norms, biases).
+    """
     if not recipe.train.embedding:
         freeze_embedding(model)
+    if recipe.train.method == "scales":
+        freeze_weights(model)
     if recipe.train.method == "lowrank":
         set_seed(recipe.seed)  # adapters: the float row before them may have been there already
         add_adapters(model, recipe.train.lowrank)
@@ -99,6 +104,15 @@ def freeze_embedding(model: Any) -> None:
         for part in (model.get_input_embeddings(), model.get_output_embeddings()):
             if part is not None:
                 part.requires_grad_(False)
+
+
+def freeze_weights(model: nn.Module) -> None:
+    """Leave matrices as they are, in training; their scales go on."""
+    quantizers = (module for module in model.modules() if isinstance(module, Quantizer))
+    scales = {id(scale) for quantizer in quantizers for scale in quantizer.scale_parameters()}
+    for parameter in model.parameters():
+        if parameter.ndim >= 2 and id(parameter) not in scales:
+            parameter.requires_grad_(False)
 
 
 def format_score(score: Score) -> str:

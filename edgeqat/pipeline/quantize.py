@@ -22,8 +22,6 @@ from edgeqat.hf import float_model, lowrank, packed_folder
 from edgeqat.hf.stored import float_size, size_by_kind
 from edgeqat.memory import peak_rss_bytes
 from edgeqat.nn import convert
-from edgeqat.nn.half import narrow
-from edgeqat.nn.precision import uses_bf16
 from edgeqat.output import json_text
 from edgeqat.pipeline.baseline import float_same_steps, float_score
 from edgeqat.pipeline.budget import Budget
@@ -35,7 +33,7 @@ from edgeqat.pipeline.self_text import with_self_text
 from edgeqat.pipeline.snapshots import Snapshots
 from edgeqat.pipeline.start import check_extras, check_start
 from edgeqat.pipeline.task import Score, Task
-from edgeqat.pipeline.text_task import needs_teacher
+from edgeqat.pipeline.teaching import teaching
 from edgeqat.pipeline.widths import with_widths
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.files import RESOLVED
@@ -108,16 +106,12 @@ def train(
     """QAT of a prepared model in place; returns the metrics `train` and, with one, `coreset`."""
     from edgeqat.train.trainer import QATTrainer  # seconds: not before what may be refused
 
-    teacher = None
-    if needs_teacher(recipe):
-        teacher = task.teacher or task.model  # the float model is not trained any more
-        if uses_bf16(recipe.train.bf16, model):
-            narrow(teacher)
     reselection, cache_seconds = coreset_of(task, recipe, model)
     cache_seconds = run.result("cache_seconds", lambda: cache_seconds)
+    data, objective = teaching(task, recipe)
     trainer = QATTrainer(
-        model, recipe, task.train, task.objective(recipe, teacher), "qat", run.records, listener,
-        run.checkpoints("qat"), reselection,
+        model, recipe, data, objective, "qat", run.records, listener, run.checkpoints("qat"),
+        reselection,
     )  # fmt: skip
     trainer.run()
     told = trainer.metrics()  # before anything else takes time
@@ -146,6 +140,7 @@ def _write_output(
 ) -> None:
     """Convert the trained model, write the packed folder, and add what the folder itself gives."""
     with run.finished(metrics) as folder:
+        task.bring_back()
         if recipe.train.method == "lowrank":
             lowrank.save_adapters(model, folder / ADAPTER, recipe.model.name)
         device = next(model.parameters()).device

@@ -6,7 +6,7 @@ the rest of the pipeline is the same for both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +35,22 @@ class Task(ABC):
     teacher: nn.Module | None
     train: Blocks | BlockStream | Images
     valid: Blocks | Images
+    load: Callable[[], tuple[Any, Any]] | None = None  # model and teacher anew
 
     @abstractmethod
     def describe(self) -> str:
         """The data in words."""
 
     def release(self) -> None:
-        """Let go of the float models, which nothing needs any more: room for the packed one."""
+        """Let go of the float models, which need room that others want."""
         del self.model
         self.teacher = None
+
+    def bring_back(self) -> None:
+        """Load the float models again, if a stage that needs none has released them."""
+        if not hasattr(self, "model"):
+            assert self.load is not None
+            self.model, self.teacher = self.load()
 
     def text(self) -> tuple[Tensor, list[str]] | None:
         """Ids (T,) of a held-out text for the report's snapshots, and its tokens as words; None of

@@ -5,7 +5,7 @@ text, checked against each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -54,6 +54,7 @@ class TextTask(Task):
     tokenizer: PreTrainedTokenizerBase
     train: Blocks | BlockStream
     valid: Blocks
+    load: Callable[[], tuple[Any, Any]] | None = None
     _apart: Blocks | None = None
 
     def describe(self) -> str:
@@ -88,6 +89,7 @@ class TextTask(Task):
 
     def divergence(self, model: nn.Module) -> float:
         """KL to the float model on the blocks apart, in nats a token."""
+        self.bring_back()
         return divergence(model, self.model, self.apart.ids)
 
     def evaluate(self, model: nn.Module) -> Score:
@@ -175,9 +177,7 @@ def load_text(recipe: Recipe) -> TextTask:
     set_seed(recipe.seed)
     data = recipe.data
     check_family(float_model.load_config(recipe.model.name))
-    model = float_model.load_model(recipe.model.name, recipe.model.weights)
-    conv1d.to_linear(model)
-    keep_half(model)
+    model = _load_float(recipe)
     if recipe.quant.kv.llama_cpp or recipe.quant.activation.mode == "q8_0":
         reason = llama.unsupported(model.config.to_dict(), recipe.quant.bits())
         if reason is not None:
@@ -196,10 +196,25 @@ def load_text(recipe: Recipe) -> TextTask:
             f"distill.teacher: '{name}' teaches nothing with distill.weight 0; leave it out or "
             "raise the weight"
         )
+    if recipe.distill.kept is not None and isinstance(train, BlockStream):
+        raise RecipeError(
+            "distill.kept: nothing is kept of a stream; leave it out or set data.streaming to false"
+        )
     teacher = load_teacher(name, model, tokenizer) if name else None
     Guidance(recipe.guide).check(model, teacher or model)
     Correction(recipe.correct).check(model, teacher or model)
-    return TextTask(model, teacher, tokenizer, train, valid)
+
+    def load() -> tuple[PreTrainedModel, PreTrainedModel | None]:
+        again = _load_float(recipe)
+        return again, load_teacher(name, again, tokenizer) if name else None
+
+    return TextTask(model, teacher, tokenizer, train, valid, load)
+
+
+def _load_float(recipe: Recipe) -> PreTrainedModel:
+    model = float_model.load_model(recipe.model.name, recipe.model.weights)
+    conv1d.to_linear(model)
+    return keep_half(model)
 
 
 def needs_teacher(recipe: Recipe) -> bool:

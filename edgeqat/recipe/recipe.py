@@ -52,11 +52,32 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _adapters_have_a_place(self) -> Recipe:
-        if self.train.method == "lowrank":
+        method = self.train.method
+        if method != "full":
             if self.quant.weight.scale == "minmax":
-                raise ValueError("train.method: 'lowrank' needs quant.weight.scale 'learned'")
+                raise ValueError(f"train.method: '{method}' needs quant.weight.scale 'learned'")
             if self.quant.bits().weight_bits == FLOAT_BITS:
-                raise ValueError("train.method: 'lowrank' needs a scheme with quantized weights")
+                raise ValueError(f"train.method: '{method}' needs a scheme with quantized weights")
+        return self
+
+    @model_validator(mode="after")
+    def _kept_teacher_says_enough(self) -> Recipe:
+        if self.distill.kept is None:
+            return self
+        guided = any(term.weight > 0 for _, term in self.guide)
+        needed = {
+            "distill.temperature": self.distill.temperature != 1,
+            "guide": guided,
+            "correct.weight": self.correct.weight > 0,
+        }
+        for field, given in needed.items():
+            if given:
+                raise ValueError(
+                    f"{field}: it needs the teacher in every step, and distill.kept leaves it out; "
+                    "give one of the two"
+                )
+        if self.distill.weight == 0:
+            raise ValueError("distill.kept: distill.weight 0 needs no teacher; leave it out")
         return self
 
     @property

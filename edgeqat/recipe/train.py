@@ -51,8 +51,10 @@ LARGEST_BF16_BETA = 0.99
 
 
 class TrainSection(Section):
-    method: Literal["full", "lowrank"] = Field(
-        "full", description="train the weights, or low-rank adapters inside the rounding (LR-QAT)"
+    method: Literal["full", "lowrank", "scales"] = Field(
+        "full",
+        description="train the weights, low-rank adapters inside the rounding (LR-QAT), or scales "
+        "and norms alone (EfficientQAT)",
     )
     lowrank: LowRankSection = LowRankSection()
     blocks: BlockSection = BlockSection()
@@ -110,6 +112,12 @@ class DistillSection(Section):
     temperature: float = Field(1.0, gt=0, description="tau of the softened distributions")
     teacher: str | None = Field(
         None, description="another model as teacher; absent: the float model itself"
+    )
+    kept: int | None = Field(
+        None,
+        ge=1,
+        description="most probable tokens of the teacher, kept on disk for every token before "
+        "training, which takes no memory for it then; absent: it runs in every step",
     )
 
 

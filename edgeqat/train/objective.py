@@ -13,12 +13,12 @@ Sources: losses/distill, train/guidance, train/correction. Legend: B batch, T to
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from edgeqat.losses.distill import IGNORE, HeadProduct, distill, distill_heads
+from edgeqat.losses.distill import IGNORE, HeadProduct, Kept, Teacher, distill, distill_heads
 from edgeqat.nn.deferred_head import DeferredHead, deferred
 from edgeqat.nn.token_importance import observing
 from edgeqat.recipe.train import CorrectSection, DistillSection, GuideSection
@@ -26,11 +26,19 @@ from edgeqat.train.correction import Correction
 from edgeqat.train.guidance import Guidance
 
 
-class Objective:
-    """Turns a batch into {"loss", "ce", "kl", ...}; holds the teacher, if any.
+class TeacherOutputs(Protocol):
+    """What a teacher that is not there has said of every sample (coreset/float_outputs)."""
 
-    A batch holds `input_ids` (B, T), where some are padding `attention_mask` (B, T), and where not
-    all are to be predicted `counted` (B, T).
+    def of(self, samples: Tensor, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities (B, T, V), or (B, T, K) and the tokens they are of."""
+
+
+class Objective:
+    """Turns a batch into {"loss", "ce", "kl", ...}; holds the teacher, if any, or what it has said
+    of the samples.
+
+    A batch holds `input_ids` (B, T), where some are padding `attention_mask` (B, T), where not all
+    are to be predicted `counted` (B, T), and with `outputs` the numbers `sample` (B,).
     """
 
     def __init__(
@@ -39,8 +47,11 @@ class Objective:
         teacher: nn.Module | None,
         guide: GuideSection | None = None,
         correct: CorrectSection | None = None,
+        outputs: TeacherOutputs | None = None,
     ) -> None:
-        self.gamma = distillation.weight if teacher is not None else 0.0
+        self.outputs = outputs
+        taught = teacher is not None or outputs is not None
+        self.gamma = distillation.weight if taught else 0.0
         self.temperature = distillation.temperature
         self.guidance = Guidance(guide or GuideSection())
         self.correction = Correction(correct or CorrectSection())
@@ -68,8 +79,10 @@ class Objective:
         ):
             logits = _product(head, self.logits(student, inputs))
         teacher_taps, targets = {}, []
-        taught: HeadProduct | Tensor | None = None
-        if self.teacher is not None:
+        taught: Teacher = None
+        if self.outputs is not None:
+            taught = self._kept(batch)
+        elif self.teacher is not None:
             with (
                 torch.no_grad(),
                 self._taps(self.teacher) as teacher_taps,
@@ -83,7 +96,7 @@ class Objective:
             loss, cross_entropy, divergence = distill_heads(logits, teacher, *given)
         else:
             assert not isinstance(teacher, HeadProduct)
-            if teacher is not None:
+            if isinstance(teacher, Tensor):
                 teacher = teacher[:, : logits.shape[-1]]  # further rows are padding
             loss, cross_entropy, divergence = distill(logits, teacher, *given)
         terms = {"ce": cross_entropy}
@@ -112,6 +125,15 @@ class Objective:
         if "counted" in batch:
             labels[:, :-1].masked_fill_(~batch["counted"][:, 1:], IGNORE)
         return inputs, labels
+
+    def _kept(self, batch: dict[str, Tensor]) -> Tensor | Kept:
+        """What the teacher has said of a batch's tokens (N, V), or of K of them a row."""
+        assert self.outputs is not None
+        sample = batch["sample"]
+        values, tokens = self.outputs.of(sample.cpu(), sample.device)
+        if tokens is None:
+            return values.flatten(0, -2)
+        return Kept(values.flatten(0, -2), tokens.flatten(0, -2))
 
     def logits(self, model: nn.Module, inputs: Any) -> Tensor:
         """Logits (B, T, V) of what `prepared` gave."""

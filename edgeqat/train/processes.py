@@ -22,6 +22,12 @@ def count() -> int:
     return _state().num_processes
 
 
+def device() -> torch.device:
+    """Where this process computes."""
+    place: torch.device = _state().device
+    return place
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return _state().is_main_process

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from edgeqat.losses.distill import IGNORE, distill
+from edgeqat.losses.distill import IGNORE, Kept, distill
 
 
 def reference(student, teacher, labels, gamma, temperature, count=None):
@@ -192,3 +192,34 @@ def test_the_loss_is_float32_inside_autocast(gamma):
         (other,) = torch.autograd.grad(found[0], student)
     assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
     assert torch.equal(other, slope)
+
+
+def test_a_kept_row_of_three_by_hand():
+    # student p = (1/2, 1/4, 1/4); of the teacher q(0) = 1/4 is known, so q_r = 3/4 and p_r = 1/2
+    student = torch.tensor([[2.0, 1.0, 1.0]]).log().requires_grad_()
+    kept = Kept(torch.tensor([[0.25]]).log(), torch.tensor([[0]]))
+    loss, _, divergence = distill(student, kept, torch.tensor([0]), 1.0)
+    expected = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert divergence.item() == pytest.approx(expected, rel=1e-5)
+    loss.backward()  # p - q, where q shares 3/4 out equally, as the student does
+    assert torch.allclose(student.grad, torch.tensor([[0.25, -0.125, -0.125]]), atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_all_kept_tokens_are_the_whole_teacher(rows):
+    student, teacher, labels = batch(rows)
+    values, tokens = teacher.log_softmax(-1).topk(teacher.shape[-1], dim=-1)
+    whole, *terms = distill(student, teacher, labels, 0.5)
+    loss, *found = distill(student, Kept(values, tokens), labels, 0.5)
+    assert [t.item() for t in found] == pytest.approx([t.item() for t in terms], rel=1e-4)
+    gradients = [torch.autograd.grad(one, student)[0] for one in (loss, whole)]
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-6)
+
+
+def test_fewer_kept_tokens_give_a_smaller_divergence():
+    student, teacher, labels = batch(20)
+    found = []
+    for kept in (1, 4, 8, 11):
+        values, tokens = teacher.log_softmax(-1).topk(kept, dim=-1)
+        found.append(distill(student, Kept(values, tokens), labels, 1.0)[2].item())
+    assert found == sorted(found) and found[0] > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgeqat.losses import distill as module
-from edgeqat.losses.distill import IGNORE, HeadProduct, distill, distill_heads
+from edgeqat.losses.distill import IGNORE, HeadProduct, Kept, distill, distill_heads
 
 ROWS, WIDTH, VOCABULARY = 70, 8, 11
 
@@ -82,3 +82,14 @@ def test_one_rows_logits_are_all_that_is_held(monkeypatch):
     monkeypatch.setattr(module, "_LOGITS", 20 * VOCABULARY)
     distill_heads(product(0), product(1, trained=False), labels(), 1.0)
     assert max(seen) == 20
+
+
+def test_kept_tokens_of_a_teacher_are_taken_part_by_part(monkeypatch):
+    student, taught = product(0), whole(product(1, trained=False)).log_softmax(-1)
+    kept = Kept(*taught.topk(4, dim=-1))
+    loss, *terms = distill(whole(student), kept, labels(), 0.5)
+    expected = torch.autograd.grad(loss, student.weight)
+    monkeypatch.setattr(module, "_LOGITS", 20 * VOCABULARY)  # 20 rows at a time
+    loss, *found = distill_heads(student, kept, labels(), 0.5)
+    assert [t.item() for t in found] == pytest.approx([t.item() for t in terms], rel=1e-5)
+    assert torch.allclose(*torch.autograd.grad(loss, student.weight), *expected, atol=1e-6)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import tiny
 import torch
 
-from edgeqat.errors import ModelError
+from edgeqat.coreset import float_outputs
+from edgeqat.errors import ModelError, RecipeError, StorageError
+from edgeqat.pipeline.load import load_task
+from edgeqat.pipeline.preparation import prepared, trainable
 from edgeqat.pipeline.quantize import quantize
+from edgeqat.pipeline.teaching import teaching
+from edgeqat.train.trainer import QATTrainer
 
 
 def test_another_model_teaches(recipe, tmp_path):
@@ -57,3 +64,89 @@ def test_a_teacher_of_another_vocabulary_is_refused_before_anything_trains(recip
         quantize(chosen, tmp_path / "out", listener=records.append)
     assert not (tmp_path / "out").exists()
     assert records == []
+
+
+def _records(chosen, output):
+    records = []
+    quantize(chosen, output, listener=records.append)
+    return [record["terms"] for record in records]
+
+
+def test_a_teacher_whose_every_token_is_kept_teaches_as_one_in_memory_does(recipe, tmp_path):
+    there = _records(recipe(distill={"weight": 0.7}), tmp_path / "there")
+    kept = recipe(distill={"weight": 0.7, "kept": tiny.VOCABULARY})
+    away = _records(kept, tmp_path / "away")
+    # what it said of the blocks that two steps see, of fewer than all: other blocks, the same kind
+    assert len(away) == len(there) == 2 and set(away[0]) == set(there[0])
+    steps = recipe(data={"train_blocks": 4}, distill={"weight": 0.7}, train={"steps": 2})
+    same = steps.model_copy(update={"distill": kept.distill})
+    for found, expected in zip(
+        _records(same, tmp_path / "c"), _records(steps, tmp_path / "d"), strict=True
+    ):
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_teacher_whose_outputs_are_kept_is_not_in_memory(recipe):
+    task = load_task(recipe())
+    data, objective = teaching(task, recipe(distill={"kept": 8}))
+    assert not hasattr(task, "model") and objective.teacher is None
+    assert len(data) == 4 and data[3]["sample"] == 3  # two steps of two blocks
+    task.bring_back()
+    assert task.divergence(task.model) == pytest.approx(0, abs=1e-6)
+
+
+def test_outputs_are_kept_once(recipe, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "edgeqat")
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(float_outputs, "EXACT_CLASSES", 100)
+    for name in ("a", "b"):
+        quantize(recipe(distill={"kept": 8}), tmp_path / name)
+    assert caplog.text.count("float outputs of 4 samples computed") == 1
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (
+        tmp_path / "b" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_disk_without_room_for_outputs_is_told_how_much_they_take(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1000))
+    with pytest.raises(StorageError, match=r"distill\.kept: .* take 0\.00 GB .* EDGEQAT_CACHE"):
+        quantize(recipe(distill={"kept": 8}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "field"),
+    [
+        ("distill", {"temperature": 2.0}, r"distill\.temperature"),
+        ("distill", {"weight": 0.0}, r"distill\.kept"),
+        ("correct", {"weight": 0.1}, r"correct\.weight"),
+        ("guide", {"entropy": {"weight": 0.1}}, "guide"),
+    ],
+)
+def test_what_needs_a_teacher_in_every_step_is_refused(recipe, section, values, field):
+    changes = {"distill": {"kept": 8}}
+    changes[section] = {**changes.get(section, {}), **values}
+    with pytest.raises(ValueError, match=field):
+        recipe(**changes)
+
+
+def test_nothing_is_kept_of_a_stream(recipe, text_file, tmp_path):
+    data = {"streaming": True, "valid": str(text_file)}
+    with pytest.raises(RecipeError, match=r"distill\.kept: .* stream"):
+        quantize(recipe(distill={"kept": 8}, data=data), tmp_path / "out")
+
+
+def test_scales_alone_are_trained(recipe):
+    chosen = recipe(train={"method": "scales", "learning_rate": 1e-3, "scale_learning_rate": 1e-3})
+    task = load_task(chosen)
+    model = trainable(prepared(task, chosen, chosen.quant), chosen)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any(name.endswith("weight_quantizer.scale") for name in trained)
+    assert any("norm" in name for name in trained)
+    assert not any(name.endswith(("proj.weight", "embed_tokens.weight")) for name in trained)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    data, objective = teaching(task, chosen)
+    QATTrainer(model, chosen, data, objective).run()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and moved <= trained
