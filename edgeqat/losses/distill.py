@@ -25,7 +25,7 @@ from torch import Tensor
 
 IGNORE = -100
 _ROWS = 16  # a chunk of both logits stays in a core's cache
-_LOGITS = 2**25  # values held at a time
+_LOGITS = 2**23  # values held at a time
 _LEAST_REST = 1e-6  # probability that a teacher's kept tokens leave, at least: float16 rounds
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from transformers import TrainerCallback
 
 import edgeqat
 from edgeqat.data.text import Blocks
@@ -72,6 +73,25 @@ def test_two_micro_batches_of_four_are_one_batch_of_eight():
     for (name, one), two in zip(whole.named_parameters(), parts.parameters(), strict=True):
         change = (one - start[name]).norm()
         assert (one - two).norm() <= 0.05 * change + 1e-6, name
+
+
+def test_gradients_of_micro_batches_stay_in_their_place_and_are_freed_at_the_end():
+    places = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, model, **kwargs):
+            grads = [p.grad for p in model.parameters() if p.requires_grad]
+            assert all((grad == 0).all() for grad in grads)
+            places.append([grad.data_ptr() for grad in grads])
+
+    chosen = recipe(batch_size=2, accumulation=2)
+    model = edgeqat.prepare(tiny.llama(), quant=chosen.quant)
+    objective = Objective(chosen.distill, tiny.llama())
+    trainer = QATTrainer(model, chosen, blocks(), objective)
+    trainer.add_callback(Watch())
+    trainer.run()
+    assert len(places) == 4 and all(place == places[0] for place in places)
+    assert all(p.grad is None for p in model.parameters()) and "zero_grad" not in vars(model)
 
 
 def test_micro_batches_keep_the_scale_of_the_gradient():
