@@ -116,8 +116,11 @@ class BlockSamples(Samples):
         return torch.nn.functional.pad(ids[:, 1:], (0, 1), value=IGNORE)
 
     def logits(self, model: nn.Module, index: Tensor) -> Tensor:
-        ids = self.blocks.ids[index].to(next(model.parameters()).device)
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        device, positions = next(model.parameters()).device, self.blocks.positions
+        inputs = {"input_ids": self.blocks.ids[index].to(device)}
+        if positions is not None:
+            inputs["position_ids"] = positions[index].to(device)
+        logits: Tensor = model(**inputs, use_cache=False).logits
         return logits[..., : self.vocabulary]
 
     def fingerprint(self) -> str:

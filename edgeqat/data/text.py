@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from edgeqat.data.documents import documents, left_out, text_files
+from edgeqat.data.packing import packed
 from edgeqat.data.sources import mixed, sources
-from edgeqat.data.tokens import Piece, Tokenizer, pieces
+from edgeqat.data.tokens import Piece, Tokenizer, joined, pieces, samples
 from edgeqat.errors import DataError
 from edgeqat.recipe.data import DataSection
 
@@ -31,16 +32,19 @@ logger = logging.getLogger(__name__)
 
 class Blocks(Dataset):
     """Packed blocks (N, context) of token ids, int64, with stable indices; `counted`, of the same
-    shape, are the tokens that count in the loss (None: all). Where `is_numbered`, a row holds its
-    index too, as `sample`.
+    shape, are the tokens that count in the loss (None: all), and `positions` those of samples that
+    do not see each other (None: a block is one text). Where `is_numbered`, a row holds its index
+    too, as `sample`.
     """
 
     is_numbered = False
 
     unit = "tokens"  # of training speed
 
-    def __init__(self, ids: Tensor, counted: Tensor | None = None) -> None:
-        self.ids, self.counted = ids, counted
+    def __init__(
+        self, ids: Tensor, counted: Tensor | None = None, positions: Tensor | None = None
+    ) -> None:
+        self.ids, self.counted, self.positions = ids, counted, positions
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,17 +53,20 @@ class Blocks(Dataset):
         row = {"input_ids": self.ids[index]}
         if self.counted is not None:
             row["counted"] = self.counted[index]
+        if self.positions is not None:
+            row["position_ids"] = self.positions[index]
         if self.is_numbered:
             row["sample"] = torch.arange(len(self))[index]
         return row
 
     def part(self, index: Any) -> Blocks:
         """The blocks of an index tensor, a mask or a slice."""
-        return Blocks(self.ids[index], None if self.counted is None else self.counted[index])
+        others = self.counted, self.positions
+        return Blocks(self.ids[index], *(None if one is None else one[index] for one in others))
 
     def numbered(self) -> Blocks:
         """The same blocks, numbered."""
-        blocks = Blocks(self.ids, self.counted)
+        blocks = Blocks(self.ids, self.counted, self.positions)
         blocks.is_numbered = True
         return blocks
 
@@ -73,8 +80,9 @@ class Blocks(Dataset):
         """A hash of shape and ids."""
         digest = hashlib.sha256(str(tuple(self.ids.shape)).encode())
         digest.update(self.ids.numpy().tobytes())
-        if self.counted is not None:
-            digest.update(self.counted.numpy().tobytes())
+        for part in (self.counted, self.positions):
+            if part is not None:
+                digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -89,10 +97,10 @@ class BlockStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         body = self.data.context - int(self.data.bos)
         while True:
-            waiting = _joined([])
+            waiting = joined([])
             has_block = False
             for piece in _pieces(self.documents(), self.tokenizer, self.data):
-                waiting = _joined([waiting, piece])
+                waiting = joined([waiting, piece])
                 blocks = _blocks(waiting, self.tokenizer, self.data)
                 waiting = Piece(*(part[len(blocks) * body :] for part in waiting))
                 for number in range(len(blocks)):
@@ -119,19 +127,24 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
             raise DataError("data.mix: a stream cannot be mixed; set data.streaming to false")
         stream = BlockStream(lambda: documents(train, data.text_field), tokenizer, data)
         return stream, held_out_blocks(data, tokenizer)
-    blocks = _pack(train, tokenizer, data)
     if valid is not None:
-        held_out = held_out_blocks(data, tokenizer)
+        blocks, held_out = _pack(train, tokenizer, data), held_out_blocks(data, tokenizer)
+    elif data.packing == "whole":
+        texts = list(documents(train, data.text_field))
+        held = max(1, int(len(texts) * HELD_OUT))
+        blocks = _whole(texts[:-held], f"'{train}'", tokenizer, data)
+        held_out = _joined(texts[-held:], f"the end of '{train}'", tokenizer, data)
     else:
+        blocks = _pack(train, tokenizer, data)
         held = max(1, int(len(blocks) * HELD_OUT))
         if held >= len(blocks):
             raise DataError(
                 f"data.train: '{train}' gives {len(blocks)} block(s) of {data.context} tokens, too "
                 "few to hold some out; give more text, a smaller data.context or data.valid"
             )
-        held_out = blocks.part(slice(-held, None)).evenly(data.valid_blocks)
-        blocks = blocks.part(slice(None, -held))
-    return _mixed(blocks, tokenizer, data).evenly(data.train_blocks), held_out
+        blocks, held_out = blocks.part(slice(None, -held)), blocks.part(slice(-held, None))
+    train_blocks = _mixed(blocks, tokenizer, data).evenly(data.train_blocks)
+    return train_blocks, held_out.evenly(data.valid_blocks)
 
 
 def _mixed(blocks: Blocks, tokenizer: Tokenizer, data: DataSection) -> Blocks:
@@ -144,9 +157,9 @@ def _mixed(blocks: Blocks, tokenizer: Tokenizer, data: DataSection) -> Blocks:
     parts = [(blocks, 1 - sum(data.mix.values())), *others]
     total = min(len(part) / share for part, share in parts)
     taken = [part.evenly(max(round(total * share), 1)) for part, share in parts]
-    counted = [part.counted for part in taken if part.counted is not None]
+    rest = ([getattr(part, name) for part in taken] for name in ("counted", "positions"))
     ids = torch.cat([part.ids for part in taken])
-    return Blocks(ids, torch.cat(counted) if counted else None)
+    return Blocks(ids, *(None if values[0] is None else torch.cat(values) for values in rest))
 
 
 def _tell_files(folder: Path, valid: str | None) -> None:
@@ -166,26 +179,36 @@ def held_out_blocks(data: DataSection, tokenizer: Tokenizer) -> Blocks:
     _, valid = sources(data)
     if valid is None:
         return load_blocks(data, tokenizer)[1]
-    return _pack(valid, tokenizer, data).evenly(data.valid_blocks)
+    texts = documents(valid, data.text_field)
+    return _joined(texts, f"'{valid}'", tokenizer, data).evenly(data.valid_blocks)
 
 
 def _pieces(texts: Any, tokenizer: Tokenizer, data: DataSection) -> Iterator[Piece]:
     return pieces(texts, tokenizer, data.loss == "answers")
 
 
-def _joined(parts: list[Piece]) -> Piece:
-    ids = [part.ids for part in parts] or [torch.zeros(0, dtype=torch.int64)]
-    counted = [part.counted for part in parts] or [torch.zeros(0, dtype=torch.bool)]
-    return Piece(torch.cat(ids), torch.cat(counted))
-
-
 def _pack(source: str, tokenizer: Tokenizer, data: DataSection) -> Blocks:
-    texts = documents(source, data.text_field)
-    all_of_it = _joined(list(_pieces(texts, tokenizer, data)))
+    """Training blocks of a source."""
+    pack = _whole if data.packing == "whole" else _joined
+    return pack(documents(source, data.text_field), f"'{source}'", tokenizer, data)
+
+
+def _joined(texts: Any, source: str, tokenizer: Tokenizer, data: DataSection) -> Blocks:
+    """Documents one behind the other, cut into blocks."""
+    all_of_it = joined(list(_pieces(texts, tokenizer, data)))
     blocks = _blocks(all_of_it, tokenizer, data)
     if not len(blocks):
-        raise _too_short(f"'{source}'", len(all_of_it.ids), data)
+        raise _too_short(source, len(all_of_it.ids), data)
     return blocks
+
+
+def _whole(texts: Any, source: str, tokenizer: Tokenizer, data: DataSection) -> Blocks:
+    """Documents that stay whole and do not see each other."""
+    pieces = samples(iter(texts), tokenizer, data.loss == "answers", data.bos)
+    ids, positions, counted = packed(pieces, data.context, tokenizer.eos_token_id or 0)
+    if not len(ids):
+        raise _too_short(source, 0, data)
+    return Blocks(ids, counted, positions)
 
 
 def _too_short(source: str, tokens: int, data: DataSection) -> DataError:

@@ -53,6 +53,29 @@ def pieces(
         before = document
 
 
+def samples(
+    documents: Iterator[str | Conversation], tokenizer: Tokenizer, answers: bool, bos: bool
+) -> Iterator[Piece]:
+    """Documents as whole pieces: behind BOS where that is asked for, with end-of-text at the end of
+    plain text.
+    """
+    first = [tokenizer.bos_token_id] if bos and tokenizer.bos_token_id is not None else []
+    last = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for number, document in enumerate(documents, 1):
+        if isinstance(document, Conversation):
+            parts = [_conversation(document, tokenizer, answers, number)]
+        else:
+            parts = [*pieces(iter([document]), tokenizer, answers), _counted(last)]
+        yield joined([_counted(first), *parts])
+
+
+def joined(parts: list[Piece]) -> Piece:
+    """Pieces, one behind the other."""
+    ids = [part.ids for part in parts] or [torch.zeros(0, dtype=torch.int64)]
+    counted = [part.counted for part in parts] or [torch.zeros(0, dtype=torch.bool)]
+    return Piece(torch.cat(ids), torch.cat(counted))
+
+
 def _counted(ids: list[int]) -> Piece:
     return Piece(torch.tensor(ids, dtype=torch.int64), torch.ones(len(ids), dtype=torch.bool))
 

@@ -133,6 +133,8 @@ class AttentionQuantizer(nn.Module):
             _refuse_spare_keys(real, tokens, mask is None)
         whole = waiting is not None and waiting.seen == waiting.stored
         position = token_positions(real, None if whole else positions)
+        if mask is not None and tokens == count:
+            position = in_samples(position, mask)
         query, key = self._turned(query), self._turned(key)
         value = rotate(value, self.value_rotation)
         query = self.query(query)
@@ -268,6 +270,17 @@ def token_positions(real: Tensor, positions: Tensor | None = None) -> Tensor:
         ahead = (positions - position[:, -tokens:]) * real[:, -tokens:]
         position = position + ahead.amax(dim=1, keepdim=True)
     return position.masked_fill(~real, -1)
+
+
+def in_samples(position: Tensor, mask: Tensor) -> Tensor:
+    """Positions (B or 1, T) of a whole sequence, counted anew where a token does not see the one
+    before it: there a sample of its own begins.
+    """
+    seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
+    begins = torch.ones_like(position, dtype=torch.bool).expand(len(seen), -1).clone()
+    begins[:, 1:] = ~seen.diagonal(-1, dim1=1, dim2=2)
+    first = position.expand_as(begins).masked_fill(~begins, 0).cummax(dim=1).values
+    return (position - first).masked_fill(position < 0, -1)
 
 
 def _refuse_spare_keys(real: Tensor, tokens: int, causal: bool) -> None:

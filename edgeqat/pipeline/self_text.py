@@ -74,8 +74,7 @@ def with_self_text(recipe: Recipe) -> Recipe:
         return recipe
     file = file_of(recipe)
     if not processes.broadcast_from_first(file.is_file):
-        if processes.is_first():
-            _write(recipe, file)
+        _write(recipe, file)
         processes.wait()
     logger.info("text: written by the model itself, in '%s'", file)
     data = recipe.data
@@ -86,34 +85,44 @@ def with_self_text(recipe: Recipe) -> Recipe:
 
 
 def _write(recipe: Recipe, file: Path) -> None:
+    """Every process writes batches of its own; the text is that of one process."""
     part = file.with_suffix(".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        batches = _kept(part)
+        batches = processes.broadcast_from_first(lambda: _kept(part))
         tokens = sum(batch["tokens"] for batch in batches)
         seen = {text for batch in batches for text in batch["texts"]}
         limit, begun, wanted = _seconds(recipe), time.monotonic(), recipe.data.self_tokens
-        writer = Writer(recipe) if tokens < wanted else None
-        while writer is not None and tokens < wanted:
-            batch = writer.batch(len(batches), seen)
-            batches.append(batch)
-            tokens += batch["tokens"]
-            seen.update(batch["texts"])
-            with open(part, "a", encoding="utf-8") as out:
-                out.write(json.dumps(batch) + "\n")
-            spent = time.monotonic() - begun
+        writer, is_late = Writer(recipe) if tokens < wanted else None, False
+        while writer is not None and tokens < wanted and not is_late:
+            written = writer.batch(len(batches) + processes.number())
+            for documents in processes.gathered_values(written):
+                if tokens < wanted:
+                    batches.append(_new(documents, seen))
+                    tokens += batches[-1]["tokens"]
+                    if processes.is_first():
+                        with open(part, "a", encoding="utf-8") as out:
+                            out.write(json.dumps(batches[-1]) + "\n")
+                    _check(batches)
+            spent = processes.broadcast_from_first(lambda: time.monotonic() - begun)
             logger.info("text: %d of %d tokens, %.0f s", tokens, wanted, spent)
-            _check(batches)
-            if limit is not None and spent > limit:
-                break
-        lines = [json.dumps({"text": text}) for batch in batches for text in batch["texts"]]
-        write_text(file, "\n".join(lines) + "\n")
-        part.unlink(missing_ok=True)
+            is_late = limit is not None and spent > limit
+        if processes.is_first():
+            lines = [json.dumps({"text": text}) for batch in batches for text in batch["texts"]]
+            write_text(file, "\n".join(lines) + "\n")
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(
             f"data.train: the model's own text cannot be kept in '{file.parent}' "
             f"({error.strerror or error}); set EDGEQAT_CACHE to a folder with room"
         ) from None
+
+
+def _new(documents: list[tuple[str, int]], seen: set[str]) -> dict[str, Any]:
+    """The documents of a batch that were not seen before, and the number of their tokens."""
+    new = {text: tokens for text, tokens in documents if text not in seen}
+    seen.update(new)
+    return {"texts": list(new), "tokens": sum(new.values())}
 
 
 def _kept(part: Path) -> list[dict[str, Any]]:
@@ -151,15 +160,14 @@ class Writer:
         room = model.config.max_position_embeddings
         self.length, self.question = min(LENGTH, room), min(QUESTION, room // 4)
 
-    def batch(self, number: int, seen: set[str]) -> dict[str, Any]:
-        """Texts that are new and do not repeat themselves, and the number of their tokens."""
+    def batch(self, number: int) -> list[tuple[str, int]]:
+        """Texts that do not repeat themselves, with the number of their tokens."""
         torch.manual_seed(mixed(self.seed, number))
         opening = _opening(self.tokenizer) if number % 2 == 0 else None
         texts = self._free() if opening is None else self._dialogues(*opening)
-        texts = [t for t in dict.fromkeys(texts) if t not in seen and not _repeats(t)]
+        texts = [text for text in texts if not _repeats(text)]
         counts = [len(ids) for ids in self._ids(texts)]
-        kept = [t for t, count in zip(texts, counts, strict=True) if count >= _SHORTEST]
-        return {"texts": kept, "tokens": sum(count for count in counts if count >= _SHORTEST)}
+        return [(t, n) for t, n in zip(texts, counts, strict=True) if n >= _SHORTEST]
 
     def _free(self) -> list[str]:
         """Documents behind one random token."""

@@ -143,7 +143,18 @@ class DataSection(Section):
     loss: Literal["all", "answers"] = Field(
         "all", description="tokens of conversations that count: all, or the assistant's alone"
     )
+    packing: Literal["joined", "whole"] = Field(
+        "joined",
+        description="documents one behind the other and cut; or whole, not seeing each other, with "
+        "padding behind (for chat data)",
+    )
     images: ImageSection = ImageSection()
+
+    @model_validator(mode="after")
+    def _a_stream_is_joined(self) -> DataSection:
+        if self.streaming and self.packing == "whole":
+            raise ValueError("data.packing: a stream is joined; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _shares_leave_some(self) -> DataSection:

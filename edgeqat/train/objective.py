@@ -37,8 +37,9 @@ class Objective:
     """Turns a batch into {"loss", "ce", "kl", ...}; holds the teacher, if any, or what it has said
     of the samples.
 
-    A batch holds `input_ids` (B, T), where some are padding `attention_mask` (B, T), where not all
-    are to be predicted `counted` (B, T), and with `outputs` the numbers `sample` (B,).
+    A batch holds `input_ids` (B, T), and where it takes them, all (B, T): `attention_mask` of some
+    padding, `counted` of not all to be predicted, `position_ids` of several samples in a block;
+    with `outputs` the numbers `sample` (B,).
     """
 
     def __init__(
@@ -122,6 +123,8 @@ class Objective:
             inputs["attention_mask"] = attention_mask
             real = attention_mask.bool()
             labels[:, :-1].masked_fill_(~(real[:, :-1] & real[:, 1:]), IGNORE)
+        if "position_ids" in batch:  # they tell samples of a block apart
+            inputs["position_ids"] = batch["position_ids"]
         if "counted" in batch:
             labels[:, :-1].masked_fill_(~batch["counted"][:, 1:], IGNORE)
         return inputs, labels

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather
+from accelerate.utils import broadcast_object_list, gather, gather_object
 from torch import Tensor
 
 T = TypeVar("T")
@@ -20,6 +20,11 @@ T = TypeVar("T")
 def count() -> int:
     """How many processes take part."""
     return _state().num_processes
+
+
+def number() -> int:
+    """That of this process, from 0."""
+    return _state().process_index
 
 
 def device() -> torch.device:
@@ -42,6 +47,11 @@ def broadcast_from_first(compute: Callable[[], T]) -> T:
     """What the first process computes, in every process."""
     values: list[Any] = [compute() if is_first() else None]
     return broadcast_object_list(values)[0] if count() > 1 else values[0]
+
+
+def gathered_values(value: T) -> list[T]:
+    """The value of every process, in their order, in every process."""
+    return gather_object([value]) if count() > 1 else [value]
 
 
 def _state() -> PartialState:

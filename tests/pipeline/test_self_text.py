@@ -74,11 +74,11 @@ def test_a_stopped_run_goes_on_to_the_same_text(own, monkeypatch):
     self_text.file_of(recipe).unlink()
     batch, count = self_text.Writer.batch, []
 
-    def stops(writer, number, seen):
+    def stops(writer, number):
         count.append(number)
         if len(count) == 3:
             raise KeyboardInterrupt
-        return batch(writer, number, seen)
+        return batch(writer, number)
 
     monkeypatch.setattr(self_text.Writer, "batch", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -114,7 +114,7 @@ def test_batches_alternate_between_dialogues_and_free_text(own, monkeypatch):
     monkeypatch.setattr(writer, "_dialogues", lambda *_: seen.append("dialogues") or [])
     monkeypatch.setattr(writer, "_free", lambda: seen.append("free") or [])
     for number in range(4):
-        writer.batch(number, set())
+        writer.batch(number)
     assert seen == ["dialogues", "free", "dialogues", "free"]
 
 

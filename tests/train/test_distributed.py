@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from worker import own_text
 
 import edgeqat
 from edgeqat.coreset.float_outputs import float_outputs
 from edgeqat.coreset.selection import Selection
 from edgeqat.hf import float_model
+from edgeqat.pipeline import self_text
 from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.quantize import quantize
 from edgeqat.pipeline.text_task import load_text
@@ -121,3 +123,15 @@ def test_two_processes_score_what_one_does(seen, model_folder, text_file, monkey
     selection.outputs = float_outputs(inputs.model, inputs.samples(chosen), "one", 16)
     expected = selection(prepared(inputs, chosen, chosen.quant), 0.0, 0).indices.tolist()
     assert seen[0]["coreset"] == seen[1]["coreset"] == expected
+
+
+def test_two_processes_write_different_parts_of_one_text(folder, seen, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path))
+    monkeypatch.setattr(self_text, "BATCH", 4)
+    monkeypatch.setattr(self_text, "LENGTH", 40)
+    first, second = (entry["own"] for entry in seen)
+    assert first["text"] == second["text"]
+    assert first["numbers"] == list(range(0, 2 * len(first["numbers"]), 2))
+    assert second["numbers"] == [number + 1 for number in first["numbers"]]
+    alone = self_text.with_self_text(own_text(folder / "two.yaml"))
+    assert Path(alone.data.train).read_text(encoding="utf-8") == first["text"]

@@ -19,10 +19,12 @@ from edgeqat.coreset.float_outputs import float_outputs
 from edgeqat.coreset.selection import Selection
 from edgeqat.hf import packed_folder
 from edgeqat.nn import convert
+from edgeqat.pipeline import self_text
 from edgeqat.pipeline.preparation import prepared
 from edgeqat.pipeline.text_task import load_text
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.data import CoresetSection
+from edgeqat.recipe.recipe import Recipe
 from edgeqat.train import processes, sharding
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
@@ -95,10 +97,28 @@ def coreset(folder: Path) -> list[int]:
     return selection(prepared(inputs, recipe, recipe.quant), 0.0, 0).indices.tolist()
 
 
+def write_text(folder: Path) -> dict:
+    """What both processes wrote of the model's own text: numbers of batches, and the file."""
+    recipe = own_text(folder / "two.yaml")
+    batch, numbers = self_text.Writer.batch, []
+    self_text.Writer.batch = lambda self, number: numbers.append(number) or batch(self, number)
+    file = Path(self_text.with_self_text(recipe).data.train)
+    return {"numbers": numbers, "text": file.read_text(encoding="utf-8")}
+
+
+def own_text(file: Path) -> Recipe:
+    """A recipe whose model writes a little."""
+    self_text.BATCH, self_text.LENGTH = 4, 40
+    recipe = recipes.load(file)
+    data = {"root": None, "train": "self", "self_tokens": 500}
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data)})
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     seen = {"code": quantize(folder), "count": processes.count(), **shard_and_train(folder)}
     seen["coreset"] = coreset(folder)
+    seen["own"] = write_text(folder)
     rank = os.environ["RANK"]
     (folder / f"seen-{rank}.json").write_text(json.dumps(seen), encoding="utf-8")
     torch.distributed.destroy_process_group()
