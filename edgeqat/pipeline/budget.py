@@ -31,6 +31,7 @@ from edgeqat.pipeline.task import Task
 from edgeqat.pipeline.teaching import teaching
 from edgeqat.pipeline.text_task import TextTask
 from edgeqat.recipe.recipe import Recipe
+from edgeqat.recipe.train import LARGEST_BF16_BETA
 from edgeqat.train import processes
 from edgeqat.train.callbacks import Listener
 from edgeqat.train.optim import with_rates
@@ -47,6 +48,8 @@ _ROUNDING_COST = 1.2  # of a token that weights are rounded on
 _TRIAL_SHARE = 0.08  # of the steps, for each trial
 _LEAST_STEPS, _LEAST_TRIAL = 40, 8  # fewer are not worth their trials
 _SLACK = 1.1  # steps take longer than measured
+_LARGE = 40_000_000  # parameters
+_PART_TOKENS = 512  # of a micro-batch
 _START = "before_trials.safetensors"
 
 
@@ -86,7 +89,9 @@ class Budget:
         chosen = processes.broadcast_from_first(lambda: self._run.known("decision"))
         if chosen is None:
             freeze_embedding(model)
-            decided = self._decide(recipe, model, metrics, listener)
+            parts = _in_parts(recipe, model)
+            recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=parts)})
+            decided = {**self._decide(recipe, model, metrics, listener), **parts}
             chosen = self._run.result("decision", lambda: decided)
         metrics["trials"] = chosen.pop("trials")
         update = {**chosen, "minutes": None, "compare_float": False, "embedding": False}
@@ -191,6 +196,22 @@ class Budget:
         trainer = QATTrainer(model, trial, data, objective, "trial", listener=listener)
         trainer.run()
         return float(trainer.metrics()["seconds"]) / steps
+
+
+def _in_parts(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+    """Fields that let the same step of a large model take less memory: smaller micro-batches, and
+    moments in bf16.
+    """
+    train = recipe.train
+    if sum(p.numel() for p in model.parameters()) < _LARGE:
+        return {}
+    size = max(_PART_TOKENS // recipe.data.context, 1)
+    fields: dict[str, Any] = {}
+    if train.batch_size > size and train.batch_size % size == 0:
+        fields = {"batch_size": size, "accumulation": train.accumulation * train.batch_size // size}
+    if train.optimizer == "adamw" and train.beta2 < LARGEST_BF16_BETA:
+        fields["bf16_states"] = True
+    return fields
 
 
 def _rates(rate: float) -> dict[str, float]:
