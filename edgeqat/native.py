@@ -89,6 +89,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_stream_next": (c_void_p, [c_void_p, c_int32, c_void_p]),
     "edgeqat_stream_end": (c_void_p, [c_void_p, c_void_p]),
     "edgeqat_stream_free": (None, [c_void_p]),
+    "edgeqat_chat_open": (c_void_p, [c_char_p]),
+    "edgeqat_chat_close": (None, [c_void_p]),
+    "edgeqat_chat_apply": (c_int64, [c_void_p, c_char_p, c_int, c_void_p, c_int64]),
     "edgeqat_unpack": (c_int, [c_void_p, c_int, c_int64, c_int64, c_void_p]),
     "edgeqat_quantize": (
         c_int,
@@ -194,6 +197,7 @@ def text_at(address: int | None, size: int) -> str:
     """The text of so many bytes that a call gave; no address: the call failed."""
     if address is None:
         check(require().edgeqat_last_status())
+        return ""
     return ctypes.string_at(address, size).decode()
 
 

@@ -5,9 +5,11 @@ Legend: N tokens.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,3 +73,32 @@ class NativeTokenizer:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.edgeqat_tokenizer_close(self._handle)
+
+
+class NativeChat:
+    """Messages to text, by the chat template of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._library = native.require()
+        self._handle = self._library.edgeqat_chat_open(os.fsencode(folder))
+        if not self._handle:
+            native.check(self._library.edgeqat_last_status())
+
+    def apply(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+        """Text of messages, with the beginning of an answer or without."""
+        given, size = json.dumps(messages).encode(), 1 << 14
+        while True:
+            text = np.empty(size, np.uint8)
+            where = text.ctypes.data, size
+            count = self._library.edgeqat_chat_apply(
+                self._handle, given, add_generation_prompt, *where
+            )
+            if count < 0:
+                native.check(self._library.edgeqat_last_status())
+            if count < size:
+                return text[:count].tobytes().decode()
+            size = count + 1
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.edgeqat_chat_close(self._handle)

@@ -99,6 +99,17 @@ EDGEQAT_API const char *edgeqat_stream_next(edgeqat_stream *stream, int32_t id, 
 EDGEQAT_API const char *edgeqat_stream_end(edgeqat_stream *stream, int64_t *bytes);
 EDGEQAT_API void edgeqat_stream_free(edgeqat_stream *stream);
 
+/* The folder's chat template: chat_template.jinja, or that of tokenizer_config.json. A construct
+ * of Jinja that the engine lacks is EDGEQAT_UNSUPPORTED; the error names it. */
+typedef struct edgeqat_chat edgeqat_chat;
+EDGEQAT_API edgeqat_chat *edgeqat_chat_open(const char *folder);
+EDGEQAT_API void edgeqat_chat_close(edgeqat_chat *chat);
+/* The text of messages, JSON such as [{"role": "user", "content": "Hello"}], with the beginning of
+ * an answer or without. The bytes of the text without its NUL, of which as many as fit are
+ * written; -1: edgeqat_error(). Encode it without special ids: the template writes them. */
+EDGEQAT_API int64_t edgeqat_chat_apply(const edgeqat_chat *chat, const char *messages,
+                                       int add_generation_prompt, char *text, int64_t capacity);
+
 /* Physical cores this process may use. */
 EDGEQAT_API int edgeqat_cores(void);
 

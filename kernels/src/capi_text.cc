@@ -1,4 +1,4 @@
-// The C ABI of text: tokenizers and streams of text.
+// The C ABI of text: tokenizers, streams of text, chat templates.
 
 #include <algorithm>
 #include <cstring>
@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "capi_status.h"
+#include "chat_template.h"
 #include "edgeqat.h"
 #include "text_stream.h"
 #include "tokenizer.h"
@@ -17,6 +18,10 @@ struct edgeqat_tokenizer {
 struct edgeqat_stream {
   edgeqat::TextStream stream;
   std::string text;  // what the last call gave out
+};
+
+struct edgeqat_chat {
+  edgeqat::ChatTemplate chat;
 };
 
 namespace {
@@ -87,3 +92,21 @@ const char* edgeqat_stream_end(edgeqat_stream* stream, int64_t* bytes) {
 }
 
 void edgeqat_stream_free(edgeqat_stream* stream) { delete stream; }
+
+edgeqat_chat* edgeqat_chat_open(const char* folder) {
+  edgeqat_chat* made = nullptr;
+  guarded([&] { made = new edgeqat_chat{ChatTemplate::open(folder)}; });
+  return made;
+}
+
+void edgeqat_chat_close(edgeqat_chat* chat) { delete chat; }
+
+int64_t edgeqat_chat_apply(const edgeqat_chat* chat, const char* messages,
+                           int add_generation_prompt, char* text, int64_t capacity) {
+  int64_t bytes = -1;
+  guarded([&] {
+    const std::string made = chat->chat.apply(messages, add_generation_prompt != 0);
+    bytes = copied(made.c_str(), made.size() + 1, text, capacity) - 1;
+  });
+  return bytes;
+}

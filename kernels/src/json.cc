@@ -23,6 +23,17 @@ bool Json::boolean() const {
   return boolean_;
 }
 
+bool Json::is_whole() const {
+  return kind_ == Kind::number && text_.find_first_of(".eE") == text_.npos;
+}
+
+bool Json::fits() const {
+  int64_t value = 0;
+  const char* end = text_.data() + text_.size();
+  const auto read = std::from_chars(text_.data(), end, value);
+  return kind_ == Kind::number && read.ec == std::errc() && read.ptr == end;
+}
+
 double Json::number() const {
   if (kind_ != Kind::number) fail("a number");
   return number_;

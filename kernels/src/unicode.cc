@@ -39,7 +39,10 @@ Unicode::Unicode() : classes_(kCodes), masks_(kClassMasks + 1, kClassMasks + 1 +
   for (Numbers runs(kLower); runs.next < runs.end; runs.next += 4) {
     const uint32_t count = runs.next[1], step = runs.next[2], small = runs.next[3];
     code += runs.next[0];
-    for (uint32_t i = 0; i < count; ++i) lower_.insert(code + i * step, small + i * step);
+    for (uint32_t i = 0; i < count; ++i) {
+      lower_.insert(code + i * step, small + i * step);
+      if (!upper_.find(small + i * step)) upper_.insert(small + i * step, code + i * step);
+    }
     code += step * (count - 1);
   }
   code = 0;
@@ -77,6 +80,11 @@ void Unicode::append_lower(std::string& out, uint32_t code) const {
   }
   const uint32_t* small = lower_.find(code);
   append_code(out, small ? *small : code);
+}
+
+uint32_t Unicode::upper(uint32_t code) const {
+  const uint32_t* capital = upper_.find(code);
+  return capital ? *capital : code;
 }
 
 uint32_t Unicode::rank(uint32_t code) const {

@@ -40,6 +40,7 @@ class Unicode {
 
   uint32_t class_of(uint32_t code) const { return code < kCodes ? masks_[classes_[code]] : 0; }
   void append_lower(std::string& out, uint32_t code) const;
+  uint32_t upper(uint32_t code) const;  // the capital that has this small letter, or itself
 
   // NFC, NFD, NFKC (compatible, composed) or NFKD.
   std::string normal_form(std::string_view text, bool compatible, bool composed) const;
@@ -59,7 +60,7 @@ class Unicode {
 
   std::vector<uint8_t> classes_;  // of every code point
   std::vector<uint32_t> masks_;
-  FlatMap<uint32_t> lower_, composed_, ranks_;
+  FlatMap<uint32_t> lower_, upper_, composed_, ranks_;
   FlatMap<Pair> canonical_;
   FlatMap<Pair> compatible_;  // where in `spelled_`, and how many
   std::vector<uint32_t> spelled_;

@@ -1,6 +1,7 @@
 // edgeqat-run: continues a text and measures, on a machine that has nothing else.
 //
 //   edgeqat-run FOLDER --prompt "Once upon a time" --tokens 32
+//   edgeqat-run FOLDER --chat
 //   edgeqat-run FOLDER --ids 1,15,20
 //   edgeqat-run FOLDER --bench            (or --shape tinyllama-1.1b --bench)
 
@@ -17,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "conversation.h"
 #include "edgeqat.h"
 #include "generation.h"
 
@@ -26,23 +28,23 @@ using namespace edgeqat_run;
 
 constexpr char kUsage[] =
     "usage: edgeqat-run FOLDER | --shape NAME [--scheme w4a8kv4]\n"
-    "                   [--prompt TEXT | --ids 1,2,3] [--tokens N]\n"
+    "                   [--prompt TEXT | --ids 1,2,3 | --chat] [--tokens N]\n"
     "                   [--temperature T] [--top-k K] [--top-p P] [--seed S]\n"
     "                   [--threads N] [--context N] [--fp16]\n"
     "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
-    "FOLDER is what `edgeqat quantize` wrote.\n"
+    "FOLDER is what `edgeqat quantize` wrote. --chat answers lines from stdin.\n"
     "NAME is llama-8m, llama-58m, smollm-135m or tinyllama-1.1b.\n";
 
-constexpr int64_t kMostThreads = 1024, kBenchPrompt = 128;
+constexpr int64_t kMostThreads = 1024, kBenchPrompt = 128, kTokens = 64;
 
 struct Options {
   std::string folder, shape, prompt, scheme = "w4a8kv4";
   std::vector<int32_t> ids;
-  int64_t tokens = 64, context = 0, depth = 0, repeat = 5, top_k = 0;
+  int64_t tokens = kTokens, context = 0, depth = 0, repeat = 5, top_k = 0;
   float temperature = 0, top_p = 1;
   uint64_t seed = 0;
   int threads = 0;
-  bool half = false, bench = false;
+  bool half = false, bench = false, chat = false, counted = false;  // counted: --tokens was given
 };
 
 double number(const std::string& flag, const char* text) {
@@ -87,7 +89,7 @@ Options parse(int count, char** arguments) {
     else if (flag == "--shape" && i + 1 < count) o.shape = next();
     else if (flag == "--scheme" && i + 1 < count) o.scheme = next();
     else if (flag == "--ids" && i + 1 < count) o.ids = list_of(next());
-    else if (flag == "--tokens") o.tokens = whole();
+    else if (flag == "--tokens") o.tokens = whole(), o.counted = true;
     else if (flag == "--temperature") o.temperature = float(number(flag, next()));
     else if (flag == "--top-k") o.top_k = whole();
     else if (flag == "--top-p") o.top_p = float(number(flag, next()));
@@ -99,6 +101,7 @@ Options parse(int count, char** arguments) {
     else if (flag == "--repeat") o.repeat = whole(1, 1000);
     else if (flag == "--fp16") o.half = true;
     else if (flag == "--bench") o.bench = true;
+    else if (flag == "--chat") o.chat = true;
     else if (flag[0] != '-' && o.folder.empty()) o.folder = flag;
     else stop(2, flag + ": unknown, or its value is missing; see --help");
   }
@@ -127,7 +130,13 @@ void check_fits(const std::string& what, int64_t tokens, const edgeqat_info& inf
 }
 
 void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
-  if (o.ids.empty() && o.prompt.empty()) stop(2, "prompt: give --prompt TEXT, --ids or --bench");
+  if (o.chat) {
+    if (o.folder.empty()) stop(2, "--chat: a shape has no chat template; name a folder");
+    Generation generation(engine, o.temperature, o.top_k, o.top_p, o.seed);
+    return converse(engine, o.folder, generation, o.counted ? o.tokens : 0);
+  }
+  if (o.ids.empty() && o.prompt.empty())
+    stop(2, "prompt: give --prompt TEXT, --ids, --chat or --bench");
   if (!o.ids.empty() && !o.prompt.empty()) stop(2, "prompt: give --prompt or --ids, not both");
   Tokenizer tokenizer;
   std::vector<int32_t> ids = o.ids;
