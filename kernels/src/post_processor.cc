@@ -12,6 +12,13 @@ constexpr std::size_t kMostAround = 1024;  // ids
 
 int32_t id_of(const Json& json) { return int32_t(json.integer(0, kMostTokens - 1)); }
 
+// The id of a token that is given as ["<s>", 1].
+int32_t id_of_pair(const Json& json) {
+  if (json.array().size() != 2)
+    throw Error("post_processor: a token and its id were expected; copy the folder again");
+  return id_of(json.array()[1]);
+}
+
 }  // namespace
 
 void PostProcessor::add(const Json& json) {
@@ -21,8 +28,8 @@ void PostProcessor::add(const Json& json) {
   } else if (type == "TemplateProcessing") {
     add_template(json);
   } else if (type == "RobertaProcessing" || type == "BertProcessing") {
-    before_.insert(before_.begin(), id_of(json.at("cls").array().at(1)));
-    behind_.push_back(id_of(json.at("sep").array().at(1)));
+    before_.insert(before_.begin(), id_of_pair(json.at("cls")));
+    behind_.push_back(id_of_pair(json.at("sep")));
   } else if (type != "ByteLevel") {
     throw Unsupported("post_processor: '" + type.substr(0, 80) +
                       "' is not supported by the engine; encode in Python");

@@ -38,8 +38,8 @@ void replace_token(Random& random, std::string& json, bool strings,
     const auto [from, to] = found[random.below(int64_t(found.size()))];
     word = json.substr(from, to - from);
   } else if (!strings && random.below(3) == 0) {  // the neighbour of a number
-    const int64_t value = std::atoll(json.substr(begin, end - begin).c_str());
-    word = std::to_string(random.below(2) ? value + 1 : value - 1);
+    const uint64_t value = uint64_t(std::atoll(json.substr(begin, end - begin).c_str()));
+    word = std::to_string(int64_t(random.below(2) ? value + 1 : value - 1));  // it may wrap
   }
   json.replace(begin, end - begin, word);
 }
@@ -54,7 +54,11 @@ void mutate(Random& random, std::string& json, const std::vector<std::string>& w
       case 0: json[at] = char(random.below(256)); break;
       case 1: json.erase(at, 1 + random.below(40)); break;
       case 2: json.insert(at, json.substr(random.below(int64_t(json.size())), 40)); break;
-      case 3: json.insert(at, std::string(1 + random.below(50), "[{\"\\,"[random.below(5)])); break;
+      case 3: {
+        const char repeated = "[{\"\\,"[random.below(5)];
+        json.insert(at, std::string(1 + random.below(50), repeated));
+        break;
+      }
       case 4: replace_token(random, json, true, words); break;
       default: replace_token(random, json, false, words);
     }

@@ -82,7 +82,8 @@ std::string text_of(Random& random) {
 int run(Random& random, const std::string& json) {
   try {
     Tokenizer tokenizer = Tokenizer::parse(json);
-    const std::vector<int32_t> ids = tokenizer.encode(text_of(random), random.below(2));
+    const bool around = random.below(2);
+    const std::vector<int32_t> ids = tokenizer.encode(text_of(random), around);
     std::vector<int32_t> given = ids;
     for (int64_t i = random.below(6); i > 0; --i) given.push_back(int32_t(random.below(20)) - 2);
     const bool special = random.below(2);
