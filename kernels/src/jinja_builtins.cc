@@ -3,7 +3,6 @@
 #include <charconv>
 #include <cmath>
 #include <ctime>
-#include <map>
 #include <set>
 
 #include "jinja_strings.h"
@@ -154,6 +153,7 @@ const Value& JinjaArguments::at(std::size_t place, const char* name) const {
 }
 
 Value jinja_filter(const std::string& name, const Value& value, const JinjaArguments& arguments) {
+  check_jinja_filter(name, arguments);
   if (name == "trim") {
     const Value* set = arguments.find(0, "chars");
     return Value::string(stripped(text_of(value), set_of(set), true, true));
@@ -165,9 +165,9 @@ Value jinja_filter(const std::string& name, const Value& value, const JinjaArgum
   if (name == "title") return Value::string(title_text(text_of(value)));
   if (name == "string" || name == "safe") return Value::string(text_of(value));
   if (name == "tojson") {
-    for (const auto& argument : arguments.named)
-      if (argument.first != "indent" && argument.first != "ensure_ascii")
-        lack_template("the argument '" + argument.first + "' of tojson");
+    for (const char* option : {"separators", "sort_keys"})
+      if (arguments.find(option == std::string("separators") ? 2 : 3, option))
+        lack_template("the argument '" + std::string(option) + "' of tojson");
     if (arguments.find(0, "ensure_ascii") && arguments.find(0, "ensure_ascii")->truth())
       lack_template("the argument 'ensure_ascii' of tojson");
     const int64_t indent = whole_of(arguments.find(1, "indent"), -1);
@@ -276,13 +276,7 @@ static bool starts_or_ends(const std::string& text, const Value& with, bool star
 }
 
 Value jinja_method(const std::string& name, const Value& owner, const JinjaArguments& arguments) {
-  static const std::map<std::string, std::size_t> most = {
-      {"items", 0}, {"keys", 0},   {"values", 0}, {"upper", 0}, {"lower", 0}, {"capitalize", 0},
-      {"strip", 1}, {"lstrip", 1}, {"rstrip", 1}, {"join", 1},  {"get", 2},   {"split", 2}};
-  const auto known = most.find(name);
-  const bool by_name = !arguments.named.empty() && name != "split";
-  if (known != most.end() && (arguments.plain.size() > known->second || by_name))
-    fail_template(name + ": it has too many arguments");
+  check_jinja_method(name, arguments);
   if (owner.is(Kind::dict)) {
     if (name == "items") return pairs_of(owner);
     if (name == "keys") return Value::list(jinja_elements(owner));
@@ -315,7 +309,10 @@ Value jinja_method(const std::string& name, const Value& owner, const JinjaArgum
     return Value::string(replaced_text(text, string_of(arguments.at(0), "replace"),
                                        string_of(arguments.at(1), "replace"),
                                        whole_of(arguments.find(2, "count"), -1)));
-  if (name == "join") return Value::string(joined(arguments.at(0), text));
+  if (name == "join") {
+    for (const Value& part : jinja_elements(arguments.at(0))) string_of(part, "join");
+    return Value::string(joined(arguments.at(0), text));
+  }
   if ((name == "find" || name == "count") && arguments.plain.size() == 1) {
     const std::string& part = string_of(arguments.at(0), "find");
     const std::size_t at = text.find(part);

@@ -24,6 +24,10 @@ bool jinja_test(const std::string& name, const Value& value, const JinjaArgument
 Value jinja_method(const std::string& name, const Value& owner, const JinjaArguments& arguments);
 Value jinja_function(const std::string& name, const JinjaArguments& arguments);
 
+// Refuse arguments that a filter or method does not take.
+void check_jinja_filter(const std::string& name, const JinjaArguments& arguments);
+void check_jinja_method(const std::string& name, const JinjaArguments& arguments);
+
 bool is_jinja_function(const std::string& name);
 bool is_method_of_dict(const std::string& name);
 bool is_method_of_string(const std::string& name);
