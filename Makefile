@@ -50,7 +50,8 @@ types: $(VENV)/.installed-dev
 check-kernels: $(PACKED)
 	$(KERNELS) -B build/sanitize -DEDGEQAT_SANITIZE=ON -DCMAKE_CXX_FLAGS=-O1 \
 		-DEDGEQAT_TEST_FOLDER=$(abspath $(PACKED))
-	cmake --build build/sanitize --parallel 2 --target edgeqat-check edgeqat-fuzz edgeqat-example
+	cmake --build build/sanitize --parallel 2 --target edgeqat-check edgeqat-fuzz edgeqat-fuzz-text \
+		edgeqat-fuzz-chat edgeqat-example edgeqat-example-text
 	cd build/sanitize && ctest --output-on-failure
 
 # The same rows on another architecture, with and without i8mm, and the same text from the same folder.
@@ -66,6 +67,8 @@ check-aarch64: $(PACKED)
 		--target edgeqat-run
 	$(QEMU) -cpu max build/aarch64/edgeqat-run $(PACKED) --ids 5,6,7 > build/aarch64/tokens
 	build/native/edgeqat-run $(PACKED) --ids 5,6,7 | diff - build/aarch64/tokens
+	$(QEMU) -cpu max build/aarch64/edgeqat-run $(PACKED) --prompt "The import é" > build/aarch64/text
+	$(VENV)/bin/edgeqat generate $(PACKED) --prompt "The import é" | diff - build/aarch64/text
 
 # Branches of the loader that 10,000 mutated folders reach.
 coverage: $(PACKED)

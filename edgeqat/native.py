@@ -81,6 +81,17 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_sampler_new": (c_void_p, [c_float, c_int64, c_float, c_uint64]),
     "edgeqat_sample": (c_int32, [c_void_p, c_void_p, c_int64]),
     "edgeqat_sampler_free": (None, [c_void_p]),
+    "edgeqat_tokenizer_open": (c_void_p, [c_char_p]),
+    "edgeqat_tokenizer_close": (None, [c_void_p]),
+    "edgeqat_encode": (c_int64, [c_void_p, c_char_p, c_int64, c_int, c_void_p, c_int64]),
+    "edgeqat_decode": (c_int64, [c_void_p, c_void_p, c_int64, c_int, c_void_p, c_int64]),
+    "edgeqat_stream_new": (c_void_p, [c_void_p, c_int]),
+    "edgeqat_stream_next": (c_void_p, [c_void_p, c_int32, c_void_p]),
+    "edgeqat_stream_end": (c_void_p, [c_void_p, c_void_p]),
+    "edgeqat_stream_free": (None, [c_void_p]),
+    "edgeqat_chat_open": (c_void_p, [c_char_p]),
+    "edgeqat_chat_close": (None, [c_void_p]),
+    "edgeqat_chat_apply": (c_int64, [c_void_p, c_char_p, c_int, c_void_p, c_int64]),
     "edgeqat_unpack": (c_int, [c_void_p, c_int, c_int64, c_int64, c_void_p]),
     "edgeqat_quantize": (
         c_int,
@@ -180,6 +191,14 @@ def check(status: int) -> None:
     if status:
         message = require().edgeqat_error().decode(errors="replace")
         raise UnsupportedModel(message) if status == UNSUPPORTED else FormatError(message)
+
+
+def text_at(address: int | None, size: int) -> str:
+    """The text of so many bytes that a call gave; no address: the call failed."""
+    if address is None:
+        check(require().edgeqat_last_status())
+        return ""
+    return ctypes.string_at(address, size).decode()
 
 
 def open_engine(folder: str, threads: int, context: int, half: bool) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-LOADER = ("json", "tensors", "config", "model")
+LOADER = ("json", "json_reader", "tensors", "config", "model")
 
 
 def main() -> None:

@@ -74,6 +74,42 @@ EDGEQAT_API edgeqat_sampler *edgeqat_sampler_new(float temperature, int64_t top_
 EDGEQAT_API int32_t edgeqat_sample(edgeqat_sampler *sampler, const float *logits, int64_t count);
 EDGEQAT_API void edgeqat_sampler_free(edgeqat_sampler *sampler);
 
+/* Text to token ids and back, by the folder's tokenizer.json, with the ids of the `tokenizers`
+ * library. EDGEQAT_UNSUPPORTED: a tokenizer with a part that the engine lacks; the error names it.
+ * One thread at a time. */
+typedef struct edgeqat_tokenizer edgeqat_tokenizer;
+EDGEQAT_API edgeqat_tokenizer *edgeqat_tokenizer_open(const char *folder);
+EDGEQAT_API void edgeqat_tokenizer_close(edgeqat_tokenizer *tokenizer);
+/* The count of ids, of which the first `capacity` are written; -1: edgeqat_error(). bytes -1: the
+ * text ends with a NUL. special: with the ids that the tokenizer puts around a text. Bytes that are
+ * not UTF-8 count as U+FFFD, as Python's errors="replace" has it. */
+EDGEQAT_API int64_t edgeqat_encode(edgeqat_tokenizer *tokenizer, const char *text, int64_t bytes,
+                                   int special, int32_t *ids, int64_t capacity);
+/* The bytes of the text without its NUL, of which as many as fit are written; -1: edgeqat_error().
+ * special: with the text of special tokens. Unknown ids have no text. */
+EDGEQAT_API int64_t edgeqat_decode(const edgeqat_tokenizer *tokenizer, const int32_t *ids,
+                                   int64_t count, int special, char *text, int64_t capacity);
+
+/* The text of ids that come one by one, in whole characters. A text and its count of bytes (or
+ * NULL: edgeqat_error()) are valid until the stream's next call. The tokenizer outlives it. */
+typedef struct edgeqat_stream edgeqat_stream;
+EDGEQAT_API edgeqat_stream *edgeqat_stream_new(const edgeqat_tokenizer *tokenizer, int special);
+EDGEQAT_API const char *edgeqat_stream_next(edgeqat_stream *stream, int32_t id, int64_t *bytes);
+/* What was held back; the stream begins anew. */
+EDGEQAT_API const char *edgeqat_stream_end(edgeqat_stream *stream, int64_t *bytes);
+EDGEQAT_API void edgeqat_stream_free(edgeqat_stream *stream);
+
+/* The folder's chat template: chat_template.jinja, or that of tokenizer_config.json. A construct
+ * of Jinja that the engine lacks is EDGEQAT_UNSUPPORTED; the error names it. */
+typedef struct edgeqat_chat edgeqat_chat;
+EDGEQAT_API edgeqat_chat *edgeqat_chat_open(const char *folder);
+EDGEQAT_API void edgeqat_chat_close(edgeqat_chat *chat);
+/* The text of messages, JSON such as [{"role": "user", "content": "Hello"}], with the beginning of
+ * an answer or without. The bytes of the text without its NUL, of which as many as fit are
+ * written; -1: edgeqat_error(). Encode it without special ids: the template writes them. */
+EDGEQAT_API int64_t edgeqat_chat_apply(const edgeqat_chat *chat, const char *messages,
+                                       int add_generation_prompt, char *text, int64_t capacity);
+
 /* Physical cores this process may use. */
 EDGEQAT_API int edgeqat_cores(void);
 

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <string>
 
 #include "batch_norm.h"
+#include "capi_status.h"
 #include "edgeqat.h"
 #include "engine.h"
 #include "error.h"
@@ -26,32 +26,6 @@ struct edgeqat_sampler {
 namespace {
 
 using namespace edgeqat;
-
-thread_local std::string last_error;
-thread_local int last_status = EDGEQAT_OK;
-
-int failed(int status, const std::string& message) {
-  last_error = message;
-  for (char& c : last_error)
-    if (static_cast<unsigned char>(c) < ' ') c = ' ';
-  return last_status = status;
-}
-
-template <class Work>
-int guarded(const Work& work) {
-  last_error.clear();
-  last_status = EDGEQAT_OK;
-  try {
-    work();
-    return EDGEQAT_OK;
-  } catch (const Unsupported& error) {
-    return failed(EDGEQAT_UNSUPPORTED, error.what());
-  } catch (const std::bad_alloc&) {
-    return failed(EDGEQAT_FAILED, "memory: not enough of it; choose a smaller context");
-  } catch (const std::exception& error) {
-    return failed(EDGEQAT_FAILED, error.what());
-  }
-}
 
 template <class Make>
 edgeqat_engine* opened(const Make& make, int threads, int64_t context) {
@@ -94,10 +68,6 @@ void check_pixels(int64_t rows, int64_t channels) {
 }
 
 }  // namespace
-
-const char* edgeqat_error(void) { return last_error.c_str(); }
-
-int edgeqat_last_status(void) { return last_status; }
 
 const char* edgeqat_isa(int index, int* available) {
   if (index < 0 || index >= int(registry().size())) return nullptr;

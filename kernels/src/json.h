@@ -19,6 +19,8 @@ class Json {
 
   Kind kind() const { return kind_; }
   bool is_null() const { return kind_ == Kind::null; }
+  bool is_whole() const;  // a number written without a point or an exponent
+  bool fits() const;      // a whole number of 64 bits
 
   // Typed access; a value of another kind is an Error that names `path()`.
   bool boolean() const;

@@ -115,9 +115,10 @@ std::string read_text(const std::string& path, int64_t most_bytes) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw Error("folder: '" + path + "' cannot be read; name a packed folder");
   std::string text;
-  for (char c; file.get(c);) {
-    if (int64_t(text.size()) == most_bytes) throw Error("folder: '" + path + "' is too long");
-    text += c;
+  for (char part[1 << 16]; file;) {
+    file.read(part, sizeof part);
+    text.append(part, std::size_t(file.gcount()));
+    if (int64_t(text.size()) > most_bytes) throw Error("folder: '" + path + "' is too long");
   }
   return text;
 }

@@ -1,6 +1,8 @@
-// edgeqat-run: generates from token ids and measures, on a machine that has nothing else.
+// edgeqat-run: continues a text and measures, on a machine that has nothing else.
 //
-//   edgeqat-run FOLDER --ids 1,15,20 --tokens 32
+//   edgeqat-run FOLDER --prompt "Once upon a time" --tokens 32
+//   edgeqat-run FOLDER --chat
+//   edgeqat-run FOLDER --ids 1,15,20
 //   edgeqat-run FOLDER --bench            (or --shape tinyllama-1.1b --bench)
 
 #include <sys/resource.h>
@@ -16,34 +18,34 @@
 #include <string>
 #include <vector>
 
+#include "conversation.h"
 #include "edgeqat.h"
+#include "generation.h"
 
 namespace {
 
+using namespace edgeqat_run;
+
 constexpr char kUsage[] =
     "usage: edgeqat-run FOLDER | --shape NAME [--scheme w4a8kv4]\n"
-    "                   [--ids 1,2,3] [--tokens N] [--temperature T] [--top-k K] [--top-p P]\n"
-    "                   [--seed S] [--threads N] [--context N] [--fp16]\n"
+    "                   [--prompt TEXT | --ids 1,2,3 | --chat] [--tokens N]\n"
+    "                   [--temperature T] [--top-k K] [--top-p P] [--seed S]\n"
+    "                   [--threads N] [--context N] [--fp16]\n"
     "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
-    "FOLDER is what `edgeqat quantize` wrote.\n"
+    "FOLDER is what `edgeqat quantize` wrote. --chat answers lines from stdin.\n"
     "NAME is llama-8m, llama-58m, smollm-135m or tinyllama-1.1b.\n";
 
-constexpr int64_t kMostThreads = 1024;
+constexpr int64_t kMostThreads = 1024, kBenchPrompt = 128, kTokens = 64;
 
 struct Options {
-  std::string folder, shape, scheme = "w4a8kv4";
+  std::string folder, shape, prompt, scheme = "w4a8kv4";
   std::vector<int32_t> ids;
-  int64_t tokens = 64, context = 0, prompt = 128, depth = 0, repeat = 5, top_k = 0;
+  int64_t tokens = kTokens, context = 0, depth = 0, repeat = 5, top_k = 0;
   float temperature = 0, top_p = 1;
   uint64_t seed = 0;
   int threads = 0;
-  bool half = false, bench = false;
+  bool half = false, bench = false, chat = false, counted = false;  // counted: --tokens was given
 };
-
-[[noreturn]] void stop(int code, const std::string& message) {
-  std::fprintf(stderr, "error: %s\n", message.c_str());
-  std::exit(code);
-}
 
 double number(const std::string& flag, const char* text) {
   char* end = nullptr;
@@ -87,27 +89,24 @@ Options parse(int count, char** arguments) {
     else if (flag == "--shape" && i + 1 < count) o.shape = next();
     else if (flag == "--scheme" && i + 1 < count) o.scheme = next();
     else if (flag == "--ids" && i + 1 < count) o.ids = list_of(next());
-    else if (flag == "--tokens") o.tokens = whole();
+    else if (flag == "--tokens") o.tokens = whole(), o.counted = true;
     else if (flag == "--temperature") o.temperature = float(number(flag, next()));
     else if (flag == "--top-k") o.top_k = whole();
     else if (flag == "--top-p") o.top_p = float(number(flag, next()));
     else if (flag == "--seed") o.seed = uint64_t(whole(0, INT64_MAX));
     else if (flag == "--threads") o.threads = int(whole(0, kMostThreads));
     else if (flag == "--context") o.context = whole();
-    else if (flag == "--prompt") o.prompt = whole();
+    else if (flag == "--prompt" && i + 1 < count) o.prompt = next();
     else if (flag == "--depth") o.depth = whole();
     else if (flag == "--repeat") o.repeat = whole(1, 1000);
     else if (flag == "--fp16") o.half = true;
     else if (flag == "--bench") o.bench = true;
+    else if (flag == "--chat") o.chat = true;
     else if (flag[0] != '-' && o.folder.empty()) o.folder = flag;
     else stop(2, flag + ": unknown, or its value is missing; see --help");
   }
   if (o.folder.empty() == o.shape.empty()) stop(2, "folder: name a packed folder or --shape");
   return o;
-}
-
-void check(int status) {
-  if (status != EDGEQAT_OK) stop(1, edgeqat_error());
 }
 
 double seconds() {
@@ -131,38 +130,54 @@ void check_fits(const std::string& what, int64_t tokens, const edgeqat_info& inf
 }
 
 void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
-  if (o.ids.empty()) stop(2, "--ids: give the token ids of a prompt, or --bench");
-  check_fits("--ids and --tokens", int64_t(o.ids.size()) + std::max<int64_t>(o.tokens - 1, 0),
-             info);
-  edgeqat_sampler* sampler = edgeqat_sampler_new(o.temperature, o.top_k, o.top_p, o.seed);
-  if (!sampler) stop(2, edgeqat_error());
-  std::vector<float> logits(info.vocabulary);
-  check(edgeqat_forward(engine, o.ids.data(), int64_t(o.ids.size()), logits.data(), 0));
-  for (int64_t i = 0; i < o.tokens; ++i) {
-    const int32_t id = edgeqat_sample(sampler, logits.data(), info.vocabulary);
-    if (id < 0) stop(1, edgeqat_error());
-    if (edgeqat_is_stop(engine, id)) break;
-    std::printf(i ? ",%d" : "%d", id);
-    std::fflush(stdout);
-    if (i + 1 < o.tokens) check(edgeqat_forward(engine, &id, 1, logits.data(), 0));
+  if (o.chat) {
+    if (o.folder.empty()) stop(2, "--chat: a shape has no chat template; name a folder");
+    Generation generation(engine, o.temperature, o.top_k, o.top_p, o.seed);
+    return converse(engine, o.folder, generation, o.counted ? o.tokens : 0);
   }
+  if (o.ids.empty() && o.prompt.empty())
+    stop(2, "prompt: give --prompt TEXT, --ids, --chat or --bench");
+  if (!o.ids.empty() && !o.prompt.empty()) stop(2, "prompt: give --prompt or --ids, not both");
+  Tokenizer tokenizer;
+  std::vector<int32_t> ids = o.ids;
+  if (ids.empty()) {
+    if (o.folder.empty()) stop(2, "--prompt: a shape has no tokenizer; give --ids");
+    tokenizer.open(o.folder);
+    ids = tokenizer.encode(o.prompt, true);
+    if (ids.empty()) stop(2, "--prompt: it holds no tokens; give at least one character");
+  }
+  check_fits("the prompt and --tokens", int64_t(ids.size()) + std::max<int64_t>(o.tokens - 1, 0),
+             info);
+  Generation generation(engine, o.temperature, o.top_k, o.top_p, o.seed);
+  const char* comma = "";
+  generation.run(ids, o.tokens, [&](int32_t id) {
+    if (o.ids.empty()) {
+      tokenizer.show(id);
+    } else {
+      std::printf("%s%d", comma, id);
+      std::fflush(stdout);
+      comma = ",";
+    }
+  });
+  if (o.ids.empty()) tokenizer.show_rest();
   std::printf("\n");
-  edgeqat_sampler_free(sampler);
 }
 
 void bench(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
-  check_fits("--prompt", o.prompt, info);
+  int64_t length = kBenchPrompt;
+  if (!o.prompt.empty()) length = whole_number("--prompt", o.prompt.c_str(), 0, INT32_MAX);
+  check_fits("--prompt", length, info);
   check_fits("--depth and --tokens", o.depth + o.tokens, info);
   std::vector<float> logits(info.vocabulary);
-  std::vector<int32_t> prompt(std::max(o.prompt, o.depth));
+  std::vector<int32_t> prompt(std::max(length, o.depth));
   for (std::size_t i = 0; i < prompt.size(); ++i)
     prompt[i] = int32_t((i * 7919 + 13) % info.vocabulary);
   std::vector<double> prefill, decode;
-  for (int64_t run = 0; o.prompt && run <= o.repeat; ++run) {  // the first warms up
+  for (int64_t run = 0; length && run <= o.repeat; ++run) {  // the first warms up
     check(edgeqat_reset(engine));
     const double start = seconds();
-    check(edgeqat_forward(engine, prompt.data(), o.prompt, logits.data(), 0));
-    if (run) prefill.push_back(double(o.prompt) / (seconds() - start));
+    check(edgeqat_forward(engine, prompt.data(), length, logits.data(), 0));
+    if (run) prefill.push_back(double(length) / (seconds() - start));
   }
   check(edgeqat_reset(engine));
   if (o.depth) check(edgeqat_forward(engine, prompt.data(), o.depth, logits.data(), 0));
@@ -181,7 +196,7 @@ void bench(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
   check(edgeqat_read_speed(info.matrix_bytes, info.threads, &read));
   std::printf("isa %s, threads %d, matrices %.1f MB, read loop %.1f GB/s\n", info.isa,
               info.threads, double(info.matrix_bytes) / 1e6, read / 1e9);
-  if (o.prompt) report("pp" + std::to_string(o.prompt), prefill);
+  if (length) report("pp" + std::to_string(length), prefill);
   const std::string depth = o.depth ? "@d" + std::to_string(o.depth) : "";
   if (o.tokens) report("tg" + std::to_string(o.tokens) + depth, decode);
   std::printf("peak RSS %.1f MB\n", double(usage.ru_maxrss) / 1e3);

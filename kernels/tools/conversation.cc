@@ -1,0 +1,114 @@
+#include "conversation.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <iostream>
+
+namespace edgeqat_run {
+namespace {
+
+std::string json_text(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    char escape[8];
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      std::snprintf(escape, sizeof escape, "\\u%04x", unsigned(c));
+      out += escape;
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+class Conversation {
+ public:
+  Conversation(edgeqat_engine* engine, const std::string& folder) : engine_(engine) {
+    tokenizer_.open(folder);
+    chat_ = edgeqat_chat_open(folder.c_str());
+    if (!chat_) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
+    edgeqat_info info;
+    check(edgeqat_get_info(engine, &info));
+    context_ = info.context;
+  }
+  ~Conversation() { edgeqat_chat_close(chat_); }
+  Conversation(const Conversation&) = delete;
+  Conversation& operator=(const Conversation&) = delete;
+
+  void say(const std::string& line, Generation& generation, int64_t tokens) {
+    add("user", line);
+    std::vector<int32_t> ids = tokenizer_.encode(prompt(), false);
+    const int64_t room = context_ - int64_t(ids.size()) + 1;  // the last token needs no place
+    if (room < 2) stop(1, "chat: it fills the context; raise --context or begin anew");
+    const std::vector<int32_t> rest = kept(ids);
+    std::string answer;
+    generation.run(rest, tokens ? std::min(tokens, room) : room, [&](int32_t id) {
+      ids.push_back(id);
+      answer += tokenizer_.show(id);
+    });
+    answer += tokenizer_.show_rest();
+    std::printf("\n");
+    std::fflush(stdout);
+    edgeqat_info info;
+    check(edgeqat_get_info(engine_, &info));
+    ids.resize(std::size_t(info.position));
+    seen_ = ids;
+    add("assistant", answer);
+  }
+
+ private:
+  void add(const char* role, const std::string& content) {
+    messages_ += messages_.empty() ? "[" : ", ";
+    messages_ += "{\"role\": " + json_text(role) + ", \"content\": " + json_text(content) + "}";
+  }
+
+  std::string prompt() const {
+    const std::string messages = messages_ + "]";
+    std::string text;
+    for (int64_t size = 4096;;) {
+      text.resize(std::size_t(size));
+      const int64_t bytes = edgeqat_chat_apply(chat_, messages.c_str(), 1, text.data(), size);
+      if (bytes < 0) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
+      text.resize(std::size_t(std::min(bytes, size)));
+      if (bytes < size) return text;
+      size = bytes + 1;
+    }
+  }
+
+  // Forgets what the engine read beyond the beginning of ids, and gives what it has yet to read.
+  std::vector<int32_t> kept(const std::vector<int32_t>& ids) {
+    const std::size_t most = std::min(seen_.size(), ids.size() - 1);
+    std::size_t same = 0;
+    while (same < most && seen_[same] == ids[same]) ++same;
+    check(edgeqat_rewind(engine_, int64_t(same)));
+    return {ids.begin() + std::ptrdiff_t(same), ids.end()};
+  }
+
+  edgeqat_engine* engine_;
+  edgeqat_chat* chat_ = nullptr;
+  Tokenizer tokenizer_;
+  std::string messages_;  // JSON, without its last bracket
+  std::vector<int32_t> seen_;
+  int64_t context_ = 0;
+};
+
+}  // namespace
+
+void converse(edgeqat_engine* engine, const std::string& folder, Generation& generation,
+              int64_t tokens) {
+  Conversation conversation(engine, folder);
+  const bool asks = isatty(STDIN_FILENO);
+  for (std::string line;;) {
+    if (asks) std::printf("> ");
+    std::fflush(stdout);
+    if (!std::getline(std::cin, line)) break;
+    if (!line.empty()) conversation.say(line, generation, tokens);
+  }
+}
+
+}  // namespace edgeqat_run
