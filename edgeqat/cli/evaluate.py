@@ -37,7 +37,9 @@ def command(
     backend: Annotated[
         str | None,
         typer.Option(
-            "--backend", help="float, fake-quant, packed (integers) or native. [fake-quant]"
+            "--backend",
+            help="float, fake-quant, packed (integers) or native. [fake-quant; of chat and "
+            "--suite native]",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write.")] = None,
@@ -112,8 +114,7 @@ def command(
         "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs,
     }  # fmt: skip
     if suite is not None:
-        others = {**text, **scored, "tasks": tasks, "backend": backend}
-        _suite(folder, suite, output, threads, others)
+        _suite(folder, suite, output, threads, backend, {**text, **scored, "tasks": tasks})
         return
     if tasks == CHAT:
         _chat(folder, output, threads, backend, {**text, **scored})
@@ -140,7 +141,12 @@ def command(
 
 
 def _suite(
-    folder: str, suite: str, output: Path | None, threads: int | None, given: dict[str, Any]
+    folder: str,
+    suite: str,
+    output: Path | None,
+    threads: int | None,
+    backend: str | None,
+    given: dict[str, Any],
 ) -> None:
     against, data, root = (given.pop(name) for name in ("against", "data", "data_root"))
     if against is None:
@@ -148,7 +154,7 @@ def _suite(
     _refuse(given, "is not for a suite; leave it out")
     from edgeqat.pipeline.suite import evaluate_suite
 
-    result = evaluate_suite(Path(folder), against, suite, output, threads, data, root)
+    result = evaluate_suite(Path(folder), against, suite, output, threads, data, root, backend)
     for line in suite_page.lines(result):
         print(line)
     if output is not None:
@@ -165,11 +171,10 @@ def _chat(
     against = given.pop("against")
     if against is None:
         raise UsageError("against: 'chat' compares with the float model; add --against FLOAT")
-    _refuse({**given, "backend": backend}, "is not for the task 'chat'; leave it out")
+    _refuse(given, "is not for the task 'chat'; leave it out")
     from edgeqat.pipeline.evaluate import evaluate_chat
 
-    with log.console().status("answering"):
-        result = evaluate_chat(Path(folder), against, output, threads)
+    result = evaluate_chat(Path(folder), against, output, threads, backend)
     print(
         f"{result['model']} at {result['scheme']}, {result['prompts']} prompts, answers of at most "
         f"{result['new_tokens']} tokens"

@@ -60,7 +60,7 @@ class EdgeQATLM(TemplateLM):
     """A backend as lm-eval's language model; the arguments are those of --model_args.
 
     pretrained: packed folder, or float model with backend=float. max_length: of a sequence, at most
-    the model's.
+    the model's. opened: the backend, where a caller has it already.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class EdgeQATLM(TemplateLM):
         threads: int | None = None,
         max_batch_size: int | None = None,  # of lm-eval's command line, as device is
         device: str | None = None,
+        opened: Backend | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class EdgeQATLM(TemplateLM):
             raise UsageError(f"model_args: '{name}' is unknown; {nearest(name, _ARGUMENTS)}")
         size_text = str(batch_size or "")  # `auto` of lm-eval's command line is ours
         size = int(size_text) if size_text.isdigit() else _BATCH
-        self.opened: Backend = open_backend(backend, pretrained, size, threads)
+        self.opened = opened or open_backend(backend, pretrained, size, threads)
         self.tokenizer = self.opened.tokenizer
         self.add_bos_token = add_bos_token
         if max_length is not None and not 1 < max_length <= self.opened.positions:

@@ -15,7 +15,7 @@ from typing import Any
 import edgeqat
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
-from edgeqat.harness.backends import FLOAT
+from edgeqat.harness.backends import FLOAT, Backend
 from edgeqat.harness.extra import check_installed
 from edgeqat.output import check_file, write_json
 from edgeqat.recipe.files import RESOLVED
@@ -35,9 +35,11 @@ def evaluate_tasks(
     threads: int | None = None,
     num_fewshot: int | None = None,
     gen_kwargs: str | None = None,
+    opened: Backend | None = None,
 ) -> tuple[dict[str, Any], str]:
     """lm-eval's result of tasks on a backend, written to `output` where one is named, and its
-    tables. Raises an EdgeQATError in one line.
+    tables; `opened` is that backend where the caller has it already. Raises an EdgeQATError in one
+    line.
     """
     check_installed()
     check_file(output)
@@ -47,7 +49,7 @@ def evaluate_tasks(
         raise UsageError("tasks: none is named; write for example --tasks blimp")
     from edgeqat.harness.lm import EdgeQATLM, plain, run_tasks, table
 
-    lm = EdgeQATLM(model, backend, batch_size, max_length, threads=threads)
+    lm = EdgeQATLM(model, backend, batch_size, max_length, threads=threads, opened=opened)
     start = time.perf_counter()
     try:
         result = run_tasks(lm, tasks, task_folder(), data_root, limit, num_fewshot, gen_kwargs)
