@@ -31,7 +31,7 @@ def command(
     tasks: Annotated[
         str | None,
         typer.Option(
-            "--tasks", help="lm-eval's, e.g. blimp,piqa, or chat; without: held-out text."
+            "--tasks", help="lm-eval's, e.g. blimp,gsm8k, or chat; without: held-out text."
         ),
     ] = None,
     backend: Annotated[
@@ -57,6 +57,9 @@ def command(
     gen_kwargs: Annotated[
         str | None, typer.Option("--gen-kwargs", help="Of generating tasks: max_gen_toks=64,...")
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Tasks' prompts go through the model's chat template.")
+    ] = False,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Sequences at once, torch. [64]")
     ] = None,
@@ -111,7 +114,7 @@ def command(
     }  # fmt: skip
     scored: dict[str, Any] = {
         "data_root": data_root, "limit": limit, "batch_size": batch_size, "max_length": max_length,
-        "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs,
+        "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs, "chat": chat or None,
     }  # fmt: skip
     if suite is not None:
         _suite(folder, suite, output, threads, backend, {**text, **scored, "tasks": tasks})
@@ -124,6 +127,7 @@ def command(
         _refuse(text, f"is for {_TEXT}; leave out --tasks or this option")
         from edgeqat.harness.run import evaluate_tasks
 
+        scored["chat"] = chat
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         _, printed = evaluate_tasks(folder, names, backend, output, threads=threads, **scored)
         print(printed)

@@ -196,8 +196,12 @@ class EdgeQATLM(TemplateLM):
                     )
                 until = options.get("until") or []
                 stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-                order = sorted(members, key=lambda n: -len(requests[n].args[0]))
                 size = self.opened.batch_size
+                # one by one: what begins alike follows one another; else: what is as long
+                order = sorted(
+                    members,
+                    key=lambda n: requests[n].args[0] if size == 1 else -len(requests[n].args[0]),
+                )
                 for start in range(0, len(order), size):
                     part = order[start : start + size]
                     prompts = [self.tok_encode(requests[n].args[0]) for n in part]
@@ -240,10 +244,13 @@ def run_tasks(
     limit: float | None = None,
     num_fewshot: int | None = None,
     gen_kwargs: str | None = None,
+    chat: bool = False,
 ) -> dict[str, Any]:
-    """lm-eval's result of tasks by name; those of `folder` come before lm-eval's own of the same
-    name. Raises an EdgeQATError in one line.
+    """lm-eval's result of tasks by name, with `chat` through the chat template; those of `folder`
+    come before lm-eval's own of the same name. Raises an EdgeQATError in one line.
     """
+    if chat and not model.tokenizer.chat_template:
+        raise UsageError("chat: the model's tokenizer has no chat template; leave out --chat")
     try:
         with _quiet():
             result: Any = lm_eval.simple_evaluate(
@@ -253,6 +260,8 @@ def run_tasks(
                 limit=limit,
                 num_fewshot=num_fewshot,
                 gen_kwargs=gen_kwargs,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
                 log_samples=False,
             )
     except EdgeQATError:
