@@ -18,6 +18,8 @@ import numpy as np
 
 from edgeqat.runtime.engine import Engine
 
+_CHUNK = 240  # tokens that the engine computes at once
+
 
 def shared_length(left: Tokens[int], right: Tokens[int]) -> int:
     """How many tokens two texts begin with alike."""
@@ -67,6 +69,9 @@ class Sequence:
     ) -> Iterator[int]:
         """Token ids that continue a text, as Engine.generate gives them."""
         rest = self._go_back(ids, 1)
+        while len(rest) > _CHUNK:  # an interruption waits for no more than that
+            self.engine.prefill(rest[:_CHUNK])
+            rest = rest[_CHUNK:]
         for token in self.engine.generate(rest, max_tokens, temperature, top_k, top_p, seed):
             self._ids.append(token)
             yield token
