@@ -33,9 +33,22 @@ def rows(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]:
     return {"test": _dataset(locate(file, data_root, _SUFFIXES))}
 
 
-def splits(files: dict[str, list[str]], data_root: str | None = None, **_: Any) -> dict[str, Any]:
-    """The rows of several splits; of the names that a split's file may have the first is taken."""
-    return {split: _dataset(locate(names, data_root, _SUFFIXES)) for split, names in files.items()}
+def splits(
+    files: dict[str, list[str]], fields: list[str], data_root: str | None = None, **_: Any
+) -> dict[str, Any]:
+    """The rows of several splits, with the fields that the task needs; of the names that a split's
+    file may have the first is taken.
+    """
+    datasets = {}
+    for split, names in files.items():
+        path = locate(names, data_root, _SUFFIXES)
+        datasets[split] = _dataset(path)
+        missing = [field for field in fields if field not in datasets[split].column_names]
+        if missing:
+            raise DataError(
+                f"tasks: '{path}' has no field '{missing[0]}'; its rows need {', '.join(fields)}"
+            )
+    return datasets
 
 
 def pages(file: str, data_root: str | None = None, size: int = 8000, **_: Any) -> dict[str, Any]:

@@ -268,7 +268,7 @@ def run_tasks(
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200] or type(error).__name__
-        way = "look at --limit and --gen-kwargs"
+        way = "look at --limit, --num-fewshot and --gen-kwargs"
         if isinstance(error, OSError | ImportError):
             way = "lm-eval's own data come from the hub: go online once, or name a --data-root"
         raise DataError(f"tasks: '{', '.join(tasks)}' cannot be run ({line}); {way}") from error

@@ -151,3 +151,16 @@ def test_the_page(packed_folder, model_folder, text_file, tmp_path, monkeypatch,
     assert set(result["seconds"]) == {"positions", "needles", "chat"} and "seconds: pos" in out
     assert result["backend"] == ("fake-quant" if native.library() is None else "native")
     assert result["tasks"] is None and result["scheme"] == "w4a8kv4"
+
+
+def test_without_the_engine_torch_reads(packed_folder, model_folder, monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    with pair(packed_folder, str(model_folder)) as (_, reader, _):
+        assert reader.name == "fake-quant"
+
+
+def test_products_in_bf16_are_close():
+    model, ids = tiny.llama(), tiny.ids(1, 40)[0].tolist()
+    rows = [TorchReader(model, bf16=bf16).rows(ids, 3).float() for bf16 in (False, True)]
+    cosine = torch.nn.functional.cosine_similarity(*rows, dim=-1)
+    assert cosine.min() > 0.99 and not torch.equal(*rows)

@@ -56,7 +56,7 @@ def data_root(tmp_path_factory):
     write(root / "gsm8k/train.jsonl", sums[:6])
     write(root / "gsm8k/test.jsonl", sums[6:])
     for split, name in (("train", "train"), ("test", "test")):
-        whole = data.splits({split: [f"gsm8k/{name}"]}, str(root))[split]
+        whole = data.splits({split: [f"gsm8k/{name}"]}, ["question"], str(root))[split]
         whole.to_parquet(str(root / f"gsm8k/main/{name}-00000-of-00001.parquet"))
         (root / f"gsm8k/{name}.jsonl").unlink()
     asked = [
@@ -211,12 +211,16 @@ def test_what_is_missing_is_said_in_a_line(folder, data_root, tmp_path, monkeypa
     (tmp_path / "gsm8k").mkdir()
     for name in ("train", "test"):
         write(tmp_path / f"gsm8k/{name}.jsonl", [{"question": "a", "answer": "b"}] * 9)
-    error = refused(
-        folder, "--tasks", "gsm8k", "--data-root", tmp_path, "--gen-kwargs", "max_gen_toks=5000"
-    )
+    given = (folder, "--tasks", "gsm8k", "--data-root", tmp_path)
+    assert "look at --limit, --num-fewshot" in refused(*given, "--num-fewshot", "30")
+    error = refused(*given, "--gen-kwargs", "max_gen_toks=5000")
     assert "5000 new tokens do not fit" in error
     error = refused(
         demo.folder(), "--tasks", "gsm8k", "--backend", "float", "--chat", "--data-root", tmp_path
     )
     assert "chat: the model's tokenizer has no chat template; leave out --chat" in error
     assert "chat: 'True' is for tasks" in refused(folder, "--chat")
+    write(tmp_path / "gsm8k/test.jsonl", [{"question": "a"}])
+    assert "has no field 'answer'; its rows need question, answer" in asked("gsm8k", tmp_path)
+    write(tmp_path / "gsm8k/test.jsonl", [])
+    assert "has no field 'question'" in asked("gsm8k", tmp_path)
