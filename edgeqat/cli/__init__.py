@@ -17,6 +17,7 @@ from typer import exceptions
 import edgeqat
 from edgeqat.cli import (
     bench,
+    chat,
     compare,
     coreset,
     evaluate,
@@ -74,7 +75,8 @@ def _options(
 for _name, _verb in (
     ("quantize", quantize), ("train", train), ("coreset", coreset), ("eval", evaluate),
     ("compare", compare), ("bench", bench), ("report", report), ("export", export),
-    ("generate", generate), ("inspect", inspect), ("recipes", recipes), ("manual", manual),
+    ("generate", generate), ("chat", chat), ("inspect", inspect), ("recipes", recipes),
+    ("manual", manual),
 ):  # fmt: skip
     app.command(_name, hidden=_verb is manual, epilog=_examples(*_verb.EXAMPLES))(_verb.command)
 

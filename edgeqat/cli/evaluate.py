@@ -31,13 +31,15 @@ def command(
     tasks: Annotated[
         str | None,
         typer.Option(
-            "--tasks", help="lm-eval's, e.g. blimp,piqa, or chat; without: held-out text."
+            "--tasks", help="lm-eval's, e.g. blimp,gsm8k, or chat; without: held-out text."
         ),
     ] = None,
     backend: Annotated[
         str | None,
         typer.Option(
-            "--backend", help="float, fake-quant, packed (integers) or native. [fake-quant]"
+            "--backend",
+            help="float, fake-quant, packed (integers) or native. [fake-quant; of chat and "
+            "--suite native]",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write.")] = None,
@@ -55,6 +57,9 @@ def command(
     gen_kwargs: Annotated[
         str | None, typer.Option("--gen-kwargs", help="Of generating tasks: max_gen_toks=64,...")
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Tasks' prompts go through the model's chat template.")
+    ] = False,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Sequences at once, torch. [64]")
     ] = None,
@@ -109,11 +114,10 @@ def command(
     }  # fmt: skip
     scored: dict[str, Any] = {
         "data_root": data_root, "limit": limit, "batch_size": batch_size, "max_length": max_length,
-        "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs,
+        "num_fewshot": num_fewshot, "gen_kwargs": gen_kwargs, "chat": chat or None,
     }  # fmt: skip
     if suite is not None:
-        others = {**text, **scored, "tasks": tasks, "backend": backend}
-        _suite(folder, suite, output, threads, others)
+        _suite(folder, suite, output, threads, backend, {**text, **scored, "tasks": tasks})
         return
     if tasks == CHAT:
         _chat(folder, output, threads, backend, {**text, **scored})
@@ -123,6 +127,7 @@ def command(
         _refuse(text, f"is for {_TEXT}; leave out --tasks or this option")
         from edgeqat.harness.run import evaluate_tasks
 
+        scored["chat"] = chat
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         _, printed = evaluate_tasks(folder, names, backend, output, threads=threads, **scored)
         print(printed)
@@ -140,7 +145,12 @@ def command(
 
 
 def _suite(
-    folder: str, suite: str, output: Path | None, threads: int | None, given: dict[str, Any]
+    folder: str,
+    suite: str,
+    output: Path | None,
+    threads: int | None,
+    backend: str | None,
+    given: dict[str, Any],
 ) -> None:
     against, data, root = (given.pop(name) for name in ("against", "data", "data_root"))
     if against is None:
@@ -148,7 +158,7 @@ def _suite(
     _refuse(given, "is not for a suite; leave it out")
     from edgeqat.pipeline.suite import evaluate_suite
 
-    result = evaluate_suite(Path(folder), against, suite, output, threads, data, root)
+    result = evaluate_suite(Path(folder), against, suite, output, threads, data, root, backend)
     for line in suite_page.lines(result):
         print(line)
     if output is not None:
@@ -165,11 +175,10 @@ def _chat(
     against = given.pop("against")
     if against is None:
         raise UsageError("against: 'chat' compares with the float model; add --against FLOAT")
-    _refuse({**given, "backend": backend}, "is not for the task 'chat'; leave it out")
+    _refuse(given, "is not for the task 'chat'; leave it out")
     from edgeqat.pipeline.evaluate import evaluate_chat
 
-    with log.console().status("answering"):
-        result = evaluate_chat(Path(folder), against, output, threads)
+    result = evaluate_chat(Path(folder), against, output, threads, backend)
     print(
         f"{result['model']} at {result['scheme']}, {result['prompts']} prompts, answers of at most "
         f"{result['new_tokens']} tokens"

@@ -39,6 +39,20 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a recipe field: a.b=value. Repeatable."),
 ]
+TemperatureOption = Annotated[
+    float,
+    typer.Option("--temperature", min=0.0, help="0 takes the likeliest token; above, sample."),
+]
+TopKOption = Annotated[
+    int, typer.Option("--top-k", min=0, help="Sample from the K likeliest tokens; 0: from all.")
+]
+TopPOption = Annotated[
+    float,
+    typer.Option("--top-p", min=0.0, max=1.0, help="Sample from the likeliest share P; 1: all."),
+]
+SamplingSeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of sampling.")
+]
 
 CoresetOption = Annotated[
     str | None,

@@ -9,7 +9,9 @@ from typing import Any
 def lines(result: dict[str, Any]) -> Iterator[str]:
     """The page of a result of pipeline/suite, line by line."""
     told = result["positions"]
-    yield f"{result['model']} at {result['scheme']} beside {result['against']}"
+    yield (
+        f"{result['model']} at {result['scheme']}, {result['backend']}, beside {result['against']}"
+    )
     yield ""
     yield _row(f"{told['blocks']} blocks of {told['context']}", "float", "model", "KL", "same top")
     yield _scores("perplexity", told)
@@ -25,6 +27,9 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     if result["tasks"] is not None:
         yield ""
         yield from _tasks(result["tasks"])
+    yield ""
+    seconds = ", ".join(f"{part} {value:.0f}" for part, value in result["seconds"].items())
+    yield f"seconds: {seconds}"
 
 
 def chat(result: dict[str, Any]) -> Iterator[str]:

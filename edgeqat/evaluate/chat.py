@@ -11,6 +11,7 @@ Legend: N prompts, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -19,15 +20,18 @@ import torch
 
 from edgeqat.errors import UsageError
 from edgeqat.evaluate.chat_prompts import PROMPTS
-from edgeqat.hf.continuation import continued, ends_of, prompt_of
+from edgeqat.evaluate.reader import Reader, TorchReader
+from edgeqat.hf.continuation import ends_of, prompt_of
 from edgeqat.losses.distill import distill
 
+logger = logging.getLogger(__name__)
+
 START, GRAM, TIMES = 32, 8, 3
-NEW_TOKENS, BATCH = 160, 20
+NEW_TOKENS = 160
 
 
 def chat(
-    model: Any, floating: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS,
+    model: Reader, floating: TorchReader, tokenizer: Any, prompts: Sequence[str] = PROMPTS,
     new_tokens: int = NEW_TOKENS,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of a model's answers and of the float model's, and the answers themselves."""
@@ -37,10 +41,14 @@ def chat(
         )
     texts = [prompt_of(tokenizer, words) for words in prompts]
     asked = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    ends = ends_of(floating, tokenizer)
+    ends = ends_of(floating.model, tokenizer)
     if not ends:
         raise UsageError("tasks: 'chat' needs a token that ends an answer; the model has none")
-    given = [answers(one, asked, ends, new_tokens) for one in (model, floating)]
+    given = []
+    for one in (model, floating):
+        logger.info("chat: %s answers %d prompts", one.name, len(prompts))
+        given.append(one.answers(asked, ends, new_tokens))
+    logger.info("chat: KL on the float model's answers")
     starts = [own[:START] == other[:START] for own, other in zip(*given, strict=True)]
     told = [[str(tokenizer.decode(ids)) for ids in one] for one in given]
     return {
@@ -55,18 +63,6 @@ def chat(
             for words, own, other in zip(prompts, *told, strict=True)
         ],
     }
-
-
-def answers(
-    model: Any, prompts: list[list[int]], ends: list[int], new_tokens: int
-) -> list[list[int]]:
-    """Greedy answers to prompts of token ids, with the token that ends each."""
-    greedy = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
-    return [
-        answer
-        for at in range(0, len(prompts), BATCH)
-        for answer in continued(model, prompts[at : at + BATCH], ends, new_tokens, **greedy)
-    ]
 
 
 def loops(ids: list[int]) -> bool:
@@ -86,19 +82,17 @@ def _habits(given: list[list[int]], ends: list[int]) -> dict[str, float]:
 
 @torch.no_grad()
 def _divergence(
-    model: Any, floating: Any, prompts: list[list[int]], given: list[list[int]]
+    model: Reader, floating: Reader, prompts: list[list[int]], given: list[list[int]]
 ) -> float:
     """KL of a model to the float one where each token of the float answers is predicted."""
     total, count = 0.0, 0
     for prompt, answer in zip(prompts, given, strict=True):
-        ids = torch.tensor([prompt + answer], device=next(model.parameters()).device)
-        rows = slice(len(prompt) - 1, -1)
-        taught, logits = (
-            one.eval()(input_ids=ids, use_cache=False).logits[0, rows] for one in (floating, model)
-        )
-        if len(logits):
-            labels = ids[0, len(prompt) :]
-            kl = distill(logits, taught[:, : logits.shape[1]], labels, 1.0)[2]
-            total += float(kl) * len(logits)
-            count += len(logits)
+        if not answer:
+            continue
+        ids = [*prompt, *answer][:-1]
+        taught, logits = (one.rows(ids, len(answer)) for one in (floating, model))
+        rows = min(taught.shape[1], logits.shape[1])
+        kl = distill(logits[:, :rows], taught[:, :rows], torch.tensor(answer), 1.0)[2]
+        total += float(kl) * len(answer)
+        count += len(answer)
     return total / max(count, 1)

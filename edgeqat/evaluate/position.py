@@ -6,30 +6,35 @@ Legend: N blocks, T tokens of a block, V vocabulary.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from edgeqat.evaluate.reader import Reader
+
+logger = logging.getLogger(__name__)
+
 _ROWS = 256  # positions whose probabilities are held at a time
 
 
 @torch.no_grad()
-def by_position(model: Any, floating: Any, blocks: Tensor, parts: int = 4) -> dict[str, Any]:
+def by_position(model: Reader, floating: Reader, blocks: Tensor, parts: int = 4) -> dict[str, Any]:
     """Perplexity of both models on blocks (N, T), KL(float || model) in nats a token and the share
     of equal most likely tokens: of all tokens, and of `parts` equal ranges of positions.
     """
     sums = torch.zeros(4, blocks.shape[1] - 1, dtype=torch.float64)
-    for block in blocks:
-        ids = block[None].to(model.device)
-        both = [one.eval()(input_ids=ids, use_cache=False).logits[0] for one in (floating, model)]
+    for number, ids in enumerate(blocks, 1):
+        both = [one.rows(ids.tolist(), len(ids)) for one in (floating, model)]
         rows = min(one.shape[1] for one in both)
-        for start in range(0, ids.shape[1] - 1, _ROWS):
-            part = slice(start, min(start + _ROWS, ids.shape[1] - 1))
-            labels = ids[0, part.start + 1 : part.stop + 1]
+        for start in range(0, len(ids) - 1, _ROWS):
+            part = slice(start, min(start + _ROWS, len(ids) - 1))
+            labels = ids[part.start + 1 : part.stop + 1]
             floats, own = (one[part, :rows] for one in both)
             sums[:, part] += _compared(floats, own, labels)
+        logger.info("positions: %d of %d blocks", number, len(blocks))
     sums /= len(blocks)
     places = torch.arange(sums.shape[1]).tensor_split(parts)
     return {

@@ -25,13 +25,15 @@ from torch.nn import functional as F
 
 from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError, nearest
-from edgeqat.harness.prefixes import Batch, Ids, batches, common
+from edgeqat.harness.prefixes import Batch, Ids, batches
 from edgeqat.hf import float_model, image_folder, packed_folder
 from edgeqat.hf.generation import Stops, reset_generation_config
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.layers import attentions
 from edgeqat.recipe import files as recipes
 from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.sequence import Sequence as EngineSequence
+from edgeqat.runtime.sequence import shared_length
 
 FLOAT, FAKE_QUANT, PACKED, NATIVE = BACKENDS = ("float", "fake-quant", "packed", "native")
 _LOGITS_AT_ONCE = 1 << 26
@@ -220,17 +222,18 @@ class Native(Backend):
         self.facts = {"isa": self.engine.isa, "threads": self.engine.threads}
         self._at_once = max(1, _LOGITS_AT_ONCE // (4 * self.engine.vocabulary))
         self._asked = 0  # texts so far: each is drawn from a seed of its own
+        self._sequence = EngineSequence(self.engine)
 
     def score(
         self, sequences: Sequence[Ids], counts: Sequence[int], step: Step = lambda done: None
     ) -> list[tuple[float, bool]]:
         totals: dict[int, tuple[float, bool]] = {}
-        self.engine.reset()
+        self._sequence.forget()
         before: Ids = ()
         scores: list[tuple[float, bool] | None] = []  # of token n + 1 behind the first n + 1
         for number in sorted(range(len(sequences)), key=lambda n: tuple(sequences[n])):
             sequence = sequences[number]
-            shared = common(before, sequence[:-1])
+            shared = shared_length(before, sequence[:-1])
             first = len(sequence) - counts[number] - 1
             reusable = range(first, shared - 1)
             keep = next((n for n in reusable if scores[n] is None), max(shared - 1, 0))
@@ -270,10 +273,9 @@ class Native(Backend):
         answers: list[list[int]] = []
         ends = Stops(self.tokenizer, stops)
         for prompt in prompts:
-            self.engine.reset()
             self._asked += 1
             tokens: list[int] = []
-            for token in self.engine.generate(prompt, limit, *sampling, self._asked):
+            for token in self._sequence.generate(prompt, limit, *sampling, self._asked):
                 tokens.append(token)
                 if ends.spelled(tokens):
                     break

@@ -1,6 +1,7 @@
 """Local data of tasks: what the files of eval/lm_eval name in `custom_dataset`.
 
     dataset_kwargs: {file: blimp/adjunct_island}     below the data root, any of SUFFIXES
+    dataset_kwargs: {files: {test: [gsm8k/test]}}    several splits, each by the first of its names
 
 The data root comes with the task's metadata (`--data-root`, or `--metadata data_root=FOLDER` of
 lm-eval's own command line), else from EDGEQAT_DATA. lm-eval calls these functions with its metadata
@@ -29,20 +30,25 @@ _TEXTS = (".txt.gz", ".txt")
 
 def rows(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]:
     """The rows of one file as the split `test`."""
-    import datasets
+    return {"test": _dataset(locate(file, data_root, _SUFFIXES))}
 
-    path = locate(file, data_root, _SUFFIXES)
-    try:
-        if path.suffix == ".parquet":
-            return {"test": datasets.Dataset(read_table(path))}
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-        records = [json.loads(line) for line in text.split("\n") if line.strip()]
-        return {"test": datasets.Dataset.from_list(records)}
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error) as error:
-        raise DataError(
-            f"tasks: '{path}' cannot be read ({' '.join(str(error).split())[:120]}); check the file"
-        ) from None
+
+def splits(
+    files: dict[str, list[str]], fields: list[str], data_root: str | None = None, **_: Any
+) -> dict[str, Any]:
+    """The rows of several splits, with the fields that the task needs; of the names that a split's
+    file may have the first is taken.
+    """
+    datasets = {}
+    for split, names in files.items():
+        path = locate(names, data_root, _SUFFIXES)
+        datasets[split] = _dataset(path)
+        missing = [field for field in fields if field not in datasets[split].column_names]
+        if missing:
+            raise DataError(
+                f"tasks: '{path}' has no field '{missing[0]}'; its rows need {', '.join(fields)}"
+            )
+    return datasets
 
 
 def pages(file: str, data_root: str | None = None, size: int = 8000, **_: Any) -> dict[str, Any]:
@@ -92,21 +98,40 @@ def endings(file: str, data_root: str | None = None, **_: Any) -> dict[str, Any]
     return {"test": dataset.map(prepared, keep_in_memory=True)}
 
 
-def locate(file: str, data_root: str | None, suffixes: tuple[str, ...]) -> Path:
-    """The file below the data root, with the first suffix that is there."""
+def locate(names: str | list[str], data_root: str | None, suffixes: tuple[str, ...]) -> Path:
+    """The first of the names below the data root, with the first suffix that is there."""
+    names = [names] if isinstance(names, str) else names
     root = data_root or os.environ.get(ROOT_VARIABLE)
     if not root:
         raise DataError(
-            f"tasks: no data root for '{file}'; give --data-root FOLDER, or set {ROOT_VARIABLE}"
+            f"tasks: no data root for '{names[0]}'; give --data-root FOLDER, or set {ROOT_VARIABLE}"
         )
-    for suffix in suffixes:
-        path = Path(root).expanduser() / f"{file}{suffix}"
-        if path.is_file():
-            return path
+    for name in names:
+        for suffix in suffixes:
+            path = Path(root).expanduser() / f"{name}{suffix}"
+            if path.is_file():
+                return path
+    others = f" (or {', '.join(names[1:])})" if names[1:] else ""
     raise DataError(
-        f"tasks: '{Path(root) / file}' with {', '.join(suffixes)} is not there; put the data below "
-        "--data-root as eval/lm_eval/README.md says"
+        f"tasks: '{Path(root) / names[0]}' with {', '.join(suffixes)} is not there{others}; put "
+        "the data below --data-root as eval/lm_eval/README.md says"
     )
+
+
+def _dataset(path: Path) -> Any:
+    import datasets
+
+    try:
+        if path.suffix == ".parquet":
+            return datasets.Dataset(read_table(path))
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+        records = [json.loads(line) for line in text.split("\n") if line.strip()]
+        return datasets.Dataset.from_list(records)
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error) as error:
+        raise DataError(
+            f"tasks: '{path}' cannot be read ({' '.join(str(error).split())[:120]}); check the file"
+        ) from None
 
 
 def _unmarked(text: str) -> str:

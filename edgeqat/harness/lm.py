@@ -60,7 +60,7 @@ class EdgeQATLM(TemplateLM):
     """A backend as lm-eval's language model; the arguments are those of --model_args.
 
     pretrained: packed folder, or float model with backend=float. max_length: of a sequence, at most
-    the model's.
+    the model's. opened: the backend, where a caller has it already.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class EdgeQATLM(TemplateLM):
         threads: int | None = None,
         max_batch_size: int | None = None,  # of lm-eval's command line, as device is
         device: str | None = None,
+        opened: Backend | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class EdgeQATLM(TemplateLM):
             raise UsageError(f"model_args: '{name}' is unknown; {nearest(name, _ARGUMENTS)}")
         size_text = str(batch_size or "")  # `auto` of lm-eval's command line is ours
         size = int(size_text) if size_text.isdigit() else _BATCH
-        self.opened: Backend = open_backend(backend, pretrained, size, threads)
+        self.opened = opened or open_backend(backend, pretrained, size, threads)
         self.tokenizer = self.opened.tokenizer
         self.add_bos_token = add_bos_token
         if max_length is not None and not 1 < max_length <= self.opened.positions:
@@ -195,8 +196,12 @@ class EdgeQATLM(TemplateLM):
                     )
                 until = options.get("until") or []
                 stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-                order = sorted(members, key=lambda n: -len(requests[n].args[0]))
                 size = self.opened.batch_size
+                # one by one: what begins alike follows one another; else: what is as long
+                order = sorted(
+                    members,
+                    key=lambda n: requests[n].args[0] if size == 1 else -len(requests[n].args[0]),
+                )
                 for start in range(0, len(order), size):
                     part = order[start : start + size]
                     prompts = [self.tok_encode(requests[n].args[0]) for n in part]
@@ -239,10 +244,13 @@ def run_tasks(
     limit: float | None = None,
     num_fewshot: int | None = None,
     gen_kwargs: str | None = None,
+    chat: bool = False,
 ) -> dict[str, Any]:
-    """lm-eval's result of tasks by name; those of `folder` come before lm-eval's own of the same
-    name. Raises an EdgeQATError in one line.
+    """lm-eval's result of tasks by name, with `chat` through the chat template; those of `folder`
+    come before lm-eval's own of the same name. Raises an EdgeQATError in one line.
     """
+    if chat and not model.tokenizer.chat_template:
+        raise UsageError("chat: the model's tokenizer has no chat template; leave out --chat")
     try:
         with _quiet():
             result: Any = lm_eval.simple_evaluate(
@@ -252,13 +260,15 @@ def run_tasks(
                 limit=limit,
                 num_fewshot=num_fewshot,
                 gen_kwargs=gen_kwargs,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
                 log_samples=False,
             )
     except EdgeQATError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200] or type(error).__name__
-        way = "look at --limit and --gen-kwargs"
+        way = "look at --limit, --num-fewshot and --gen-kwargs"
         if isinstance(error, OSError | ImportError):
             way = "lm-eval's own data come from the hub: go online once, or name a --data-root"
         raise DataError(f"tasks: '{', '.join(tasks)}' cannot be run ({line}); {way}") from error

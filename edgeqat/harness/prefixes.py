@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edgeqat.runtime.sequence import shared_length
+
 Ids = Sequence[int]
 
 
@@ -24,14 +26,6 @@ class Batch:
     requests: list[int]
     owners: list[int]
     rests: list[Ids]
-
-
-def common(left: Ids, right: Ids) -> int:
-    """How many tokens two sequences begin with alike."""
-    for number, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return number
-    return min(len(left), len(right))
 
 
 def batches(inputs: Sequence[Ids], size: int, tokens: int, share: bool = True) -> Iterator[Batch]:
@@ -67,7 +61,7 @@ def _groups(inputs: Sequence[Ids], size: int) -> Iterator[tuple[list[int], int]]
     for number in sorted(range(len(inputs)), key=lambda n: tuple(inputs[n])):
         tokens = inputs[number]
         if 0 < len(members) < size:
-            shared = min(length, common(inputs[members[0]], tokens))
+            shared = min(length, shared_length(inputs[members[0]], tokens))
             if shared and 2 * shared >= max(longest, len(tokens)):
                 members.append(number)
                 length, longest = shared, max(longest, len(tokens))

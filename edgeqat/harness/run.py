@@ -15,7 +15,8 @@ from typing import Any
 import edgeqat
 from edgeqat import checkpoint
 from edgeqat.errors import UsageError
-from edgeqat.harness.backends import FLOAT
+from edgeqat.harness import ifeval
+from edgeqat.harness.backends import FLOAT, Backend
 from edgeqat.harness.extra import check_installed
 from edgeqat.output import check_file, write_json
 from edgeqat.recipe.files import RESOLVED
@@ -35,9 +36,13 @@ def evaluate_tasks(
     threads: int | None = None,
     num_fewshot: int | None = None,
     gen_kwargs: str | None = None,
+    chat: bool = False,
+    opened: Backend | None = None,
 ) -> tuple[dict[str, Any], str]:
     """lm-eval's result of tasks on a backend, written to `output` where one is named, and its
-    tables. Raises an EdgeQATError in one line.
+    tables. `chat` puts prompts into the model's chat template, worked examples as turns of the
+    conversation; `opened` is that backend where the caller has it already. Raises an EdgeQATError
+    in one line.
     """
     check_installed()
     check_file(output)
@@ -45,18 +50,23 @@ def evaluate_tasks(
         raise UsageError(f"limit: {limit:g} examples are none; give 1 or more, or a share of them")
     if not tasks:
         raise UsageError("tasks: none is named; write for example --tasks blimp")
+    if ifeval.NAME in tasks:
+        ifeval.check(data_root)
     from edgeqat.harness.lm import EdgeQATLM, plain, run_tasks, table
 
-    lm = EdgeQATLM(model, backend, batch_size, max_length, threads=threads)
+    lm = EdgeQATLM(model, backend, batch_size, max_length, threads=threads, opened=opened)
     start = time.perf_counter()
     try:
-        result = run_tasks(lm, tasks, task_folder(), data_root, limit, num_fewshot, gen_kwargs)
+        result = run_tasks(
+            lm, tasks, task_folder(), data_root, limit, num_fewshot, gen_kwargs, chat
+        )
     finally:
         lm.opened.close()
     result["edgeqat"] = {
         "version": edgeqat.__version__,
         "model": model,
         "backend": backend,
+        "chat": chat,
         **_origin(Path(model), backend),
         "seconds": round(time.perf_counter() - start, 1),
     }

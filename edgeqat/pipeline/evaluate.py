@@ -25,6 +25,7 @@ from edgeqat.hf import float_model, image_model, packed_folder
 from edgeqat.output import check_file, write_json
 from edgeqat.pipeline.image_task import held_out, matched, place_of
 from edgeqat.pipeline.load import task_of_folder, with_data_root
+from edgeqat.pipeline.pair import pair
 from edgeqat.pipeline.text_task import check_same_vocabulary
 from edgeqat.recipe import files as recipes
 from edgeqat.recipe.files import RESOLVED
@@ -73,29 +74,25 @@ def evaluate(
 
 
 def evaluate_chat(
-    folder: Path, against: str, output: Path | None = None, threads: int | None = None
+    folder: Path,
+    against: str,
+    output: Path | None = None,
+    threads: int | None = None,
+    backend: str | None = None,
 ) -> dict[str, Any]:
     """Answers of a packed chat model beside those of its float model (evaluate/chat), written to
-    `output` where one is named.
+    `output` where one is named; `backend` None is the engine where it runs the folder.
     """
     check_file(output)
     if threads is not None:
         torch.set_num_threads(threads)
-    tokenizer, model, floating = pair(folder, against)
-    scores = chat(model, floating, tokenizer)
     scheme = checkpoint.read_config(folder)["quantization_config"]["scheme"]
-    result = {"model": str(folder), "scheme": scheme, "against": against, **scores}
+    result: dict[str, Any] = {"model": str(folder), "scheme": scheme, "against": against}
+    with pair(folder, against, backend, threads) as (tokenizer, model, floating):
+        result |= {"backend": model.name, **chat(model, floating, tokenizer)}
     if output is not None:
         write_json(output, result)
     return result
-
-
-def pair(folder: Path, against: str) -> tuple[Any, Any, Any]:
-    """Tokenizer and model of a packed folder, and the float model it is compared with."""
-    tokenizer, model = packed_folder.load_tokenizer(folder), packed_folder.load(folder)
-    floating = float_model.load_model(against).eval()
-    check_same_vocabulary("against", against, floating, model, tokenizer)
-    return tokenizer, model, floating
 
 
 def _evaluate_text(
@@ -112,7 +109,8 @@ def _evaluate_text(
     opened = Native(folder, tokenizer, threads) if backend == NATIVE else None
     if against is not None:
         floating = float_model.load_model(against).eval()
-        check_same_vocabulary("against", against, floating, model, tokenizer)
+        rows = model.config.vocab_size
+        check_same_vocabulary("against", against, floating, rows, tokenizer)
     held = held_out_blocks(recipe.data, tokenizer)
     scheme = recipe.quant.bits()
     result = {

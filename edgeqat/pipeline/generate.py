@@ -5,7 +5,7 @@ transformers' generate() for what only torch runs; torch is imported for that al
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError
 from edgeqat.families import family_of
+from edgeqat.pipeline.folder_tokenizer import FolderTokenizer
 from edgeqat.runtime import tokenizer as tokenizer_files
 from edgeqat.runtime.engine import Engine
 from edgeqat.runtime.tokenizer import Tokenizer
@@ -31,18 +32,27 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     engine: str = "native",
+    chat: bool = False,
 ) -> Iterator[str]:
-    """Pieces of text that continue `prompt`; temperature 0 is greedy."""
+    """Pieces of text that continue `prompt`, or with `chat` answer it through the model's chat
+    template; temperature 0 is greedy.
+    """
     if engine not in ENGINES:
         raise UsageError(f"engine: '{engine}' is unknown; choose from {', '.join(ENGINES)}")
-    config = checkpoint.verify(folder)
-    if checkpoint.IMAGE in config:
-        raise UsageError(f"folder: '{folder}' holds an image classifier; use `edgeqat eval` on it")
-    tokenizer = _tokenizer(folder)
-    ids = tokenizer.encode(prompt)
+    config = check_text_model(folder)
+    if not prompt:
+        raise UsageError("prompt: it is empty; give at least one character")
+    tokenizer: Tokenizer | FolderTokenizer
+    if chat:
+        tokenizer = FolderTokenizer(folder)
+        tokenizer.check_template("leave out --chat")
+        ids = tokenizer.template([{"role": "user", "content": prompt}])
+    else:
+        tokenizer = _tokenizer(folder)
+        ids = tokenizer.encode(prompt)
     longest = config[family_of(config.get("model_type")).positions]
     if not ids:
-        raise UsageError("prompt: it is empty; give at least one character")
+        raise UsageError("prompt: it has no tokens; give other text")
     if len(ids) + max_tokens > longest:
         raise UsageError(
             f"max-tokens: {len(ids)} prompt tokens and {max_tokens} new ones exceed the model's "
@@ -54,30 +64,21 @@ def generate(
         yield from _torch_pieces(folder, ids, max_tokens, sampling, seed)
         return
     with opened:
-        yield from _pieces(tokenizer, opened.generate(ids, max_tokens, *sampling, seed))
+        yield from pieces(tokenizer, opened.generate(ids, max_tokens, *sampling, seed))
 
 
-class _Transformers:
-    """A tokenizer that only transformers reads."""
-
-    def __init__(self, folder: Path) -> None:
-        from edgeqat.hf import packed_folder
-
-        self._reader: Any = packed_folder.load_tokenizer(folder)
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._reader.encode(text)
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._reader.decode(list(ids), skip_special_tokens=True)
-        return text
+def check_text_model(folder: Path) -> dict[str, Any]:
+    """The configuration of a packed folder of sound files that holds a language model."""
+    config = checkpoint.verify(folder)
+    if checkpoint.IMAGE in config:
+        raise UsageError(f"folder: '{folder}' holds an image classifier; use `edgeqat eval` on it")
+    return config
 
 
-def _tokenizer(folder: Path) -> Tokenizer | _Transformers:
+def _tokenizer(folder: Path) -> Tokenizer | FolderTokenizer:
     """tokenizer.json without transformers; what else a folder may hold, with it."""
     tokenizer_files.check(folder)
-    return (Tokenizer if (folder / tokenizer_files.FILE).is_file() else _Transformers)(folder)
+    return (Tokenizer if (folder / tokenizer_files.FILE).is_file() else FolderTokenizer)(folder)
 
 
 def _open(folder: Path, tokens: int) -> Engine | None:
@@ -100,7 +101,7 @@ def _open(folder: Path, tokens: int) -> Engine | None:
     return opened
 
 
-def _pieces(tokenizer: Tokenizer | _Transformers, tokens: Iterable[int]) -> Iterator[str]:
+def pieces(tokenizer: Tokenizer | FolderTokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """Text of token ids as it becomes whole: a token alone may be half a character, and its leading
     blank depends on the token before.
     """

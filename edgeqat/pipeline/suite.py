@@ -10,6 +10,9 @@ page.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,15 @@ from edgeqat.evaluate.chat import chat
 from edgeqat.evaluate.chat_prompts import PROMPTS
 from edgeqat.evaluate.needle import LENGTHS, needles
 from edgeqat.evaluate.position import by_position
-from edgeqat.harness.backends import FAKE_QUANT, FLOAT
+from edgeqat.evaluate.reader import TorchReader
+from edgeqat.harness.backends import FLOAT, Torch
+from edgeqat.harness.extra import check_installed
 from edgeqat.harness.run import evaluate_tasks
+from edgeqat.nn.precision import uses_bf16
 from edgeqat.output import check_file, write_json
-from edgeqat.pipeline.evaluate import pair, recipe_of
+from edgeqat.pipeline.evaluate import recipe_of
 from edgeqat.pipeline.load import task_of_folder, with_data_root
+from edgeqat.pipeline.pair import Pair, pair
 
 logger = logging.getLogger(__name__)
 
@@ -43,45 +50,81 @@ def evaluate_suite(
     threads: int | None = None,
     data: str | None = None,
     data_root: str | None = None,
+    backend: str | None = None,
 ) -> dict[str, Any]:
     """What the module's docstring lists, of a packed folder beside its float model, written to
-    `output` where one is named. Raises an EdgeQATError in one line.
+    `output` where one is named; `backend` None is the engine where it runs the folder. Raises an
+    EdgeQATError in one line.
     """
     if suite not in SUITES:
         raise UsageError(f"suite: '{suite}' is unknown; {nearest(suite, list(SUITES))}")
     check_file(output)
+    if data_root is not None:
+        check_installed()
     if threads is not None:
         torch.set_num_threads(threads)
     if task_of_folder(folder).metric.of_images:
         raise UsageError("suite: it is for language models; leave it out")
     recipe = with_data_root(recipe_of(folder, data, 0))
-    tokenizer, model, floating = pair(folder, against)
-    text = held_out_blocks(recipe.data, tokenizer).ids.flatten()
-    context = min(CONTEXT, model.config.max_position_embeddings, len(text))
-    blocks = text[: len(text) // context * context].view(-1, context)
-    spread = torch.linspace(0, len(blocks) - 1, min(BLOCKS, len(blocks))).long()
     result: dict[str, Any] = {
         "model": str(folder),
         "scheme": checkpoint.read_config(folder)["quantization_config"]["scheme"],
         "against": against,
     }
-    logger.info("perplexity by position")
-    result["positions"] = by_position(model, floating, blocks[spread])
-    logger.info("needles in a haystack")
-    result["needles"] = needles([floating, model], tokenizer, text, LENGTHS)
-    result["chat"] = None
-    if tokenizer.chat_template:
-        logger.info("answers to every second prompt")
-        result["chat"] = chat(model, floating, tokenizer, PROMPTS[::2])
-    result["tasks"] = None
-    if data_root is not None:
-        logger.info("tasks")
-        result["tasks"] = {
-            name: evaluate_tasks(one, TASKS, backend, None, data_root, LIMIT, threads=threads)[0]
-            for name, one, backend in (
-                ("float", against, FLOAT), ("model", str(folder), FAKE_QUANT)
-            )
-        }  # fmt: skip
+    with pair(folder, against, backend, threads) as opened:
+        text = held_out_blocks(recipe.data, opened.tokenizer).ids.flatten()
+        result["backend"] = opened.model.name
+        result |= _parts(opened, text)
+        result["tasks"] = None
+        if data_root is not None:
+            with _timed("tasks", result["seconds"]):
+                result["tasks"] = _tasks(folder, against, opened, data_root, threads)
     if output is not None:
         write_json(output, result)
     return result
+
+
+def _parts(opened: Pair, text: torch.Tensor) -> dict[str, Any]:
+    """Positions, needles and chat on held-out text (T,), and the seconds of each."""
+    tokenizer, model, floating = opened
+    context = min(CONTEXT, model.positions, len(text))
+    blocks = text[: len(text) // context * context].view(-1, context)
+    spread = torch.linspace(0, len(blocks) - 1, min(BLOCKS, len(blocks))).long()
+    seconds: dict[str, float] = {}
+    result: dict[str, Any] = {"seconds": seconds}
+    with _timed("positions", seconds):
+        result["positions"] = by_position(model, floating, blocks[spread])
+    with _timed("needles", seconds):
+        quick = TorchReader(floating.model, bf16=uses_bf16(None, floating.model, "cpu"))
+        result["needles"] = needles([quick, model], tokenizer, text.tolist(), LENGTHS)
+        quick.close()
+    result["chat"] = None
+    if tokenizer.chat_template:
+        with _timed("chat", seconds):
+            result["chat"] = chat(model, floating, tokenizer, PROMPTS[::2])
+    return result
+
+
+def _tasks(
+    folder: Path, against: str, opened: Pair, data_root: str, threads: int | None
+) -> dict[str, Any]:
+    floating = Torch(FLOAT, opened.floating.model, opened.tokenizer, 64)
+    logger.info("tasks: %s of both models", ", ".join(TASKS))
+    return {
+        name: evaluate_tasks(
+            one, TASKS, backend, None, data_root, LIMIT, threads=threads, opened=at_hand
+        )[0]
+        for name, one, backend, at_hand in (
+            ("float", against, FLOAT, floating),
+            ("model", str(folder), opened.model.name, None),
+        )
+    }
+
+
+@contextmanager
+def _timed(part: str, seconds: dict[str, float]) -> Iterator[None]:
+    start, processor = time.perf_counter(), time.process_time()
+    yield
+    seconds[part] = round(time.perf_counter() - start, 1)
+    processor = time.process_time() - processor
+    logger.info("%s: done in %.0f seconds, %.0f of processor time", part, seconds[part], processor)

@@ -228,7 +228,7 @@ def load_teacher(
 ) -> PreTrainedModel:
     """Another model as teacher; its tokenizer must be the student's."""
     teacher = keep_half(float_model.load_model(name))
-    check_same_vocabulary("distill.teacher", name, teacher, student, tokenizer)
+    check_same_vocabulary("distill.teacher", name, teacher, student.config.vocab_size, tokenizer)
     return teacher
 
 
@@ -236,14 +236,14 @@ def check_same_vocabulary(
     field: str,
     name: str,
     other: PreTrainedModel,
-    model: PreTrainedModel,
+    model_rows: int,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Refuse to compare the logits of a model with those of one that has other tokens or fewer
-    rows; more rows are padding, which is cut off. Without a tokenizer beside it, the number of rows
-    decides.
+    """Refuse to compare the logits of a model, (T, model_rows), with those of one that has other
+    tokens or fewer rows; more rows are padding, which is cut off. Without a tokenizer beside it,
+    the number of rows decides.
     """
-    rows, model_rows = other.config.vocab_size, model.config.vocab_size
+    rows = other.config.vocab_size
     try:
         same = float_model.load_tokenizer(name).get_vocab() == tokenizer.get_vocab()
     except ModelError:

@@ -16,6 +16,7 @@ from edgeqat.cli import run
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINNED = ("lm-eval", "langdetect", "immutabledict", "nltk", "peft")
 LOWRANK = ["--set", "train.method=lowrank"]
 
 
@@ -63,7 +64,11 @@ def test_the_command_lines_of_lm_eval_name_it_too(name, monkeypatch, capsys):
 
 
 def test_what_few_need_is_in_no_plain_installation():
-    few = {name for extra in ("eval", "lowrank", "plots", "export") for name in requirements(extra)}
+    few = {
+        name
+        for extra in ("eval", "ifeval", "lowrank", "plots", "export")
+        for name in requirements(extra)
+    }
     assert not few & requirements()
     assert few <= requirements("dev"), "`make test` runs their tests"
 
@@ -87,5 +92,5 @@ def test_the_main_job_needs_no_extra(model_folder, text_file, tmp_path):
 
 def test_every_extra_is_pinned_for_the_tests():
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    assert {name for name in ("lm-eval", "peft") if f"{name}==" not in pinned} == set()
+    assert {name for name in PINNED if f"{name}==" not in pinned} == set()
     assert importlib.metadata.version("lm-eval")

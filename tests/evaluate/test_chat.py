@@ -12,8 +12,10 @@ import edgeqat
 from edgeqat.cli import run as cli
 from edgeqat.errors import UsageError
 from edgeqat.evaluate import chat as module
-from edgeqat.evaluate.chat import answers, chat, loops
+from edgeqat.evaluate import reader as readers
+from edgeqat.evaluate.chat import chat, loops
 from edgeqat.evaluate.chat_prompts import PROMPTS
+from edgeqat.evaluate.reader import TorchReader
 from edgeqat.hf import packed_folder
 
 TEMPLATE = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
@@ -27,30 +29,35 @@ def tokenizer(monkeypatch):
 
 
 def test_the_model_itself_answers_the_same(tokenizer):
-    result = chat(tiny.llama(), tiny.llama(), tokenizer, PROMPTS[:3], new_tokens=12)
+    result = chat(
+        TorchReader(tiny.llama()), TorchReader(tiny.llama()), tokenizer, PROMPTS[:3], new_tokens=12
+    )
     assert result["same_start"] == 1 and result["kl"] == pytest.approx(0, abs=1e-6)
     assert result["model"] == result["float"]
     assert [row["prompt"] for row in result["answers"]] == list(PROMPTS[:3])
 
 
 def test_another_model_does_not(tokenizer):
-    result = chat(tiny.llama(1), tiny.llama(), tokenizer, PROMPTS[:3], new_tokens=12)
+    result = chat(
+        TorchReader(tiny.llama(1)), TorchReader(tiny.llama()), tokenizer, PROMPTS[:3], new_tokens=12
+    )
     assert result["same_start"] < 1 and result["kl"] > 0.01
 
 
 def test_batches_answer_like_single_prompts(monkeypatch):
     prompts = [[1, 5, 6], [1, 7], [1, 9, 10, 11, 12]]
-    together = answers(tiny.llama(), prompts, [2], 10)
-    assert together == [answers(tiny.llama(), [one], [2], 10)[0] for one in prompts]
-    monkeypatch.setattr(module, "BATCH", 2)
-    assert answers(tiny.llama(), prompts, [2], 10) == together
+    reader = TorchReader(tiny.llama())
+    together = reader.answers(prompts, [2], 10)
+    assert together == [reader.answers([one], [2], 10)[0] for one in prompts]
+    monkeypatch.setattr(readers, "BATCH", 2)
+    assert reader.answers(prompts, [2], 10) == together
 
 
 def test_an_answer_stops_behind_its_end():
-    model = tiny.llama()
-    free = answers(model, [[1, 5, 6]], [2], 10)[0]
+    reader = TorchReader(tiny.llama())
+    free = reader.answers([[1, 5, 6]], [2], 10)[0]
     end = free[4]
-    assert answers(model, [[1, 5, 6]], [end], 10)[0] == free[: free.index(end) + 1]
+    assert reader.answers([[1, 5, 6]], [end], 10)[0] == free[: free.index(end) + 1]
 
 
 def test_loops_are_eight_tokens_three_times():
@@ -68,13 +75,13 @@ def test_kl_counts_the_answer_alone(tokenizer):
             for m in (model, floating)
         )
     expected = (other.exp() * (other - own)).sum(-1).mean().item()
-    found = module._divergence(model, floating, [prompt], [answer])
+    found = module._divergence(TorchReader(model), TorchReader(floating), [prompt], [answer])
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_model_without_a_template_is_refused():
     with pytest.raises(UsageError, match="needs a chat template"):
-        chat(tiny.llama(), tiny.llama(), tiny.tokenizer(), PROMPTS[:1])
+        chat(TorchReader(tiny.llama()), TorchReader(tiny.llama()), tiny.tokenizer(), PROMPTS[:1])
 
 
 def test_the_command_line(model_folder, tmp_path, tokenizer, monkeypatch, capsys):

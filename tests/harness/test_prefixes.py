@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from edgeqat.harness.prefixes import batches, common
+from edgeqat.harness.prefixes import batches
+from edgeqat.runtime.sequence import shared_length
 
 
 def whole(batch, row):
@@ -12,9 +13,9 @@ def whole(batch, row):
 
 
 def test_common_counts_what_is_alike():
-    assert common([1, 2, 3], [1, 2, 4, 5]) == 2
-    assert common([1, 2], [1, 2, 3]) == 2
-    assert common([], [1]) == 0
+    assert shared_length([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert shared_length([1, 2], [1, 2, 3]) == 2
+    assert shared_length([], [1]) == 0
 
 
 def test_a_pair_that_begins_alike_shares_its_prefix():

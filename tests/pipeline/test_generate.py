@@ -139,5 +139,5 @@ def test_a_character_of_several_tokens_comes_whole():
             return bytes(ids).decode(errors="replace")
 
     tokens = "a\u00e9\u2014b".encode()
-    assert list(pipeline._pieces(Bytes(), tokens)) == ["a", "\u00e9", "\u2014", "b"]
-    assert "".join(pipeline._pieces(Bytes(), tokens[:2])) == "a\ufffd"
+    assert list(pipeline.pieces(Bytes(), tokens)) == ["a", "\u00e9", "\u2014", "b"]
+    assert "".join(pipeline.pieces(Bytes(), tokens[:2])) == "a\ufffd"
