@@ -67,9 +67,12 @@ class FloatOutputs(NamedTuple):
         return log_probabilities, numbers
 
 
-def float_outputs(model: nn.Module, samples: Samples, key: str, kept: int | None) -> FloatOutputs:
+def float_outputs(
+    model: nn.Module, samples: Samples, key: str, kept: int | None, on_disk: bool = False
+) -> FloatOutputs:
     """The outputs of a float model; `key` is the fingerprint of its weights, `kept` the number of
-    classes (None: all where they fit).
+    classes (None: all where they fit). With `on_disk` they are refused where they find no place
+    there; else they are held in memory then.
     """
     file = _file(samples, key, kept)
     start = time.perf_counter()
@@ -80,6 +83,11 @@ def float_outputs(model: nn.Module, samples: Samples, key: str, kept: int | None
     _keep(file, _parts(model, samples, kept), len(samples))
     outputs = _read(file, len(samples))
     if _somewhere_missing(outputs):  # no place to keep them
+        if on_disk:
+            raise StorageError(
+                f"distill.kept: the teacher's outputs cannot be kept in '{file.parent}'; set "
+                f"{cache.VARIABLE} to a folder with room, or leave distill.kept out"
+            )
         parts = list(_parts(model, samples, kept))
         probabilities, numbers = zip(*parts, strict=True)
         outputs = torch.cat(probabilities), None if numbers[0] is None else torch.cat(numbers)
@@ -89,10 +97,14 @@ def float_outputs(model: nn.Module, samples: Samples, key: str, kept: int | None
     return FloatOutputs(*outputs, seconds)
 
 
-def check_room(samples: Samples, key: str, kept: int, tokens: int) -> None:
-    """Refuse to keep outputs of `tokens` tokens a sample on a disk that has no room for them."""
+def check_room(samples: Samples, key: str, kept: int, tokens: int, vocabulary: int) -> None:
+    """Refuse to keep outputs of `tokens` tokens a sample, each one of `vocabulary`, on a disk that
+    has no room for them.
+    """
     file = _file(samples, key, kept)
-    needed = len(samples) * tokens * kept * _KEPT_BYTES
+    exact = vocabulary <= EXACT_CLASSES
+    of_token = 4 * vocabulary if exact else _KEPT_BYTES * min(kept, vocabulary)
+    needed = len(samples) * tokens * of_token
     room = shutil.disk_usage(next(place for place in file.parents if place.exists())).free
     if needed > room and not file.exists():
         raise StorageError(
@@ -114,7 +126,7 @@ def _somewhere_missing(outputs: _Part | None) -> bool:
 
 
 def _parts(model: nn.Module, samples: Samples, kept: int | None) -> Iterator[_Part]:
-    """Outputs of a few samples after the other; every process gives all of them."""
+    """Outputs, a few samples at a time; every process gives all of them."""
     at_once = samples.at_once * processes.count()
     with inference(model) as ready:
         for start in range(0, len(samples), at_once):
@@ -157,11 +169,17 @@ def _keep(file: Path, parts: Iterator[_Part], count: int) -> None:
 
 
 def _empty(stream: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> _Array:
-    """Write the header of a .npy array at the end of a file, and room for its values."""
+    """Write the header of a .npy array at the end of a file, and room for its values: a disk that
+    is full says so here, and not while values are written into a map.
+    """
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)
-    start = stream.tell()
-    stream.truncate(start + math.prod(shape) * dtype.itemsize)
+    start, size = stream.tell(), math.prod(shape) * dtype.itemsize
+    stream.flush()
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(stream.fileno(), start, size)
+    else:
+        stream.truncate(start + size)
     stream.seek(0, os.SEEK_END)
     return _Array(dtype, shape, start)
 

@@ -62,7 +62,8 @@ class Selection:
         check(section, samples)
         self.section, self.samples = section, samples
         self.outputs: FloatOutputs | None = None  # given where needs_outputs() says so
-        self.teacher, self.seed, self.share = teacher, seed, section.share
+        self.teacher: nn.Module | None = teacher
+        self.seed, self.share = seed, section.share
         balanced = section.balanced
         if balanced is None:
             balanced = samples.classes is not None and section.share < BALANCED_BELOW
@@ -144,6 +145,7 @@ class Selection:
         samples, moderate = self.samples, self.section.selector == "moderate"
         rows = []
         none: AbstractContextManager[list[Tensor]] = nullcontext([])
+        assert self.teacher is not None
         with (
             inference(self.teacher) as ready,
             last_inputs(ready) if moderate else none as features,

@@ -43,7 +43,9 @@ def packed(samples: Iterable[Piece], context: int, padding: int) -> Packed:
                 blocks.append([])
             blocks[number].append(part)
             rooms[number] = rooms.get(number, context) - size
-            if len(rooms) > _OPEN:
+            if not rooms[number]:
+                del rooms[number]
+            elif len(rooms) > _OPEN:
                 del rooms[min(rooms)]
     rows = [_row(block, context, padding) for block in blocks]
     empty = torch.zeros(0, context, dtype=torch.int64)

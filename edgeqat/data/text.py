@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Blocks(Dataset):
         self, ids: Tensor, counted: Tensor | None = None, positions: Tensor | None = None
     ) -> None:
         self.ids, self.counted, self.positions = ids, counted, positions
+        self._numbers = torch.arange(len(ids))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,7 +58,7 @@ class Blocks(Dataset):
         if self.positions is not None:
             row["position_ids"] = self.positions[index]
         if self.is_numbered:
-            row["sample"] = torch.arange(len(self))[index]
+            row["sample"] = self._numbers[index]
         return row
 
     def part(self, index: Any) -> Blocks:
@@ -130,10 +132,7 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
     if valid is not None:
         blocks, held_out = _pack(train, tokenizer, data), held_out_blocks(data, tokenizer)
     elif data.packing == "whole":
-        texts = list(documents(train, data.text_field))
-        held = max(1, int(len(texts) * HELD_OUT))
-        blocks = _whole(texts[:-held], f"'{train}'", tokenizer, data)
-        held_out = _joined(texts[-held:], f"the end of '{train}'", tokenizer, data)
+        blocks, held_out = _parted(list(documents(train, data.text_field)), train, tokenizer, data)
     else:
         blocks = _pack(train, tokenizer, data)
         held = max(1, int(len(blocks) * HELD_OUT))
@@ -145,6 +144,22 @@ def load_blocks(data: DataSection, tokenizer: Tokenizer) -> tuple[Blocks | Block
         blocks, held_out = blocks.part(slice(None, -held)), blocks.part(slice(-held, None))
     train_blocks = _mixed(blocks, tokenizer, data).evenly(data.train_blocks)
     return train_blocks, held_out.evenly(data.valid_blocks)
+
+
+def _parted(
+    texts: list[Any], train: str, tokenizer: Tokenizer, data: DataSection
+) -> tuple[Blocks, Blocks]:
+    """Whole documents to train on, and the last ones, joined: 5% of all, or enough for a block."""
+    held = max(1, int(len(texts) * HELD_OUT))
+    while held < len(texts):
+        with suppress(DataError):
+            held_out = _joined(texts[-held:], "the end", tokenizer, data)
+            return _whole(texts[:-held], f"'{train}'", tokenizer, data), held_out
+        held *= 2
+    raise DataError(
+        f"data.packing: '{train}' gives {len(texts)} document(s), too few to keep them whole and "
+        "hold some out; name data.valid, or leave it at 'joined'"
+    )
 
 
 def _mixed(blocks: Blocks, tokenizer: Tokenizer, data: DataSection) -> Blocks:
@@ -204,11 +219,17 @@ def _joined(texts: Any, source: str, tokenizer: Tokenizer, data: DataSection) ->
 
 def _whole(texts: Any, source: str, tokenizer: Tokenizer, data: DataSection) -> Blocks:
     """Documents that stay whole and do not see each other."""
+    _check_bos(tokenizer, data)
     pieces = samples(iter(texts), tokenizer, data.loss == "answers", data.bos)
     ids, positions, counted = packed(pieces, data.context, tokenizer.eos_token_id or 0)
     if not len(ids):
         raise _too_short(source, 0, data)
     return Blocks(ids, counted, positions)
+
+
+def _check_bos(tokenizer: Tokenizer, data: DataSection) -> None:
+    if data.bos and tokenizer.bos_token_id is None:
+        raise DataError("data.bos: the tokenizer has no BOS token; set data.bos to false")
 
 
 def _too_short(source: str, tokens: int, data: DataSection) -> DataError:
@@ -222,9 +243,8 @@ def _blocks(piece: Piece, tokenizer: Tokenizer, data: DataSection) -> Blocks:
     body = data.context - int(data.bos)
     count = len(piece.ids) // body
     ids, counted = (part[: count * body].reshape(count, body) for part in piece)
+    _check_bos(tokenizer, data)
     if data.bos:
-        if tokenizer.bos_token_id is None:
-            raise DataError("data.bos: the tokenizer has no BOS token; set data.bos to false")
-        first = torch.full((count, 1), tokenizer.bos_token_id)
+        first = torch.full((count, 1), tokenizer.bos_token_id or 0)
         ids, counted = torch.cat([first, ids], dim=1), torch.cat([first == first, counted], dim=1)
     return Blocks(ids, counted if data.loss == "answers" else None)

@@ -278,7 +278,7 @@ def in_samples(position: Tensor, mask: Tensor) -> Tensor:
     """
     seen = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] >= 0
     begins = torch.ones_like(position, dtype=torch.bool).expand(len(seen), -1).clone()
-    begins[:, 1:] = ~seen.diagonal(-1, dim1=1, dim2=2)
+    begins[:, 1:] = ~seen.diagonal(-1, dim1=1, dim2=2) & (position[:, :-1] >= 0)
     first = position.expand_as(begins).masked_fill(~begins, 0).cummax(dim=1).values
     return (position - first).masked_fill(position < 0, -1)
 

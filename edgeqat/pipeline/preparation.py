@@ -58,6 +58,7 @@ def _calibrated(model: Any, task: Task, recipe: Recipe) -> Any:
 def fake_quantized(task: Task, quant: QuantSection) -> Any:
     """A copy of the float model, fake-quantized and not calibrated."""
     gc.collect()  # a prepared model before this one refers to itself
+    task.bring_back()
     return prepare(float_copy(task.model), quant=quant)
 
 

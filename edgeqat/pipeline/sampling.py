@@ -86,6 +86,7 @@ def selection_of(task: Task, recipe: Recipe, student: nn.Module) -> tuple[Select
     if needs_outputs(recipe.coreset):
         key = float_model.fingerprint(recipe.model.name, recipe.model.weights)
         selection.outputs = float_outputs(task.model, samples, key, recipe.coreset.kept_classes)
+        selection.teacher = None  # who may be sent away
         return selection, selection.outputs.seconds
     start = time.perf_counter()
     if recipe.coreset.selector == "forgetting":

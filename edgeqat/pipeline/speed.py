@@ -30,7 +30,10 @@ def step_seconds(model: nn.Module, task: Task, recipe: Recipe) -> float:
         with torch.autocast(first.device.type, torch.bfloat16, enabled=bf16):
             loss = objective(model, batch)["loss"]
         loss.backward()
+        spent = time.perf_counter() - start
+        spent *= recipe.train.accumulation * recipe.train.batch_size / len(first)
+        start = time.perf_counter()
         optimizer.step()
         optimizer.zero_grad()
-        spent = time.perf_counter() - start
-    return spent * recipe.train.accumulation * recipe.train.batch_size / len(first)
+        spent += time.perf_counter() - start
+    return spent

@@ -93,8 +93,10 @@ class Task(ABC):
         """The training data as selection sees it."""
 
     @abstractmethod
-    def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
-        """Inputs that initialise static activation scales, batch by batch."""
+    def calibration(self, recipe: Recipe) -> Iterable[Any]:
+        """Inputs that initialise static activation scales, batch by batch, as nn/calibration takes
+        them.
+        """
 
     @abstractmethod
     def batch(self, size: int) -> dict[str, Tensor]:

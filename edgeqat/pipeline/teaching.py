@@ -31,7 +31,7 @@ def teaching(
     """
     if recipe.distill.kept is not None:
         assert isinstance(task, TextTask)
-        return _by_what_was_said(task, recipe, recipe.distill.kept)
+        return _from_kept_outputs(task, recipe, recipe.distill.kept)
     teacher = None
     if needs_teacher(recipe):
         teacher = task.teacher or task.model  # the float model is not trained any more
@@ -40,7 +40,7 @@ def teaching(
     return task.train, task.objective(recipe, teacher)
 
 
-def _by_what_was_said(task: TextTask, recipe: Recipe, kept: int) -> tuple[Blocks, Objective]:
+def _from_kept_outputs(task: TextTask, recipe: Recipe, kept: int) -> tuple[Blocks, Objective]:
     """Numbered blocks, as many as the steps take, and an objective of the teacher's outputs."""
     blocks = task.train
     assert isinstance(blocks, Blocks), "load_text refuses streams"
@@ -56,10 +56,11 @@ def _by_what_was_said(task: TextTask, recipe: Recipe, kept: int) -> tuple[Blocks
     name, weights = recipe.model.name, recipe.model.weights
     if recipe.distill.teacher is not None:
         name, weights = recipe.distill.teacher, None
-    key = f"{float_model.fingerprint(name, weights)} {'bf16' if bf16 else 'float32'}"
-    check_room(numbered, key, kept, recipe.data.context)
+    vocabulary = task.model.config.vocab_size
+    key = f"{float_model.fingerprint(name, weights)} {vocabulary} {'bf16' if bf16 else 'float32'}"
+    check_room(numbered, key, kept, recipe.data.context, vocabulary)
     with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
-        outputs = float_outputs(teacher, numbered, key, kept)
+        outputs = float_outputs(teacher, numbered, key, kept, on_disk=True)
     task.release()
-    objective = Objective(recipe.distill, None, outputs=outputs)
+    objective = Objective(recipe.distill, None, recipe.guide, outputs=outputs)
     return blocks.numbered(), objective

@@ -90,7 +90,7 @@ class TextTask(Task):
     def divergence(self, model: nn.Module) -> float:
         """KL to the float model on the blocks apart, in nats a token."""
         self.bring_back()
-        return divergence(model, self.model, self.apart.ids)
+        return divergence(model, self.model, self.apart)
 
     def evaluate(self, model: nn.Module) -> Score:
         return {"perplexity": perplexity(model, self.valid)}
@@ -119,19 +119,27 @@ class TextTask(Task):
             )
         return BlockSamples(self.train)
 
-    def calibration(self, recipe: Recipe) -> Iterable[Tensor]:
+    def calibration(self, recipe: Recipe) -> Iterable[Any]:
         """Blocks of token ids, as many as a training step has, however it is split into batches and
-        processes; a few at a time.
+        processes; a few at a time. With the positions of samples that do not see each other.
         """
         train = recipe.train
         size = train.batch_size * train.accumulation * processes.count()
         wanted = recipe.quant.activation.calibration_batches * size
         if isinstance(self.train, Blocks):
-            ids = self.train.evenly(min(wanted, len(self.train))).ids
+            blocks = self.train.evenly(min(wanted, len(self.train)))
         else:
-            ids = torch.stack([block["input_ids"] for block in islice(self.train, wanted)])
+            rows = [block["input_ids"] for block in islice(self.train, wanted)]
+            blocks = Blocks(torch.stack(rows))
         at_once = blocks_at_once(self.model, recipe.data.context, _CALIBRATION_TOKENS)
-        return (batch.to(self.model.device) for batch in ids.split(at_once))
+        device = self.model.device
+        for start in range(0, len(blocks), at_once):
+            part = slice(start, start + at_once)
+            ids = blocks.ids[part].to(device)
+            if blocks.positions is None:
+                yield ids
+            else:
+                yield {"input_ids": ids, "position_ids": blocks.positions[part].to(device)}
 
     def batch(self, size: int) -> dict[str, Tensor]:
         blocks = self.train if isinstance(self.train, Blocks) else self.valid

@@ -64,7 +64,8 @@ class Recipe(Section):
     def _kept_teacher_says_enough(self) -> Recipe:
         if self.distill.kept is None:
             return self
-        guided = any(term.weight > 0 for _, term in self.guide)
+        entropy, distribution = self.guide.entropy, self.guide.distribution
+        guided = distribution.weight > 0 or (entropy.weight > 0 and entropy.form == "gap")
         needed = {
             "distill.temperature": self.distill.temperature != 1,
             "guide": guided,

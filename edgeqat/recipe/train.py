@@ -116,8 +116,8 @@ class DistillSection(Section):
     kept: int | None = Field(
         None,
         ge=1,
-        description="most probable tokens of the teacher, kept on disk for every token before "
-        "training, which takes no memory for it then; absent: it runs in every step",
+        description="keep so many of the teacher's most probable tokens per position on disk, and "
+        "train without it in memory; absent: it runs in every step",
     )
 
 

@@ -12,6 +12,7 @@ import edgeqat
 from edgeqat.data.packing import packed
 from edgeqat.data.text import Blocks, load_blocks
 from edgeqat.data.tokens import Piece
+from edgeqat.errors import DataError
 from edgeqat.losses.distill import IGNORE
 from edgeqat.nn.attention import in_samples, token_positions
 from edgeqat.recipe.data import DataSection
@@ -97,6 +98,27 @@ def test_conversations_of_a_file_stay_whole(tmp_path):
     assert train.part(torch.tensor([1])).positions.tolist() == train.positions[1:2].tolist()
     joined, _ = load_blocks(data.model_copy(update={"packing": "joined"}), tokenizer)
     assert joined.positions is None and train.fingerprint() != joined.fingerprint()
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_what_is_held_out_fills_a_block_or_is_asked_for(tmp_path, count):
+    rows = [json.dumps({"text": f"number {number}"}) for number in range(count)]
+    (tmp_path / "few.jsonl").write_text("\n".join(rows))
+    data = DataSection(train=str(tmp_path / "few.jsonl"), context=32, packing="whole")
+    if count == 1:
+        with pytest.raises(DataError, match=r"data\.packing: .* 1 document.* data\.valid"):
+            load_blocks(data, tiny.tokenizer())
+        return
+    train, valid = load_blocks(data, tiny.tokenizer())
+    assert len(train) > 1 and len(valid) >= 1
+
+
+def test_a_hole_of_padding_begins_no_sample():
+    mask = torch.ones(4, 4).tril().bool()
+    mask[:, 1] = False
+    mask[1, 1] = False
+    position = torch.tensor([[0, -1, 1, 2]])
+    assert in_samples(position, mask[None, None]).tolist() == [[0, -1, 1, 2]]
 
 
 def test_a_stream_is_joined():

@@ -347,3 +347,17 @@ def test_what_says_how_weights_are_used_is_in_their_fingerprint(model_folder, tm
     assert float_model.fingerprint(str(copied)) != before
     weights = str(copied / "model.safetensors")
     assert float_model.fingerprint("one", weights) != float_model.fingerprint("other", weights)
+
+
+def test_samples_that_do_not_see_each_other_are_rounded_and_trained_so(recipe, tmp_path):
+    rows = [json.dumps({"text": tiny.text(3 + number % 5, number)}) for number in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    data = {"root": None, "train": str(tmp_path / "rows.jsonl"), "packing": "whole"}
+    chosen = recipe(data={**data, "context": 64}, train={"blocks": {"passes": 1}})
+    task = load_text(chosen)
+    batch = next(iter(task.calibration(chosen)))
+    assert (batch["position_ids"][:, 1:] == 0).any()
+    task.keep_apart()
+    assert task.divergence(task.model) == pytest.approx(0, abs=1e-6)
+    metrics = quantize(chosen, tmp_path / "out")
+    assert metrics["train"]["steps"] == 2 and metrics["qat"]["perplexity"] > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -115,13 +116,42 @@ def test_a_disk_without_room_for_outputs_is_told_how_much_they_take(recipe, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_outputs_that_find_no_place_are_refused_and_nothing_is_left(recipe, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StorageError, match=r"distill\.kept: .* cannot be kept in .*EDGEQAT_CACHE"):
+        quantize(recipe(distill={"kept": 8}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "cache" / "outputs").iterdir()) == []
+
+
+def test_most_probable_tokens_teach_almost_what_all_do(recipe, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEQAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(float_outputs, "EXACT_CLASSES", 100)
+    task = load_task(recipe())
+    model, all_blocks = prepared(task, recipe(), recipe().quant), task.train
+    task.train = all_blocks.evenly(4)
+    _, whole = teaching(task, recipe())
+    expected = whole(model, task.train[slice(4)])["kl"].item()
+    found = []
+    for kept in (8, 64, tiny.VOCABULARY):
+        task.train = all_blocks
+        data, objective = teaching(task, recipe(distill={"kept": kept}))
+        found.append(objective(model, data[slice(4)])["kl"].item())
+        task.bring_back()
+    assert found[0] < found[1] < found[2] == pytest.approx(expected, rel=0.02)  # float16
+
+
 @pytest.mark.parametrize(
     ("section", "values", "field"),
     [
         ("distill", {"temperature": 2.0}, r"distill\.temperature"),
         ("distill", {"weight": 0.0}, r"distill\.kept"),
         ("correct", {"weight": 0.1}, r"correct\.weight"),
-        ("guide", {"entropy": {"weight": 0.1}}, "guide"),
+        ("guide", {"entropy": {"weight": 0.1, "form": "gap"}}, "guide"),
     ],
 )
 def test_what_needs_a_teacher_in_every_step_is_refused(recipe, section, values, field):
