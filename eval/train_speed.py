@@ -9,7 +9,8 @@ and its time against distillation alone, measured in one process and in turns.
 Image models take the recipe mobilenetv2-cifar100; all their rows but `float` distill.
 
 Each row runs in a process of its own, so that its peak RSS is its own. The recipe's defaults apply;
---set changes them (--set train.bf16_states=true).
+--set changes them (--set train.bf16_states=true). With train.accumulation a step of --batch
+sequences is taken in so many parts; with distill.kept a teacher's (random) answers are there.
 """
 
 from __future__ import annotations
@@ -178,9 +179,11 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
 
     from edgeqat.hf.float_model import random_model
     from edgeqat.hf.model import prepare
+    from edgeqat.nn.precision import uses_bf16
     from edgeqat.pipeline.preparation import trainable
     from edgeqat.recipe import files as recipes
     from edgeqat.runtime.shape import named
+    from edgeqat.train.gradients import keep_gradients
     from edgeqat.train.objective import Objective
     from edgeqat.train.optim import make_optimizer, with_rates
 
@@ -194,8 +197,15 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
     if row in GUIDED_ROWS:
         model = trainable(prepare(model, quant=recipe.quant), recipe)
     distill = recipe.distill.model_copy(update={"weight": float(row in GUIDED_ROWS)})
-    objective = Objective(distill, teacher, recipe.guide)
+    answers = None
+    if row == "qat" and distill.kept is not None:
+        teacher, answers = None, Answers(distill.kept, named(options.shape).vocabulary)
+    objective = Objective(distill, teacher, recipe.guide, outputs=answers)
     optimizer = make_optimizer(model.train(), with_rates(recipe.train, 0.01))
+    parts = recipe.train.accumulation
+    if parts > 1:
+        keep_gradients(model)
+    bf16 = uses_bf16(recipe.train.bf16, model, "cpu")
     if recipe.train.gradient_checkpointing:
         new = getattr(model, "activation_checkpointing_enable", None)  # renamed in 5.2x
         (new or model.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -204,11 +214,31 @@ def stepper(options: argparse.Namespace, row: str) -> Callable[[Any], None]:
         if row == "float_and_teacher":
             with torch.no_grad():
                 teacher(input_ids=batch, use_cache=False)
-        objective(model, {"input_ids": batch})["loss"].backward()
+        for part in batch.chunk(parts):
+            inputs = {"input_ids": part, "sample": torch.zeros(part.shape, dtype=torch.int64)}
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = objective(model, inputs)["loss"]
+            (loss / parts).backward()
         optimizer.step()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=parts == 1)
 
     return step
+
+
+class Answers:
+    """What a teacher has said (coreset/float_outputs): `kept` tokens for every token of a batch."""
+
+    def __init__(self, kept: int, vocabulary: int) -> None:
+        self.kept, self.vocabulary = kept, vocabulary
+
+    def of(self, tokens: Any, _: Any) -> tuple[Any, Any]:
+        """Log-probabilities and token numbers (B, T, K) for `tokens` (B, T)."""
+        import torch
+
+        shape = (*tokens.shape, self.kept)
+        numbers = torch.randint(0, self.vocabulary // self.kept, shape)
+        numbers += torch.arange(self.kept) * (self.vocabulary // self.kept)  # all different
+        return torch.randn(shape).log_softmax(-1) - 0.2, numbers
 
 
 if __name__ == "__main__":

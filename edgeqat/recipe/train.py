@@ -53,8 +53,7 @@ LARGEST_BF16_BETA = 0.99
 class TrainSection(Section):
     method: Literal["full", "lowrank", "scales"] = Field(
         "full",
-        description="train the weights, low-rank adapters inside the rounding (LR-QAT), or scales "
-        "and norms alone (EfficientQAT)",
+        description="train the weights, low-rank adapters inside the rounding, or scales and norms",
     )
     lowrank: LowRankSection = LowRankSection()
     blocks: BlockSection = BlockSection()
@@ -116,8 +115,8 @@ class DistillSection(Section):
     kept: int | None = Field(
         None,
         ge=1,
-        description="keep so many of the teacher's most probable tokens per position on disk, and "
-        "train without it in memory; absent: it runs in every step",
+        description="keep this many of the teacher's likeliest tokens on disk, and train without "
+        "it in memory; absent: it runs in every step",
     )
 
 

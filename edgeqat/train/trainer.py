@@ -19,7 +19,6 @@ import math
 import shutil
 import tempfile
 import weakref
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +40,7 @@ from edgeqat.train import processes
 from edgeqat.train.callbacks import Listener, Recorder
 from edgeqat.train.checkpoints import Checkpoints
 from edgeqat.train.diagnosis import Diagnosis
+from edgeqat.train.gradients import free_gradients, keep_gradients
 from edgeqat.train.interruption import Interruption
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
@@ -173,7 +173,7 @@ class QATTrainer(Trainer):
             model = cast(nn.Module, self.model)
             self.optimizer = make_optimizer(model, self.recipe.train)
             if self.args.gradient_accumulation_steps > 1 and self.args.world_size == 1:
-                _keep_gradients(model)
+                keep_gradients(model)
         return self.optimizer
 
     def compute_loss(
@@ -222,7 +222,7 @@ class QATTrainer(Trainer):
                     self.train(resume_from_checkpoint=str(checkpoint[1]) if checkpoint else None)
         finally:
             self._cleanup()
-            _free_gradients(cast(nn.Module, self.model))
+            free_gradients(cast(nn.Module, self.model))
         if self.interruption.requested:
             raise Interrupted(f"interrupted after step {self.state.global_step} of {steps}")
 
@@ -296,21 +296,6 @@ class QATTrainer(Trainer):
         assert set(tensors) == set(stored), "a checkpoint of another model"
         for name, tensor in tensors.items():
             tensor.copy_(stored[name])
-
-
-def _keep_gradients(model: nn.Module) -> None:
-    """Let gradients stay where they are from step to step. Taken anew between the activations of
-    micro-batches, they leave gaps in the heap: a fifth of the memory of a step.
-    """
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
-    model.zero_grad = partial(nn.Module.zero_grad, model, set_to_none=False)  # type: ignore[method-assign]
-
-
-def _free_gradients(model: nn.Module) -> None:
-    vars(model).pop("zero_grad", None)
-    model.zero_grad()
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -79,14 +79,13 @@ def test_the_first_token_of_a_sample_is_not_predicted():
     assert labels.tolist() == [[2, 3, IGNORE, 5, 6, 7, IGNORE, IGNORE]]
 
 
-def test_conversations_of_a_file_stay_whole(tmp_path):
+def test_conversations_of_a_file_stay_whole(tmp_path, monkeypatch):
     turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two three"}]
     rows = [json.dumps({"messages": turns[: 2 - number % 2]}) for number in range(60)]
     (tmp_path / "chat.jsonl").write_text("\n".join(rows))
     tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
-    )
+    template = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
     data = DataSection(
         train=str(tmp_path / "chat.jsonl"), context=48, valid_blocks=1, packing="whole"
     )
