@@ -64,3 +64,9 @@ EMBEDDINGS = frozenset(name for family in FAMILIES.values() for name in family.e
 def family_of(model_type: Any) -> Family:
     """The row of a model type; of an unknown one Llama's names, and nothing runs it."""
     return FAMILIES.get(str(model_type), _UNKNOWN)
+
+
+def positions_of(config: Mapping[str, Any]) -> int:
+    """The longest sequence of a language model, by its config.json."""
+    longest: int = config[family_of(config.get("model_type")).positions]
+    return longest

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from edgeqat import native
 
 _AROUND = 64  # tokens that a first buffer holds beside one a byte
+_MESSAGES = 1 << 14  # bytes of the first buffer of a conversation
 
 
 class NativeTokenizer:
@@ -30,30 +32,15 @@ class NativeTokenizer:
     def encode(self, text: str | bytes, special: bool = True) -> list[int]:
         """Token ids, with those that the tokenizer puts around a text; broken UTF-8 is U+FFFD."""
         data = text.encode() if isinstance(text, str) else text
-        size = len(data) + _AROUND
-        while True:
-            ids = np.empty(size, np.int32)
-            at = ids.ctypes.data
-            count = self._library.edgeqat_encode(self._handle, data, len(data), special, at, size)
-            if count < 0:
-                native.check(self._library.edgeqat_last_status())
-            if count <= size:
-                return ids[:count].tolist()
-            size = count
+        call = partial(self._library.edgeqat_encode, self._handle, data, len(data), special)
+        return _filled(call, np.int32, len(data) + _AROUND).tolist()
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids (N,), special ones left out."""
         given = np.asarray(ids, np.int32)
-        size = 16 * len(given) + _AROUND
-        while True:
-            text = np.empty(size, np.uint8)
-            where = given.ctypes.data, len(given), special, text.ctypes.data, size
-            count = self._library.edgeqat_decode(self._handle, *where)
-            if count < 0:
-                native.check(self._library.edgeqat_last_status())
-            if count <= size:
-                return text[:count].tobytes().decode()
-            size = count
+        where = given.ctypes.data, len(given), special
+        call = partial(self._library.edgeqat_decode, self._handle, *where)
+        return _filled(call, np.uint8, 16 * len(given) + _AROUND).tobytes().decode()
 
     def stream(self, ids: Iterable[int], special: bool = False) -> Iterator[str]:
         """What each of the ids adds to the text; at last what was held back."""
@@ -86,19 +73,22 @@ class NativeChat:
 
     def apply(self, messages: list[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """Text of messages, with the beginning of an answer or without."""
-        given, size = json.dumps(messages).encode(), 1 << 14
-        while True:
-            text = np.empty(size, np.uint8)
-            where = text.ctypes.data, size
-            count = self._library.edgeqat_chat_apply(
-                self._handle, given, add_generation_prompt, *where
-            )
-            if count < 0:
-                native.check(self._library.edgeqat_last_status())
-            if count < size:
-                return text[:count].tobytes().decode()
-            size = count + 1
+        given = json.dumps(messages).encode()
+        call = partial(self._library.edgeqat_chat_apply, self._handle, given, add_generation_prompt)
+        return _filled(call, np.uint8, _MESSAGES).tobytes().decode()
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.edgeqat_chat_close(self._handle)
+
+
+def _filled(call: Callable[[int, int], int], dtype: type, size: int) -> np.ndarray:
+    """What a call writes into a buffer of `size` values; once more where they are too few."""
+    while True:
+        values: np.ndarray = np.empty(size, dtype)
+        count = call(values.ctypes.data, size)
+        if count < 0:
+            native.check(native.require().edgeqat_last_status())
+        if count <= size:
+            return values[:count]
+        size = count

@@ -55,7 +55,8 @@ def command(
     one turn. /help lists the commands.
     """
     log.setup()
-    from edgeqat.pipeline.conversation import Conversation, Sampling
+    from edgeqat.pipeline.conversation import Conversation
+    from edgeqat.runtime.sampling import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, seed)
     conversation = Conversation(folder, max_tokens, sampling, system)

@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 LENGTHS = (1024, 2048, 4096, 8192)  # tokens, as far as a model reaches
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)  # where the needle is, as a share of the text before it
 _THINGS = ("red door", "old safe", "north gate", "blue box", "garden shed")
-
-
 _TOLD = 5  # texts between two lines of progress
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.layers import attentions
 from edgeqat.recipe import files as recipes
 from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.sampling import Sampling
 from edgeqat.runtime.sequence import Sequence as EngineSequence
 from edgeqat.runtime.sequence import shared_length
 
@@ -39,14 +40,6 @@ FLOAT, FAKE_QUANT, PACKED, NATIVE = BACKENDS = ("float", "fake-quant", "packed",
 _LOGITS_AT_ONCE = 1 << 26
 _ROWS = 64  # rows of logits whose sums stay in a core's cache
 Step = Callable[[int], Any]
-
-
-class Sampling(NamedTuple):
-    """temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
 
 
 class Backend(ABC):
@@ -172,9 +165,7 @@ class Torch(Backend):
         self, prompts: Sequence[Ids], limit: int, stops: list[str], sampling: Sampling
     ) -> list[list[int]]:
         answers: list[list[int]] = []
-        options: dict[str, Any] = {"do_sample": False}
-        if sampling.temperature > 0:
-            options = {"do_sample": True, **sampling._asdict()}
+        options = sampling.options()
         pad = self.tokenizer.pad_token_id or 0
         for start in range(0, len(prompts), self.batch_size):
             part = prompts[start : start + self.batch_size]
@@ -275,7 +266,8 @@ class Native(Backend):
         for prompt in prompts:
             self._asked += 1
             tokens: list[int] = []
-            for token in self._sequence.generate(prompt, limit, *sampling, self._asked):
+            drawn = sampling._replace(seed=self._asked)
+            for token in self._sequence.generate(prompt, limit, drawn):
                 tokens.append(token)
                 if ends.spelled(tokens):
                     break

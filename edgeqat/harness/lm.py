@@ -44,7 +44,8 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from edgeqat.data.sources import ROOT_VARIABLE
-from edgeqat.harness.backends import FAKE_QUANT, Backend, Sampling, open_backend
+from edgeqat.harness.backends import FAKE_QUANT, Backend, open_backend
+from edgeqat.runtime.sampling import GREEDY, Sampling
 
 NAME = "edgeqat"
 _BATCH = 64
@@ -349,7 +350,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     except ValueError as error:
         raise UsageError(f"gen-kwargs: {error}; give a number") from None
     sampled = options.get("do_sample", temperature > 0)
-    return Sampling(temperature or 1.0, *others) if sampled else Sampling()
+    return Sampling(temperature or 1.0, *others) if sampled else GREEDY
 
 
 if __name__ == "__main__":

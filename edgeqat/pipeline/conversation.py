@@ -7,23 +7,14 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from edgeqat import native
 from edgeqat.errors import UsageError
 from edgeqat.pipeline.folder_tokenizer import FolderTokenizer
 from edgeqat.pipeline.generate import check_text_model, pieces
 from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.sampling import GREEDY, Sampling
 from edgeqat.runtime.sequence import Sequence as EngineSequence
-
-
-class Sampling(NamedTuple):
-    """temperature 0 is greedy; top_k 0 and top_p 1 keep all tokens."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class Conversation:
@@ -35,13 +26,13 @@ class Conversation:
         self,
         folder: Path,
         max_tokens: int,
-        sampling: Sampling | None = None,
+        sampling: Sampling = GREEDY,
         system: str | None = None,
     ) -> None:
         check_text_model(folder)
         self.tokenizer = FolderTokenizer(folder)
         self.tokenizer.check_template("use `edgeqat generate`")
-        self.max_tokens, self.sampling = max_tokens, sampling or Sampling()
+        self.max_tokens, self.sampling = max_tokens, sampling
         self._engine = _opened(folder)
         self._sequence = EngineSequence(self._engine)
         self.turns: list[dict[str, str]] = []
@@ -63,8 +54,8 @@ class Conversation:
                 "less, or begin anew with /reset"
             )
         start, text = time.perf_counter(), ""
-        options = self.sampling._replace(seed=self.sampling.seed + self.answers)
-        tokens = _Counted(self._sequence.generate(ids, min(room, self.max_tokens), *options))
+        sampling = self.sampling._replace(seed=self.sampling.seed + self.answers)
+        tokens = _Counted(self._sequence.generate(ids, min(room, self.max_tokens), sampling))
         try:
             for piece in pieces(self.tokenizer, tokens):
                 text += piece

@@ -12,10 +12,11 @@ from typing import Any
 
 from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError
-from edgeqat.families import family_of
+from edgeqat.families import positions_of
 from edgeqat.pipeline.folder_tokenizer import FolderTokenizer
 from edgeqat.runtime import tokenizer as tokenizer_files
-from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.engine import Engine, engine_for
+from edgeqat.runtime.sampling import Sampling
 from edgeqat.runtime.tokenizer import Tokenizer
 
 ENGINES = ("native", "torch")
@@ -50,7 +51,7 @@ def generate(
     else:
         tokenizer = _tokenizer(folder)
         ids = tokenizer.encode(prompt)
-    longest = config[family_of(config.get("model_type")).positions]
+    longest = positions_of(config)
     if not ids:
         raise UsageError("prompt: it has no tokens; give other text")
     if len(ids) + max_tokens > longest:
@@ -58,13 +59,13 @@ def generate(
             f"max-tokens: {len(ids)} prompt tokens and {max_tokens} new ones exceed the model's "
             f"{longest} positions; shorten one of them"
         )
-    sampling = (temperature, top_k, top_p)
+    sampling = Sampling(temperature, top_k, top_p, seed)
     opened = _open(folder, len(ids) + max_tokens) if engine == "native" else None
     if opened is None:
-        yield from _torch_pieces(folder, ids, max_tokens, sampling, seed)
+        yield from _torch_pieces(folder, ids, max_tokens, sampling)
         return
     with opened:
-        yield from pieces(tokenizer, opened.generate(ids, max_tokens, *sampling, seed))
+        yield from pieces(tokenizer, opened.generate(ids, max_tokens, *sampling))
 
 
 def check_text_model(folder: Path) -> dict[str, Any]:
@@ -86,19 +87,10 @@ def _open(folder: Path, tokens: int) -> Engine | None:
     if native.library() is None:
         return None
     try:
-        opened = Engine(folder)
+        return engine_for(folder, tokens)
     except native.UnsupportedModel as error:
         _logger.warning("engine: %s; using torch, slower", error)
         return None
-    if opened.context < tokens:
-        _logger.warning(
-            "engine: %d tokens are more than the sliding window of %d that it keeps; using torch, "
-            "slower",
-            tokens, opened.context,
-        )  # fmt: skip
-        opened.close()
-        return None
-    return opened
 
 
 def pieces(tokenizer: Tokenizer | FolderTokenizer, tokens: Iterable[int]) -> Iterator[str]:
@@ -122,7 +114,7 @@ def pieces(tokenizer: Tokenizer | FolderTokenizer, tokens: Iterable[int]) -> Ite
 
 
 def _torch_pieces(
-    folder: Path, ids: list[int], max_tokens: int, sampling: tuple[float, int, float], seed: int
+    folder: Path, ids: list[int], max_tokens: int, sampling: Sampling
 ) -> Iterator[str]:
     """The same through transformers' generate(), in a thread that feeds the streamer."""
     import torch
@@ -134,11 +126,9 @@ def _torch_pieces(
     tokenizer: Any = packed_folder.load_tokenizer(folder)
     model: Any = packed_folder.load(folder, verify=False)  # verified already
     reset_generation_config(model)
-    options: dict[str, Any] = {"do_sample": False}
-    if sampling[0] > 0:
-        names = ("temperature", "top_k", "top_p")
-        options = {"do_sample": True, **dict(zip(names, sampling, strict=True))}
-        set_seed(seed)
+    options = sampling.options()
+    if options["do_sample"]:
+        set_seed(sampling.seed)
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     inputs = torch.tensor([ids])
     options |= {"inputs": inputs, "attention_mask": torch.ones_like(inputs)}

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from edgeqat import checkpoint, native
 from edgeqat.errors import UsageError, nearest
 from edgeqat.evaluate.reader import EngineReader, Reader, TorchReader
-from edgeqat.families import family_of
+from edgeqat.families import positions_of
 from edgeqat.harness.backends import FAKE_QUANT, NATIVE, PACKED
 from edgeqat.hf import float_model, packed_folder
 from edgeqat.pipeline.text_task import check_same_vocabulary
-from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.engine import engine_for
 
 logger = logging.getLogger(__name__)
 BACKENDS = (NATIVE, FAKE_QUANT, PACKED)
@@ -57,19 +57,14 @@ def _opened(
     if backend in (None, NATIVE) and (backend == NATIVE or native.library() is not None):
         native.require()
         try:
-            engine = Engine(folder, threads)
-            longest = config[family_of(config.get("model_type")).positions]
-            if engine.context >= longest or backend == NATIVE:
-                return EngineReader(engine)
-            engine.close()
-            reason = f"its sliding window keeps {engine.context} tokens"
+            tokens = 0 if backend == NATIVE else positions_of(config)
+            return EngineReader(engine_for(folder, tokens, threads))
         except native.UnsupportedModel as error:
-            reason = str(error)
             if backend == NATIVE:
                 raise UsageError(
-                    f"backend: native does not run '{folder}' ({reason}); choose fake-quant"
+                    f"backend: native does not run '{folder}' ({error}); choose fake-quant"
                 ) from None
-        logger.warning("engine: %s; using torch, slower", reason)
+            logger.warning("engine: %s; using torch, slower", error)
     name = backend if backend in (FAKE_QUANT, PACKED) else FAKE_QUANT
     packed = packed_folder.load(folder, integer=name == PACKED, verify=False)
     return TorchReader(packed, name)

@@ -164,3 +164,17 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def engine_for(folder: Path, tokens: int, threads: int | None = None) -> Engine:
+    """The engine of a folder, with room for so many tokens; raises native.UnsupportedModel where
+    only torch has it.
+    """
+    engine = Engine(folder, threads)
+    if engine.context < tokens:
+        kept = engine.context
+        engine.close()
+        raise native.UnsupportedModel(
+            f"{tokens} tokens are more than the sliding window of {kept} that it keeps"
+        )
+    return engine

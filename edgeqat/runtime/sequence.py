@@ -17,6 +17,7 @@ from collections.abc import Sequence as Tokens
 import numpy as np
 
 from edgeqat.runtime.engine import Engine
+from edgeqat.runtime.sampling import GREEDY, Sampling
 
 _CHUNK = 240  # tokens that the engine computes at once
 
@@ -59,20 +60,14 @@ class Sequence:
         return logits
 
     def generate(
-        self,
-        ids: Tokens[int],
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        self, ids: Tokens[int], max_tokens: int, sampling: Sampling = GREEDY
     ) -> Iterator[int]:
         """Token ids that continue a text, as Engine.generate gives them."""
         rest = self._go_back(ids, 1)
         while len(rest) > _CHUNK:  # an interruption waits for no more than that
             self.engine.prefill(rest[:_CHUNK])
             rest = rest[_CHUNK:]
-        for token in self.engine.generate(rest, max_tokens, temperature, top_k, top_p, seed):
+        for token in self.engine.generate(rest, max_tokens, *sampling):
             self._ids.append(token)
             yield token
 

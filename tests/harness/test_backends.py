@@ -8,7 +8,8 @@ import torch
 from marks import needs_kernels
 
 from edgeqat.errors import UsageError
-from edgeqat.harness.backends import Sampling, Torch, open_backend
+from edgeqat.harness.backends import Torch, open_backend
+from edgeqat.runtime.sampling import GREEDY, Sampling
 
 STEM = tiny.ids(1, 9, seed=7)[0].tolist()
 SEQUENCES = [
@@ -79,11 +80,11 @@ def test_the_engine_gives_the_same_in_any_order(packed_folder):
 def test_text_is_greedy_and_ends_at_a_stop(packed_folder, name):
     opened = open_backend(name, str(packed_folder), threads=1)
     prompts = [STEM, STEM[:4]]
-    whole = opened.generate(prompts, 8, [], Sampling())
+    whole = opened.generate(prompts, 8, [], GREEDY)
     assert [len(tokens) for tokens in whole] == [8, 8]
     text = opened.tokenizer.decode(whole[0])
     stop = text[2:4]
-    cut = opened.generate(prompts[:1], 8, [stop], Sampling())[0]
+    cut = opened.generate(prompts[:1], 8, [stop], GREEDY)[0]
     assert whole[0][: len(cut)] == cut
     assert stop in opened.tokenizer.decode(cut)
     assert len(cut) < 8
@@ -105,22 +106,22 @@ def test_float_of_a_packed_folder_is_the_model_it_was_made_from(packed_folder, m
 def test_an_answer_ends_with_the_text_whatever_is_beside_it():
     model, first = tiny.llama(), STEM
     alone = Torch("float", model, tiny.tokenizer(), 1)
-    whole = alone.generate([first], 8, [], Sampling())[0]
+    whole = alone.generate([first], 8, [], GREEDY)[0]
     model.generation_config.eos_token_id = [whole[2]]
-    expected = [alone.generate([own], 8, [], Sampling())[0] for own in (first, STEM[:4])]
+    expected = [alone.generate([own], 8, [], GREEDY)[0] for own in (first, STEM[:4])]
     together = Torch("float", model, tiny.tokenizer(), 2)
-    assert together.generate([first, STEM[:4]], 8, [], Sampling()) == expected
+    assert together.generate([first, STEM[:4]], 8, [], GREEDY) == expected
     assert expected[0] == whole[: whole.index(whole[2]) + 1]
 
 
 def test_a_stop_string_is_looked_for_in_new_tokens_alone():
     opened = Torch("float", tiny.llama(), tiny.tokenizer(), 2)
-    (whole,) = opened.generate([STEM], 8, [], Sampling())
+    (whole,) = opened.generate([STEM], 8, [], GREEDY)
     given, new = (opened.tokenizer.decode(own) for own in (STEM, whole))
     for across in (given[-2:] + new[0], given[-3:]):  # in the prompt, or begun there
         assert across not in new
-        assert opened.generate([STEM], 8, [across], Sampling())[0] == whole
-    ended = opened.generate([STEM, STEM[:4]], 8, [new[1:4]], Sampling())[0]
+        assert opened.generate([STEM], 8, [across], GREEDY)[0] == whole
+    ended = opened.generate([STEM, STEM[:4]], 8, [new[1:4]], GREEDY)[0]
     assert len(ended) < 8
     assert new[1:4] in opened.tokenizer.decode(ended)
 
@@ -137,10 +138,6 @@ def test_equal_requests_are_sampled_differently(packed_folder):
 
 def test_a_penalty_of_the_folder_does_not_part_torch_from_the_engine():
     model = tiny.llama()
-    expected = Torch("float", tiny.llama(), tiny.tokenizer(), 1).generate(
-        [STEM], 24, [], Sampling()
-    )
+    expected = Torch("float", tiny.llama(), tiny.tokenizer(), 1).generate([STEM], 24, [], GREEDY)
     model.generation_config.repetition_penalty = 5.0
-    assert (
-        Torch("float", model, tiny.tokenizer(), 1).generate([STEM], 24, [], Sampling()) == expected
-    )
+    assert Torch("float", model, tiny.tokenizer(), 1).generate([STEM], 24, [], GREEDY) == expected
