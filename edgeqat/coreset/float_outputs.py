@@ -160,6 +160,8 @@ def _keep(file: Path, parts: Iterator[_Part], count: int) -> None:
             for array, value in zip(arrays, values, strict=True):
                 _mapped(place, array, "r+")[done : done + len(value)] = value.numpy()
             done += len(part[0])
+        with open(place, "rb") as stream:
+            os.fsync(stream.fileno())  # its size alone does not tell that its values are there
 
     if processes.is_first():
         cache.keep(file, write)

@@ -46,21 +46,21 @@ def _from_kept_outputs(task: TextTask, recipe: Recipe, kept: int) -> tuple[Block
     assert isinstance(blocks, Blocks), "load_text refuses streams"
     if not recipe.coreset.is_on:  # which chooses from all of them
         train = recipe.train
-        samples = train.batch_size * train.accumulation * processes.count()
-        blocks = blocks.evenly(max(train.steps * samples, 1))
+        of_step = train.batch_size * train.accumulation * processes.count()
+        blocks = blocks.evenly(max(train.steps * of_step, 1))
     task.bring_back()
     teacher = task.teacher or task.model
     nn.Module.to(teacher, processes.device())
     bf16 = uses_bf16(recipe.train.bf16, teacher)
-    numbered = BlockSamples(blocks, task.model.config.vocab_size)
+    vocabulary = task.model.config.vocab_size
+    samples = BlockSamples(blocks, vocabulary)
     name, weights = recipe.model.name, recipe.model.weights
     if recipe.distill.teacher is not None:
         name, weights = recipe.distill.teacher, None
-    vocabulary = task.model.config.vocab_size
     key = f"{float_model.fingerprint(name, weights)} {vocabulary} {'bf16' if bf16 else 'float32'}"
-    check_room(numbered, key, kept, recipe.data.context, vocabulary)
+    check_room(samples, key, kept, recipe.data.context, vocabulary)
     with torch.autocast(teacher.device.type, torch.bfloat16, enabled=bf16):
-        outputs = float_outputs(teacher, numbered, key, kept, on_disk=True)
+        outputs = float_outputs(teacher, samples, key, kept, on_disk=True)
     task.release()
     objective = Objective(recipe.distill, None, recipe.guide, outputs=outputs)
     return blocks.numbered(), objective

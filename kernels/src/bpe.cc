@@ -18,7 +18,6 @@ constexpr std::size_t kLongestWord = std::size_t(1) << 30;
 Bpe::Bpe(Vocabulary vocabulary, const Settings& settings)
     : TokenModel(std::move(vocabulary)), settings_(settings), seen_(kSeenWords) {
   unknown_ = settings_.unknown ? vocabulary_.find(settings_.unknown_token) : kNoToken;
-  bytes_ = byte_tokens();
 }
 
 void Bpe::add_merge(std::string_view left, std::string_view right) {
@@ -79,12 +78,8 @@ void Bpe::spell(std::string_view word) {
       add(id);
       continue;
     }
-    const auto token_of = [&](char byte) { return bytes_[static_cast<unsigned char>(byte)]; };
-    if (settings_.byte_fallback &&
-        std::all_of(character.begin(), character.end(),
-                    [&](char byte) { return token_of(byte) != kNoToken; })) {
-      for (const char byte : character) add(token_of(byte));
-    } else if (settings_.unknown) {
+    if (settings_.byte_fallback && spell_bytes(character, add)) continue;
+    if (settings_.unknown) {
       if (unknown_ == kNoToken)
         throw Error("model.unk_token: the vocabulary lacks it; copy the folder again");
       if (waiting && !settings_.fuse_unknown) add(unknown_);

@@ -2,7 +2,6 @@
 // leftmost of equal ones, until no pair is in the list. O(n log n) by a heap of pairs.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -58,7 +57,6 @@ class Bpe : public TokenModel {
 
   Settings settings_;
   int32_t unknown_;
-  std::array<int32_t, 256> bytes_;
   FlatMap<Merge> merges_;
   std::vector<Seen> seen_;  // by the hash of the word
   std::vector<Symbol> symbols_;

@@ -12,7 +12,7 @@ namespace edgeqat {
 
 class TokenModel {
  public:
-  explicit TokenModel(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)) {}
+  explicit TokenModel(Vocabulary vocabulary);
   virtual ~TokenModel() = default;
 
   // Appends the ids of a word. Words that were seen before may be looked up.
@@ -21,10 +21,20 @@ class TokenModel {
   const Vocabulary& vocabulary() const { return vocabulary_; }
 
  protected:
-  // The token <0xNN> of each byte, or kNoToken.
-  std::array<int32_t, 256> byte_tokens() const;
+  // Calls each(id) for the token <0xNN> of every byte of a text; false where one has none.
+  template <class Each>
+  bool spell_bytes(std::string_view text, const Each& each) const {
+    const auto token_of = [&](char byte) { return bytes_[static_cast<unsigned char>(byte)]; };
+    for (const char byte : text)
+      if (token_of(byte) == kNoToken) return false;
+    for (const char byte : text) each(token_of(byte));
+    return true;
+  }
 
   Vocabulary vocabulary_;
+
+ private:
+  std::array<int32_t, 256> bytes_;  // the token of each byte, or kNoToken
 };
 
 }  // namespace edgeqat

@@ -21,8 +21,7 @@ Unigram::Unigram(Vocabulary vocabulary, std::vector<double> scores, int32_t unkn
       scores_(std::move(scores)),
       unknown_(unknown),
       byte_fallback_(byte_fallback),
-      unknown_score_(std::numeric_limits<double>::infinity()),
-      bytes_(byte_tokens()) {
+      unknown_score_(std::numeric_limits<double>::infinity()) {
   for (int32_t id = 0; id < int32_t(scores_.size()); ++id) {
     trie_.insert(vocabulary_.token(id), id);
     unknown_score_ = std::min(unknown_score_, scores_[id]);
@@ -62,16 +61,9 @@ void Unigram::encode(std::string_view word, std::vector<int32_t>& ids) {
   for (auto piece = found.rbegin(); piece != found.rend(); ++piece) {
     const std::string_view text = word.substr(piece->first, piece->second - piece->first);
     const int32_t id = vocabulary_.find(text);
-    const auto token_of = [&](char byte) { return bytes_[static_cast<unsigned char>(byte)]; };
-    if (id != kNoToken) {
-      ids.push_back(id);
-    } else if (byte_fallback_ && std::all_of(text.begin(), text.end(), [&](char byte) {
-                 return token_of(byte) != kNoToken;
-               })) {
-      for (const char byte : text) ids.push_back(token_of(byte));
-    } else {
-      ids.push_back(unknown_);
-    }
+    const auto add = [&](int32_t byte) { ids.push_back(byte); };
+    if (id != kNoToken) ids.push_back(id);
+    else if (!byte_fallback_ || !spell_bytes(text, add)) ids.push_back(unknown_);
   }
 }
 

@@ -3,7 +3,6 @@
 // the tokens <0xNN> of their bytes.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -31,7 +30,6 @@ class Unigram : public TokenModel {
   int32_t unknown_;
   bool byte_fallback_;
   double unknown_score_;
-  std::array<int32_t, 256> bytes_;
   Trie trie_;
   std::vector<Node> nodes_;
 };

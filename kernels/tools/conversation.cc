@@ -6,32 +6,19 @@
 #include <cstdio>
 #include <iostream>
 
+#include "jinja_value.h"
+
 namespace edgeqat_run {
 namespace {
 
-std::string json_text(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    char escape[8];
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      std::snprintf(escape, sizeof escape, "\\u%04x", unsigned(c));
-      out += escape;
-    } else {
-      out += c;
-    }
-  }
-  return out + '"';
-}
+using edgeqat::Value;
 
 class Conversation {
  public:
   Conversation(edgeqat_engine* engine, const std::string& folder) : engine_(engine) {
     tokenizer_.open(folder);
     chat_ = edgeqat_chat_open(folder.c_str());
-    if (!chat_) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
+    if (!chat_) stop();
     edgeqat_info info;
     check(edgeqat_get_info(engine, &info));
     context_ = info.context;
@@ -63,17 +50,17 @@ class Conversation {
 
  private:
   void add(const char* role, const std::string& content) {
-    messages_ += messages_.empty() ? "[" : ", ";
-    messages_ += "{\"role\": " + json_text(role) + ", \"content\": " + json_text(content) + "}";
+    messages_.push_back(Value::dict(
+        {{"role", Value::string(role)}, {"content", Value::string(content)}}));
   }
 
   std::string prompt() const {
-    const std::string messages = messages_ + "]";
+    const std::string messages = Value::list(messages_).json(-1);
     std::string text;
     for (int64_t size = 4096;;) {
       text.resize(std::size_t(size));
       const int64_t bytes = edgeqat_chat_apply(chat_, messages.c_str(), 1, text.data(), size);
-      if (bytes < 0) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
+      if (bytes < 0) stop();
       text.resize(std::size_t(std::min(bytes, size)));
       if (bytes < size) return text;
       size = bytes + 1;
@@ -92,7 +79,7 @@ class Conversation {
   edgeqat_engine* engine_;
   edgeqat_chat* chat_ = nullptr;
   Tokenizer tokenizer_;
-  std::string messages_;  // JSON, without its last bracket
+  Value::List messages_;
   std::vector<int32_t> seen_;
   int64_t context_ = 0;
 };

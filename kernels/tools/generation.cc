@@ -7,7 +7,7 @@ namespace edgeqat_run {
 namespace {
 
 std::string shown(const char* text, int64_t bytes) {
-  if (!text) stop(1, edgeqat_error());
+  if (!text) stop();
   std::fwrite(text, 1, std::size_t(bytes), stdout);
   std::fflush(stdout);
   return std::string(text, std::size_t(bytes));
@@ -20,8 +20,10 @@ void stop(int code, const std::string& message) {
   std::exit(code);
 }
 
+void stop() { stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error()); }
+
 void check(int status) {
-  if (status != EDGEQAT_OK) stop(1, edgeqat_error());
+  if (status != EDGEQAT_OK) stop();
 }
 
 Generation::Generation(edgeqat_engine* engine, float temperature, int64_t top_k, float top_p,
@@ -38,7 +40,7 @@ void Generation::run(const std::vector<int32_t>& ids, int64_t tokens,
   check(edgeqat_forward(engine_, ids.data(), int64_t(ids.size()), logits_.data(), 0));
   for (int64_t i = 0; i < tokens; ++i) {
     const int32_t id = edgeqat_sample(sampler_, logits_.data(), int64_t(logits_.size()));
-    if (id < 0) stop(1, edgeqat_error());
+    if (id < 0) stop();
     if (edgeqat_is_stop(engine_, id)) return;
     each(id);
     if (i + 1 < tokens) check(edgeqat_forward(engine_, &id, 1, logits_.data(), 0));
@@ -52,9 +54,9 @@ Tokenizer::~Tokenizer() {
 
 void Tokenizer::open(const std::string& folder) {
   tokenizer_ = edgeqat_tokenizer_open(folder.c_str());
-  if (!tokenizer_) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
+  if (!tokenizer_) stop();
   stream_ = edgeqat_stream_new(tokenizer_, 0);
-  if (!stream_) stop(1, edgeqat_error());
+  if (!stream_) stop();
 }
 
 std::vector<int32_t> Tokenizer::encode(const std::string& text, bool special) {
@@ -62,7 +64,7 @@ std::vector<int32_t> Tokenizer::encode(const std::string& text, bool special) {
   for (;;) {
     const int64_t count = edgeqat_encode(tokenizer_, text.data(), int64_t(text.size()), special,
                                          ids.data(), int64_t(ids.size()));
-    if (count < 0) stop(1, edgeqat_error());
+    if (count < 0) stop();
     const bool whole = count <= int64_t(ids.size());
     ids.resize(std::size_t(count));
     if (whole) return ids;

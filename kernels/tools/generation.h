@@ -11,6 +11,7 @@
 namespace edgeqat_run {
 
 [[noreturn]] void stop(int code, const std::string& message);
+[[noreturn]] void stop();  // with what the library says of its last call
 void check(int status);
 
 class Generation {

@@ -210,7 +210,7 @@ int main(int count, char** arguments) {
       o.shape.empty() ? edgeqat_open(o.folder.c_str(), o.threads, o.context, o.half)
                       : edgeqat_open_random(o.shape.c_str(), o.scheme.c_str(), o.threads,
                                             o.context, o.half);
-  if (!engine) stop(edgeqat_last_status() == EDGEQAT_UNSUPPORTED ? 2 : 1, edgeqat_error());
+  if (!engine) stop();
   edgeqat_info info;
   check(edgeqat_get_info(engine, &info));
   if (o.bench) bench(engine, o, info);
