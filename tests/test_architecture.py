@@ -26,7 +26,7 @@ from sources import (
 LEVELS = [
     ("errors", "log", "seeds", "memory", "aliases", "families"),
     ("scheme", "native", "output"),
-    ("recipe", "native_training", "native_tokenizer", "cache", "gguf_header"),
+    ("recipe", "native_training", "native_tokenizer", "native_sequences", "cache", "gguf_header"),
     ("quant",),
     ("losses", "data", "vision", "runtime", "checkpoint"),
     ("nn", "demo"),

@@ -1,4 +1,5 @@
-"""The native decoding engine on a packed folder: prefill, decode, generate; one sequence at a time.
+"""The native decoding engine on a packed folder: prefill, decode, generate; one sequence at a time
+(several: runtime/batch.py).
 
 Threads may share an engine: each call waits for the one before. A request of several calls belongs
 into `with engine.exclusive():`, or gets an engine of its own.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ class Engine:
         """
         with self._guard.lend():
             yield self
+
+    def lend(self) -> AbstractContextManager[int]:
+        """The native handle, for the calls of one thread."""
+        return self._guard.lend()
 
     @property
     def position(self) -> int:

@@ -66,6 +66,26 @@ EDGEQAT_API int edgeqat_trace(edgeqat_engine *engine, const int32_t *ids, int64_
 EDGEQAT_API int edgeqat_rewind(edgeqat_engine *engine, int64_t position);
 EDGEQAT_API int edgeqat_reset(edgeqat_engine *engine);
 
+/* More sequences on an engine, each with a cache of its own; context 0: that of the engine. The
+ * engine outlives them. */
+typedef struct edgeqat_sequence edgeqat_sequence;
+EDGEQAT_API edgeqat_sequence *edgeqat_sequence_new(const edgeqat_engine *engine, int64_t context);
+EDGEQAT_API void edgeqat_sequence_free(edgeqat_sequence *sequence);
+EDGEQAT_API int64_t edgeqat_sequence_position(const edgeqat_sequence *sequence);
+EDGEQAT_API int edgeqat_sequence_rewind(edgeqat_sequence *sequence, int64_t position);
+
+/* Appends the tokens of each part, weights read once for all; logits [sum of wanted][vocabulary] of
+ * each part's last `wanted` tokens, in order. No number depends on the other parts. A failed call
+ * appends nothing. */
+typedef struct edgeqat_part {
+  edgeqat_sequence *sequence; /* they differ; NULL: the one that the engine begins with */
+  const int32_t *ids;
+  int64_t count;
+  int64_t wanted; /* 0 to count */
+} edgeqat_part;
+EDGEQAT_API int edgeqat_forward_parts(edgeqat_engine *engine, const edgeqat_part *parts,
+                                      int64_t count, float *logits);
+
 /* Sampling: temperature 0 is greedy, top_k 0 and top_p 1 keep all tokens. */
 typedef struct edgeqat_sampler edgeqat_sampler;
 EDGEQAT_API edgeqat_sampler *edgeqat_sampler_new(float temperature, int64_t top_k, float top_p,

@@ -21,57 +21,58 @@ T* sized(Buffer<T>& buffer, int64_t size) {
 
 }  // namespace
 
-Attention::Attention(const Isa& isa, Pool& pool, const AttentionShape& shape,
-                     const Widths& widths)
-    : isa_(isa), pool_(pool), shape_(shape), widths_(widths), works_(pool.threads()) {}
+Attention::Attention(const Isa& isa, Pool& pool, const AttentionShape& shape)
+    : isa_(isa), pool_(pool), shape_(shape), works_(pool.threads()) {}
 
-void Attention::attend(const std::vector<Stream>& streams, const Queries& queries) {
-  const int64_t group = shape_.group(), tokens = queries.tokens;
-  if (tokens == 1) {  // heads are split; a thread may get some heads of a group
+void Attention::attend(const std::vector<Span>& spans, const Queries& queries) {
+  if (spans.size() == 1 && spans[0].count == 1) {  // a thread may get some heads of a group
+    const int64_t group = shape_.group();
     pool_.run([&](int thread) {
       const Range range = pool_.share(shape_.heads, thread);
       for (int64_t head = range.begin; head < range.end;) {
         const int64_t kv_head = head / group;
         const int64_t end = std::min({range.end, (kv_head + 1) * group, head + kRowsOfPart});
-        attend_part(streams, queries, {kv_head, head, end - head, 0, 1}, works_[thread]);
+        attend_part(queries, {&spans[0], kv_head, head, end - head, 0, 1}, works_[thread]);
         head = end;
       }
     });
     return;
   }
-  const int64_t heads = std::min(group, kRowsOfPart);
-  const int64_t head_parts = (group + heads - 1) / heads;
-  const int64_t step = std::max<int64_t>(1, kRowsOfPart / heads);
-  const int64_t steps = (tokens + step - 1) / step;
-  std::atomic<int64_t> next{0};  // later tokens see more keys: whoever is free takes the next part
+  parts_.clear();
+  for (const Span& span : spans) add_parts(span);
+  std::atomic<std::size_t> next{0};  // parts differ in keys: whoever is free takes the next one
   pool_.run([&](int thread) {
-    for (int64_t i; (i = next.fetch_add(1)) < steps * shape_.kv_heads * head_parts;) {
-      const int64_t kv_head = i / head_parts % shape_.kv_heads;
-      const int64_t head = i % head_parts * heads;
-      const int64_t token = i / head_parts / shape_.kv_heads * step;
-      const Part part = {kv_head, kv_head * group + head, std::min(heads, group - head), token,
-                         std::min(step, tokens - token)};
-      attend_part(streams, queries, part, works_[thread]);
-    }
+    for (std::size_t i; (i = next.fetch_add(1)) < parts_.size();)
+      attend_part(queries, parts_[i], works_[thread]);
   });
 }
 
-int64_t Attention::held(const Queries& queries, int64_t streams, int64_t index,
+void Attention::add_parts(const Span& span) {
+  const int64_t group = shape_.group(), heads = std::min(group, kRowsOfPart);
+  const int64_t step = std::max<int64_t>(1, kRowsOfPart / heads);
+  for (int64_t token = 0; token < span.count; token += step)
+    for (int64_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head)
+      for (int64_t head = 0; head < group; head += heads)
+        parts_.push_back({&span, kv_head, kv_head * group + head, std::min(heads, group - head),
+                          token, std::min(step, span.count - token)});
+}
+
+int64_t Attention::held(const Queries& queries, const Part& part, int64_t index,
                         int64_t tokens) const {
-  if (streams == 1) return tokens;
-  const int64_t high = widths_.kept_high(queries.layer, tokens);
+  const Widths& widths = part.span->sequence->widths();
+  if (!widths.two_streams()) return tokens;
+  const int64_t high = widths.kept_high(queries.layer, tokens);
   return index == 0 ? high : tokens - high;
 }
 
-std::vector<Attention::Region> Attention::regions(const std::vector<Stream>& streams,
-                                                  const Queries& queries,
-                                                  const Part& part) const {
+std::vector<Attention::Region> Attention::regions(const Queries& queries, const Part& part) const {
   std::vector<Region> found;
+  const std::vector<Stream>& streams = part.span->sequence->streams(queries.layer);
   const int64_t per_head = int64_t(streams.size()) / shape_.kv_heads;
-  const int64_t tokens = queries.first + part.token + part.tokens;
+  const int64_t tokens = part.span->sequence->position() + part.token + part.tokens;
   int64_t offset = 0;
   for (int64_t i = 0; i < per_head; ++i) {
-    const int64_t count = held(queries, per_head, i, tokens);
+    const int64_t count = held(queries, part, i, tokens);
     if (!count) continue;
     const int64_t padded = round_up(count, kInputPad);
     found.push_back({&streams[part.kv_head * per_head + i], i, count, padded, offset});
@@ -80,11 +81,10 @@ std::vector<Attention::Region> Attention::regions(const std::vector<Stream>& str
   return found;
 }
 
-void Attention::attend_part(const std::vector<Stream>& streams, const Queries& queries,
-                            const Part& part, Work& work) {
+void Attention::attend_part(const Queries& queries, const Part& part, Work& work) {
   const int64_t rows = part.heads * part.tokens, dim = shape_.head_dim;
-  const int64_t per_head = int64_t(streams.size()) / shape_.kv_heads;
-  const auto found = regions(streams, queries, part);
+  const int64_t first = part.span->sequence->position() + part.token;
+  const auto found = regions(queries, part);
   const int64_t stride = found.back().offset + found.back().padded;
   float* scores = sized(work.scores, rows * stride);
   float* sums = sized(work.sums, rows);
@@ -93,9 +93,9 @@ void Attention::attend_part(const std::vector<Stream>& streams, const Queries& q
     isa_.product(keys, query_inputs(queries, part, region, work), scores + region.offset, stride,
                  0, keys.tile_rows());
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t seen = queries.first + part.token + r / part.heads + 1;
+      const int64_t seen = first + r / part.heads + 1;
       float* row = scores + r * stride + region.offset;
-      std::fill(row + held(queries, per_head, region.index, seen), row + region.padded,
+      std::fill(row + held(queries, part, region.index, seen), row + region.padded,
                 -std::numeric_limits<float>::infinity());
     }
   }
@@ -106,13 +106,14 @@ void Attention::attend_part(const std::vector<Stream>& streams, const Queries& q
   // the first token is the first one of its stream
   int64_t first_at = 0;
   for (const Region& region : found)
-    if (held(queries, per_head, region.index, 1)) first_at = region.offset;
+    if (held(queries, part, region.index, 1)) first_at = region.offset;
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t token = part.token + r / part.heads, head = part.head + r % part.heads;
-    float* to = queries.out + (token * shape_.heads + head) * dim;
+    const int64_t row = part.span->row + part.token + r / part.heads;
+    const int64_t at = row * shape_.heads + part.head + r % part.heads;
+    float* to = queries.out + at * dim;
     for (int64_t d = 0; d < dim; ++d) to[d] = work.mixed[r * dim + d] / sums[r];
     if (queries.to_first)
-      queries.to_first[token * shape_.heads + head] = scores[r * stride + first_at] / sums[r];
+      queries.to_first[at] = scores[r * stride + first_at] / sums[r];
   }
 }
 
@@ -122,10 +123,12 @@ const Inputs& Attention::query_inputs(const Queries& queries, const Part& part,
   float* own = sized(work.queries, rows * dim);
   for (int64_t t = 0; t < part.tokens; ++t)
     std::memcpy(own + t * part.heads * dim,
-                queries.q + ((part.token + t) * shape_.heads + part.head) * dim,
+                queries.q +
+                    ((part.span->row + part.token + t) * shape_.heads + part.head) * dim,
                 part.heads * dim * sizeof(float));
   uint8_t* high = nullptr;
-  if (const uint8_t* flags = widths_.high(queries.layer, queries.first)) {
+  const Sequence& sequence = *part.span->sequence;
+  if (const uint8_t* flags = sequence.widths().high(queries.layer, sequence.position())) {
     high = sized(work.high, rows);
     for (int64_t r = 0; r < rows; ++r) high[r] = flags[part.token + r / part.heads];
   }

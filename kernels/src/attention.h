@@ -11,10 +11,9 @@
 #include <vector>
 
 #include "buffer.h"
-#include "cache.h"
 #include "inputs.h"
 #include "pool.h"
-#include "widths.h"
+#include "sequence.h"
 
 namespace edgeqat {
 
@@ -24,9 +23,9 @@ struct AttentionShape {
   int64_t group() const { return heads / kv_heads; }
 };
 
-// The newest tokens of a layer, at positions first .. first + tokens - 1.
+// The newest tokens of a layer.
 struct Queries {
-  int64_t layer = 0, first = 0, tokens = 0;
+  int64_t layer = 0;
   const float* q = nullptr;    // [tokens][heads * D]
   float* out = nullptr;        // [tokens][heads * D]
   float* to_first = nullptr;   // [tokens][heads] attention to position 0, or null: not wanted
@@ -34,15 +33,15 @@ struct Queries {
 
 class Attention {
  public:
-  Attention(const Isa& isa, Pool& pool, const AttentionShape& shape, const Widths& widths);
+  Attention(const Isa& isa, Pool& pool, const AttentionShape& shape);
 
-  // The streams hold keys and values of these tokens already; streams[kv_head * streams_per_head],
-  // high ones first.
-  void attend(const std::vector<Stream>& streams, const Queries& queries);
+  // The streams of the sequences hold keys and values of these tokens already.
+  void attend(const std::vector<Span>& spans, const Queries& queries);
 
  private:
   struct Part {
-    int64_t kv_head, head, heads, token, tokens;
+    const Span* span;
+    int64_t kv_head, head, heads, token, tokens;  // token: the first one, within the span
   };
   // Some tokens of a stream, at `offset` of every row of scores.
   struct Region {
@@ -55,12 +54,11 @@ class Attention {
     Buffer<uint8_t> high;
   };
 
-  void attend_part(const std::vector<Stream>& streams, const Queries& queries, const Part& part,
-                   Work& work);
-  // How many of the first `tokens` tokens a head's stream holds.
-  int64_t held(const Queries& queries, int64_t streams, int64_t index, int64_t tokens) const;
-  std::vector<Region> regions(const std::vector<Stream>& streams, const Queries& queries,
-                              const Part& part) const;
+  void add_parts(const Span& span);
+  void attend_part(const Queries& queries, const Part& part, Work& work);
+  // How many of the first `tokens` tokens stream `index` of a head holds.
+  int64_t held(const Queries& queries, const Part& part, int64_t index, int64_t tokens) const;
+  std::vector<Region> regions(const Queries& queries, const Part& part) const;
   const Inputs& query_inputs(const Queries& queries, const Part& part, const Region& region,
                              Work& work);
   void mix(const Region& region, int64_t rows, int64_t stride, Work& work);
@@ -69,7 +67,7 @@ class Attention {
   const Isa& isa_;
   Pool& pool_;
   AttentionShape shape_;
-  const Widths& widths_;
+  std::vector<Part> parts_;
   std::vector<Work> works_;  // one per thread
 };
 

@@ -5,19 +5,14 @@
 #include <string>
 
 #include "batch_norm.h"
+#include "capi_engine.h"
 #include "capi_status.h"
-#include "edgeqat.h"
-#include "engine.h"
 #include "error.h"
 #include "read_loop.h"
 #include "registry.h"
 #include "sampler.h"
 #include "team.h"
 #include "tile.h"
-
-struct edgeqat_engine {
-  edgeqat::Engine engine;
-};
 
 struct edgeqat_sampler {
   edgeqat::Sampler sampler;
@@ -98,9 +93,9 @@ void edgeqat_close(edgeqat_engine* engine) { delete engine; }
 
 int edgeqat_get_info(const edgeqat_engine* engine, edgeqat_info* info) {
   const Engine& e = engine->engine;
-  *info = {e.model().config.vocabulary, e.context(), e.position(), e.model().matrix_bytes(),
-           e.threads(), e.isa().name, e.model().config.layers, e.model().config.hidden,
-           e.model().embedding_bytes()};
+  *info = {e.model().config.vocabulary, e.sequence().context(), e.sequence().position(),
+           e.model().matrix_bytes(), e.threads(), e.isa().name, e.model().config.layers,
+           e.model().config.hidden, e.model().embedding_bytes()};
   return EDGEQAT_OK;
 }
 
@@ -111,16 +106,22 @@ int edgeqat_is_stop(const edgeqat_engine* engine, int32_t id) {
 
 int edgeqat_forward(edgeqat_engine* engine, const int32_t* ids, int64_t count, float* logits,
                     int all) {
-  return guarded([&] { engine->engine.forward(ids, count, logits, all); });
+  return guarded([&] {
+    Engine& e = engine->engine;
+    e.forward({{&e.sequence(), ids, count, all ? count : std::min<int64_t>(count, 1)}}, logits);
+  });
 }
 
 int edgeqat_trace(edgeqat_engine* engine, const int32_t* ids, int64_t count, float* logits,
                   float* outputs) {
-  return guarded([&] { engine->engine.forward(ids, count, logits, true, outputs); });
+  return guarded([&] {
+    Engine& e = engine->engine;
+    e.forward({{&e.sequence(), ids, count, count}}, logits, outputs);
+  });
 }
 
 int edgeqat_rewind(edgeqat_engine* engine, int64_t position) {
-  return guarded([&] { engine->engine.rewind(position); });
+  return guarded([&] { engine->engine.sequence().rewind(position); });
 }
 
 int edgeqat_reset(edgeqat_engine* engine) { return edgeqat_rewind(engine, 0); }

@@ -10,18 +10,13 @@
 namespace edgeqat {
 namespace {
 
-constexpr int64_t kChunk = 240;  // tokens of a prompt computed at once
+constexpr int64_t kChunk = 240;  // tokens computed at once
 
 AttentionShape attention_shape(const Config& config) {
   return {config.heads, config.kv_heads, config.head_dim, config.activation_bits};
 }
 
-int64_t checked_context(const Config& config, int64_t wanted) {
-  if (wanted < 0 || wanted > config.positions)
-    throw Error("context: " + std::to_string(wanted) + " is not within the model's " +
-                std::to_string(config.positions) + " positions; choose a shorter one");
-  return wanted ? wanted : config.positions;
-}
+int64_t rows_of(const std::vector<Span>& spans) { return spans.back().row + spans.back().count; }
 
 }  // namespace
 
@@ -30,166 +25,198 @@ Engine::Engine(Model model, int threads, int64_t context)
       model_(std::move(model)),
       pool_(threads > 0 ? threads : physical_cores()),
       rope_(model_.config.rope, model_.config.head_dim),
-      context_(checked_context(model_.config, context)),
-      widths_(model_.config, context_),
-      attention_(isa_, pool_, attention_shape(model_.config), widths_) {
+      sequence_(model_.config, context),
+      attention_(isa_, pool_, attention_shape(model_.config)),
+      most_rows_(std::min(kChunk, model_.config.positions)) {
   const Config& c = model_.config;
-  std::vector<StreamShape> shapes;
-  if (widths_.two_streams())
-    shapes.push_back({kHighBits, c.head_dim, round_up(widths_.most_high(), kInputPad)});
-  shapes.push_back({c.kv_bits, c.head_dim, round_up(context_, kInputPad)});
-  int64_t bytes = 0;
-  for (const StreamShape& shape : shapes) bytes += shape.bytes();
-  // every stream begins with the first tokens: huge pages would hold all of a context for them
-  cache_ = Buffer<uint8_t>(bytes * c.kv_heads * c.layers, Pages::small);
-  uint8_t* memory = cache_.data();
-  streams_.resize(c.layers);
-  for (auto& layer : streams_)
-    for (int64_t head = 0; head < c.kv_heads; ++head)
-      for (const StreamShape& shape : shapes) {
-        layer.emplace_back(shape, memory);
-        memory += shape.bytes();
-      }
-  const int64_t chunk = std::min(kChunk, context_);
-  x_ = Buffer<float>(chunk * c.hidden);
-  normed_ = Buffer<float>(chunk * c.hidden);
-  q_ = Buffer<float>(chunk * c.heads * c.head_dim);
-  k_ = Buffer<float>(chunk * c.kv_heads * c.head_dim);
-  v_ = Buffer<float>(chunk * c.kv_heads * c.head_dim);
-  mixed_ = Buffer<float>(chunk * c.heads * c.head_dim);
-  gate_ = Buffer<float>(chunk * c.ffn);
-  up_ = Buffer<float>(chunk * c.ffn);
-  cosine_ = Buffer<float>(chunk * c.head_dim / 2);
-  sine_ = Buffer<float>(chunk * c.head_dim / 2);
-  to_first_ = Buffer<float>(chunk * c.heads);
+  high_memory_ = Buffer<uint8_t>(most_rows_);
+  x_ = Buffer<float>(most_rows_ * c.hidden);
+  normed_ = Buffer<float>(most_rows_ * c.hidden);
+  q_ = Buffer<float>(most_rows_ * c.heads * c.head_dim);
+  k_ = Buffer<float>(most_rows_ * c.kv_heads * c.head_dim);
+  v_ = Buffer<float>(most_rows_ * c.kv_heads * c.head_dim);
+  mixed_ = Buffer<float>(most_rows_ * c.heads * c.head_dim);
+  gate_ = Buffer<float>(most_rows_ * c.ffn);
+  up_ = Buffer<float>(most_rows_ * c.ffn);
+  cosine_ = Buffer<float>(most_rows_ * c.head_dim / 2);
+  sine_ = Buffer<float>(most_rows_ * c.head_dim / 2);
+  to_first_ = Buffer<float>(most_rows_ * c.heads);
 }
 
-void Engine::rewind(int64_t position) {
-  if (position < 0 || position > position_)
-    throw Error("position: " + std::to_string(position) + " is not within the " +
-                std::to_string(position_) + " tokens so far");
-  position_ = position;
-  const bool two = widths_.two_streams();
-  for (std::size_t layer = 0; layer < streams_.size(); ++layer) {
-    const int64_t high = two ? widths_.kept_high(int64_t(layer), position) : 0;
-    for (std::size_t i = 0; i < streams_[layer].size(); ++i)
-      streams_[layer][i].truncate(two && i % 2 == 0 ? high : position - high);
+void Engine::check(const std::vector<Part>& parts) const {
+  const int64_t vocabulary = model_.config.vocabulary;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Part& part = parts[i];
+    const int64_t position = part.sequence->position(), context = part.sequence->context();
+    for (std::size_t j = 0; j < i; ++j)
+      if (parts[j].sequence == part.sequence)
+        throw Error("parts: two of them append to one sequence; join their tokens");
+    if (part.count < 1) throw Error("ids: there are none; give at least one token");
+    if (part.wanted < 0 || part.wanted > part.count)
+      throw Error("wanted: " + std::to_string(part.wanted) + " is not from 0 to the " +
+                  std::to_string(part.count) + " tokens that are given");
+    if (part.count > context - position)
+      throw Error("context: " + std::to_string(position + part.count) + " tokens do not fit into " +
+                  std::to_string(context) + "; shorten the prompt or reset the engine");
+    for (int64_t t = 0; t < part.count; ++t)
+      if (part.ids[t] < 0 || part.ids[t] >= vocabulary)
+        throw Error("ids: " + std::to_string(part.ids[t]) + " is not in the vocabulary of " +
+                    std::to_string(vocabulary));
   }
 }
 
-void Engine::forward(const int32_t* ids, int64_t count, float* logits, bool all,
-                     float* outputs) {
-  const int64_t vocabulary = model_.config.vocabulary, before = position_;
-  if (count < 1) throw Error("ids: there are none; give at least one token");
-  if (count > context_ - position_)
-    throw Error("context: " + std::to_string(position_ + count) + " tokens do not fit into " +
-                std::to_string(context_) + "; shorten the prompt or reset the engine");
-  for (int64_t i = 0; i < count; ++i)
-    if (ids[i] < 0 || ids[i] >= vocabulary)
-      throw Error("ids: " + std::to_string(ids[i]) + " is not in the vocabulary of " +
-                  std::to_string(vocabulary));
+void Engine::forward(const std::vector<Part>& parts, float* logits, float* outputs) {
+  check(parts);
+  std::vector<int64_t> before;
+  for (const Part& part : parts) before.push_back(part.sequence->position());
   try {
-    append(ids, count, logits, all, outputs);
+    append(parts, logits, outputs);
   } catch (...) {  // no memory: some layers have these tokens already
-    rewind(before);
+    for (std::size_t i = 0; i < parts.size(); ++i) parts[i].sequence->rewind(before[i]);
     throw;
   }
 }
 
-void Engine::append(const int32_t* ids, int64_t count, float* logits, bool all, float* outputs) {
-  const int64_t vocabulary = model_.config.vocabulary;
-  for (int64_t done = 0; done < count; done += kChunk) {
-    const int64_t tokens = std::min(kChunk, count - done);
-    const int64_t hidden = model_.config.hidden;
-    run_chunk(ids + done, tokens, outputs ? outputs + done * hidden : nullptr, count * hidden);
-    position_ += tokens;
-    if (!all && done + tokens < count) continue;
-    const int64_t first = all ? 0 : tokens - 1;
-    if (!all) std::memmove(x_.data(), x_.data() + first * hidden, hidden * sizeof(float));
-    norm(model_.norm, tokens - first);
-    const float* out = normed_.data();
-    if (model_.turn.matrix.tiles) {
-      project({{&model_.turn, x_.data()}}, out, tokens - first);
-      out = x_.data();
+void Engine::append(const std::vector<Part>& parts, float* logits, float* outputs) {
+  const int64_t vocabulary = model_.config.vocabulary, hidden = model_.config.hidden;
+  std::vector<Span> spans;
+  std::vector<int64_t> wanted;
+  int64_t done = 0;  // tokens of a part
+  for (std::size_t i = 0; i < parts.size();) {
+    spans.clear();
+    wanted.clear();
+    float* first = outputs ? outputs + done * hidden : nullptr;
+    for (int64_t rows = 0; i < parts.size() && rows < most_rows_;) {
+      const Part& part = parts[i];
+      const int64_t count = std::min(most_rows_ - rows, part.count - done);
+      spans.push_back({part.sequence, part.ids + done, rows, count});
+      for (int64_t t = std::max(done, part.count - part.wanted); t < done + count; ++t)
+        wanted.push_back(rows + t - done);
+      rows += count;
+      done += count;
+      if (done < part.count) continue;
+      done = 0;
+      ++i;
     }
-    project({{&model_.head, logits + (all ? done * vocabulary : 0)}}, out, tokens - first);
+    run_chunk(spans, first, parts[0].count * hidden);
+    for (const Span& span : spans) span.sequence->advance(span.count);
+    if (wanted.empty()) continue;
+    predict(wanted, logits);
+    logits += int64_t(wanted.size()) * vocabulary;
   }
 }
 
 // outputs: where the first layer's go, the next layer's `stride` floats behind; or null.
-void Engine::run_chunk(const int32_t* ids, int64_t count, float* outputs, int64_t stride) {
+void Engine::run_chunk(const std::vector<Span>& spans, float* outputs, int64_t stride) {
   const Config& c = model_.config;
-  const int64_t half = c.head_dim / 2;
-  for (int64_t t = 0; t < count; ++t) {
-    embed(model_.embedding, ids[t], x_.data() + t * c.hidden);
-    rope_.angles(position_ + t, cosine_.data() + t * half, sine_.data() + t * half);
+  const int64_t half = c.head_dim / 2, count = rows_of(spans);
+  for (const Span& span : spans) {
+    const int64_t first = span.sequence->position();
+    for (int64_t t = 0; t < span.count; ++t) {
+      const int64_t row = span.row + t;
+      embed(model_.embedding, span.ids[t], x_.data() + row * c.hidden);
+      rope_.angles(first + t, cosine_.data() + row * half, sine_.data() + row * half);
+    }
+    span.sequence->widths().begin(first, span.count);
   }
-  widths_.begin(position_, count);
   for (int64_t layer = 0; layer < c.layers; ++layer) {
-    attention_block(layer, count);
+    high_ = high_rows(layer, spans);
+    attention_block(layer, spans);
     mlp_block(layer, count);
     if (outputs)
       std::memcpy(outputs + layer * stride, x_.data(), count * c.hidden * sizeof(float));
   }
 }
 
-void Engine::attention_block(int64_t layer, int64_t count) {
+// Logits behind some rows, which are in order.
+void Engine::predict(const std::vector<int64_t>& rows, float* logits) {
+  const int64_t hidden = model_.config.hidden, count = int64_t(rows.size());
+  for (int64_t i = 0; i < count; ++i)
+    if (rows[i] != i)
+      std::memcpy(x_.data() + i * hidden, x_.data() + rows[i] * hidden, hidden * sizeof(float));
+  norm(model_.norm, count);
+  const float* out = normed_.data();
+  if (model_.turn.matrix.tiles) {
+    project({{&model_.turn, x_.data()}}, out, count);
+    out = x_.data();
+  }
+  project({{&model_.head, logits}}, out, count);
+}
+
+const uint8_t* Engine::high_rows(int64_t layer, const std::vector<Span>& spans) {
+  if (spans.size() == 1)
+    return spans[0].sequence->widths().high(layer, spans[0].sequence->position());
+  for (const Span& span : spans) {
+    const uint8_t* high = span.sequence->widths().high(layer, span.sequence->position());
+    if (!high) return nullptr;
+    std::memcpy(high_memory_.data() + span.row, high, span.count);
+  }
+  return high_memory_.data();
+}
+
+void Engine::attention_block(int64_t layer, const std::vector<Span>& spans) {
   const Block& block = model_.blocks[layer];
-  const uint8_t* high = widths_.high(layer, position_);
+  const int64_t count = rows_of(spans);
   norm(block.attention_norm, count);
   project({{&block.query, q_.data()}, {&block.key, k_.data()}, {&block.value, v_.data()}},
-          normed_.data(), count, high);
-  prepare_heads(layer, count);
-  const bool wanted = widths_.listens(layer + 1);
-  attention_.attend(streams_[layer], {layer, position_, count, q_.data(), mixed_.data(),
-                                      wanted ? to_first_.data() : nullptr});
-  if (wanted) widths_.decide(layer + 1, position_, count, to_first_.data(), *block.threshold);
-  project({{&block.output, normed_.data()}}, mixed_.data(), count, high);
+          normed_.data(), count, high_);
+  prepare_heads(layer, spans);
+  const bool wanted = spans[0].sequence->widths().listens(layer + 1);
+  float* to_first = wanted ? to_first_.data() : nullptr;
+  attention_.attend(spans, {layer, q_.data(), mixed_.data(), to_first});
+  if (wanted)
+    for (const Span& span : spans)
+      span.sequence->widths().decide(layer + 1, span.sequence->position(), span.count,
+                                     to_first + span.row * model_.config.heads, *block.threshold);
+  project({{&block.output, normed_.data()}}, mixed_.data(), count, high_);
   add_residual(count);
 }
 
 void Engine::mlp_block(int64_t layer, int64_t count) {
   const Block& block = model_.blocks[layer];
-  const uint8_t* high = widths_.high(layer, position_);
   const int64_t ffn = model_.config.ffn;
   norm(block.mlp_norm, count);
-  project({{&block.gate, gate_.data()}, {&block.up, up_.data()}}, normed_.data(), count, high);
+  project({{&block.gate, gate_.data()}, {&block.up, up_.data()}}, normed_.data(), count, high_);
   pool_.split(count * ffn, [&](int64_t begin, int64_t end) {
     isa_.swiglu(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
   });
-  project({{&block.down, normed_.data()}}, gate_.data(), count, high);
+  project({{&block.down, normed_.data()}}, gate_.data(), count, high_);
   add_residual(count);
 }
 
 // Norms per head, rotary embedding, rotation; keys and values go into the cache.
-void Engine::prepare_heads(int64_t layer, int64_t count) {
+void Engine::prepare_heads(int64_t layer, const std::vector<Span>& spans) {
   const Config& c = model_.config;
   const Block& block = model_.blocks[layer];
-  std::vector<Stream>& streams = streams_[layer];
   const int64_t dim = c.head_dim, turned = c.rotate_keys ? rotation_block(dim) : 0;
-  const int64_t per_head = int64_t(streams.size()) / c.kv_heads;
-  const auto turn = [&](float* x, const float* weight, int64_t t) {
+  const int64_t count = rows_of(spans);
+  const auto turn = [&](float* x, const float* weight, int64_t row) {
     if (weight) isa_.rms_norm(x, weight, c.epsilon, dim, x);
-    Rope::turn(x, cosine_.data() + t * dim / 2, sine_.data() + t * dim / 2, dim);
+    Rope::turn(x, cosine_.data() + row * dim / 2, sine_.data() + row * dim / 2, dim);
     isa_.rotate(x, dim, turned);
   };
-  const auto heads = [&](int64_t begin, int64_t end) {
-    for (int64_t t = 0; t < count; ++t)
-      for (int64_t head = begin; head < std::min(end, c.heads); ++head)
-        turn(q_.data() + (t * c.heads + head) * dim, block.query_norm, t);
-    for (int64_t i = std::max(begin, c.heads); i < end; ++i) {
-      const int64_t head = i - c.heads;
-      for (int64_t t = 0; t < count; ++t) {
-        float* key = k_.data() + (t * c.kv_heads + head) * dim;
-        turn(key, block.key_norm, t);
-        if (block.key_offset)
-          for (int64_t d = 0; d < dim; ++d) key[d] -= block.key_offset[head * dim + d];
-        const int64_t before = widths_.kept_high(layer, position_ + t);
-        const bool low = per_head > 1 && widths_.kept_high(layer, position_ + t + 1) == before;
-        streams[head * per_head + low].append(isa_, key,
-                                              v_.data() + (t * c.kv_heads + head) * dim);
-      }
+  const auto keep = [&](const Span& span, int64_t head) {
+    std::vector<Stream>& streams = span.sequence->streams(layer);
+    const Widths& widths = span.sequence->widths();
+    const int64_t per_head = int64_t(streams.size()) / c.kv_heads;
+    for (int64_t t = 0; t < span.count; ++t) {
+      const int64_t at = ((span.row + t) * c.kv_heads + head) * dim;
+      float* key = k_.data() + at;
+      turn(key, block.key_norm, span.row + t);
+      if (block.key_offset)
+        for (int64_t d = 0; d < dim; ++d) key[d] -= block.key_offset[head * dim + d];
+      const int64_t position = span.sequence->position() + t;
+      const int64_t before = widths.kept_high(layer, position);
+      const bool low = per_head > 1 && widths.kept_high(layer, position + 1) == before;
+      streams[head * per_head + low].append(isa_, key, v_.data() + at);
     }
+  };
+  const auto heads = [&](int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < count; ++row)
+      for (int64_t head = begin; head < std::min(end, c.heads); ++head)
+        turn(q_.data() + (row * c.heads + head) * dim, block.query_norm, row);
+    for (int64_t i = std::max(begin, c.heads); i < end; ++i)
+      for (const Span& span : spans) keep(span, i - c.heads);
   };
   if (count == 1) heads(0, c.heads + c.kv_heads);  // too little to share
   else pool_.split(c.heads + c.kv_heads, heads);

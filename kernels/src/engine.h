@@ -1,42 +1,51 @@
-// The decoding engine: a model, its cache, its threads. One sequence, batch 1.
+// The decoding engine: a model and its threads, and the sequence that it begins with. Several
+// sequences may be computed at once: each product reads its weights once for all of them.
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "attention.h"
 #include "model.h"
 #include "rope.h"
-#include "widths.h"
+#include "sequence.h"
 
 namespace edgeqat {
+
+// Tokens that a sequence appends, and of how many of the last ones logits are wanted.
+struct Part {
+  Sequence* sequence;
+  const int32_t* ids;
+  int64_t count, wanted;
+};
 
 class Engine {
  public:
   // context 0: the longest sequence of the model; threads 0: one per physical core.
   Engine(Model model, int threads, int64_t context);
 
-  // Appends tokens. Logits [vocabulary] of the last one, or with `all` [count][vocabulary].
-  // outputs, if given, [layers][count][hidden]: the residual stream behind each layer. Where it
-  // throws, the engine holds the tokens it held before.
-  void forward(const int32_t* ids, int64_t count, float* logits, bool all,
-               float* outputs = nullptr);
-  // Forgets the tokens from `position` on.
-  void rewind(int64_t position);
+  // Appends the tokens of each part, of sequences of this engine's model that differ. Logits
+  // [sum of wanted][vocabulary], in the order of the parts; no number depends on the other parts.
+  // outputs, for a single part: [layers][count][hidden], the residual stream behind each layer.
+  // Where it throws, the sequences hold the tokens they held before.
+  void forward(const std::vector<Part>& parts, float* logits, float* outputs = nullptr);
 
-  int64_t position() const { return position_; }
-  int64_t context() const { return context_; }
+  Sequence& sequence() { return sequence_; }
+  const Sequence& sequence() const { return sequence_; }
   int threads() const { return pool_.threads(); }
   const Isa& isa() const { return isa_; }
   const Model& model() const { return model_; }
 
  private:
-  void append(const int32_t* ids, int64_t count, float* logits, bool all, float* outputs);
-  void run_chunk(const int32_t* ids, int64_t count, float* outputs, int64_t stride);
-  void attention_block(int64_t layer, int64_t count);
+  void check(const std::vector<Part>& parts) const;
+  void append(const std::vector<Part>& parts, float* logits, float* outputs);
+  void run_chunk(const std::vector<Span>& spans, float* outputs, int64_t stride);
+  void predict(const std::vector<int64_t>& rows, float* logits);
+  void attention_block(int64_t layer, const std::vector<Span>& spans);
   void mlp_block(int64_t layer, int64_t count);
-  void prepare_heads(int64_t layer, int64_t count);
+  void prepare_heads(int64_t layer, const std::vector<Span>& spans);
+  const uint8_t* high_rows(int64_t layer, const std::vector<Span>& spans);
   void norm(const float* weight, int64_t count);
   void add_residual(int64_t count);
   void product(const Linear& layer, const Inputs& inputs, float* out, Range tile_rows);
@@ -47,12 +56,12 @@ class Engine {
   Model model_;
   Pool pool_;
   Rope rope_;
-  int64_t context_, position_ = 0;
-  Widths widths_;
+  Sequence sequence_;
   Attention attention_;
-  Buffer<uint8_t> cache_;
-  std::vector<std::vector<Stream>> streams_;  // [layer][kv_head * streams per head]
   InputBuffer inputs_;
+  int64_t most_rows_;             // that are computed at once
+  const uint8_t* high_ = nullptr;  // which of a layer's rows are, or null: none
+  Buffer<uint8_t> high_memory_;
   Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, cosine_, sine_, to_first_;
 };
 

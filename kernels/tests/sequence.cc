@@ -52,6 +52,50 @@ bool refused(const char* words) {
   return line.find(words) == 0 && line.find('\n') == line.npos;
 }
 
+struct Own {
+  edgeqat_sequence* sequence;
+  explicit Own(const Opened& opened) : sequence(edgeqat_sequence_new(opened.engine, 0)) {}
+  ~Own() { edgeqat_sequence_free(sequence); }
+};
+
+// Sequences that a pass computes together give the bits that `once` and one more token gave alone.
+void check_parts(Expect& expect, const std::string& folder, const Logits& once,
+                 const Logits& next) {
+  Opened opened(folder, 2), other(folder, 1);
+  const Own one(opened), two(opened), foreign(other);
+  const int64_t vocabulary = opened.info.vocabulary;
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i <= kPrompt; ++i) ids.push_back(opened.id(i));
+  Logits logits(3 * vocabulary);
+  const auto row = [&](int64_t i) {
+    return Logits(logits.begin() + i * vocabulary, logits.begin() + (i + 1) * vocabulary);
+  };
+  edgeqat_part parts[] = {{one.sequence, ids.data(), kPrompt, 1},
+                          {two.sequence, ids.data(), kPrompt / 2, 0},
+                          {nullptr, ids.data(), kPrompt + 1, 2}};
+  expect.that(edgeqat_forward_parts(opened.engine, parts, 3, logits.data()) == EDGEQAT_OK &&
+                  same(row(0), once) && same(row(1), once) && same(row(2), next),
+              "prompts computed together differ");
+  edgeqat_part more[] = {{one.sequence, &ids[kPrompt], 1, 1},
+                         {two.sequence, &ids[kPrompt / 2], kPrompt - kPrompt / 2, 1}};
+  expect.that(edgeqat_forward_parts(opened.engine, more, 2, logits.data()) == EDGEQAT_OK &&
+                  same(row(0), next) && same(row(1), once) &&
+                  edgeqat_sequence_position(two.sequence) == kPrompt,
+              "a step beside a prompt differs");
+  parts[1].sequence = one.sequence;
+  expect.that(edgeqat_forward_parts(opened.engine, parts, 2, logits.data()) == EDGEQAT_FAILED &&
+                  refused("parts: two of them"),
+              "one sequence in two parts is not refused");
+  parts[1].sequence = foreign.sequence;
+  expect.that(edgeqat_forward_parts(opened.engine, parts, 2, logits.data()) == EDGEQAT_FAILED &&
+                  refused("parts: a sequence belongs"),
+              "a sequence of another engine is not refused");
+  edgeqat_sequence_rewind(one.sequence, kPrompt);
+  expect.that(edgeqat_forward_parts(opened.engine, more, 1, logits.data()) == EDGEQAT_OK &&
+                  same(row(0), next),
+              "a rewound sequence differs");
+}
+
 }  // namespace
 
 void check_engine(Expect& expect, const std::string& folder) {
@@ -75,6 +119,7 @@ void check_engine(Expect& expect, const std::string& folder) {
   edgeqat_rewind(first.engine, 2);
   first.append(kPrompt - 2);
   expect.that(same(next, first.append(1)), "an engine rewound into the sinks differs");
+  check_parts(expect, folder, once, next);
   expect.that(edgeqat_rewind(first.engine, 60) == EDGEQAT_FAILED && refused("position: 60"),
               "a rewind ahead is not refused");
 

@@ -1,0 +1,14 @@
+// What the handles of the C ABI hold.
+#pragma once
+
+#include "edgeqat.h"
+#include "engine.h"
+
+struct edgeqat_engine {
+  edgeqat::Engine engine;
+};
+
+struct edgeqat_sequence {
+  const edgeqat_engine* owner;
+  edgeqat::Sequence sequence;
+};
