@@ -56,6 +56,12 @@ class Info(ctypes.Structure):
     )
 
 
+class Part(ctypes.Structure):
+    """edgeqat_part."""
+
+    _fields_ = (("sequence", c_void_p), ("ids", c_void_p), ("count", c_int64), ("wanted", c_int64))
+
+
 class Team(ctypes.Structure):
     """edgeqat_team."""
 

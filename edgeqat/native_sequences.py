@@ -5,26 +5,13 @@ Legend: N tokens, V vocabulary.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from ctypes import c_int64, c_void_p
 from typing import NoReturn
 
 import numpy as np
 
 from edgeqat import native
 from edgeqat.errors import UsageError
-
-
-class _Part(ctypes.Structure):
-    """edgeqat_part."""
-
-    _fields_ = (
-        ("sequence", c_void_p),
-        ("ids", c_void_p),
-        ("count", c_int64),
-        ("wanted", c_int64),
-    )
 
 
 class NativeSequence:
@@ -65,8 +52,7 @@ def forward_parts(
     its last `wanted` tokens.
     """
     assert logits.dtype == np.float32 and logits.flags.c_contiguous
-    given = (_Part * len(parts))(
-        *[_Part(one.handle, ids.ctypes.data, len(ids), wanted) for one, ids, wanted in parts]
-    )
+    rows = [native.Part(one.handle, ids.ctypes.data, len(ids), n) for one, ids, n in parts]
+    given = (native.Part * len(rows))(*rows)
     status = native.require().edgeqat_forward_parts(engine, given, len(parts), logits.ctypes.data)
     native.check(status)

@@ -36,8 +36,8 @@ class Sequence {
   std::vector<std::vector<Stream>> streams_;
 };
 
-// Tokens that a sequence appends: rows row .. row + count - 1 of those that are computed at once, at
-// the positions from sequence->position() on.
+// Tokens that a sequence appends, at the positions from sequence->position() on: rows row .. row +
+// count - 1 of those that are computed at once.
 struct Span {
   Sequence* sequence;
   const int32_t* ids;

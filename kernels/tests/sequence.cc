@@ -82,6 +82,7 @@ void check_parts(Expect& expect, const std::string& folder, const Logits& once,
                   same(row(0), next) && same(row(1), once) &&
                   edgeqat_sequence_position(two.sequence) == kPrompt,
               "a step beside a prompt differs");
+  parts[0].count = parts[1].count = 1;
   parts[1].sequence = one.sequence;
   expect.that(edgeqat_forward_parts(opened.engine, parts, 2, logits.data()) == EDGEQAT_FAILED &&
                   refused("parts: two of them"),
