@@ -92,6 +92,13 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "edgeqat_sampler_new": (c_void_p, [c_float, c_int64, c_float, c_uint64]),
     "edgeqat_sample": (c_int32, [c_void_p, c_void_p, c_int64]),
     "edgeqat_sampler_free": (None, [c_void_p]),
+    "edgeqat_generator_new": (
+        c_void_p,
+        [c_void_p] * 3 + [c_int64, c_void_p, c_int64, c_int64, c_int],
+    ),
+    "edgeqat_generator_next": (c_int32, [c_void_p]),
+    "edgeqat_generator_guesses": (c_int, [c_void_p] * 3),
+    "edgeqat_generator_free": (None, [c_void_p]),
     "edgeqat_tokenizer_open": (c_void_p, [c_char_p]),
     "edgeqat_tokenizer_close": (None, [c_void_p]),
     "edgeqat_encode": (c_int64, [c_void_p, c_char_p, c_int64, c_int, c_void_p, c_int64]),
@@ -286,13 +293,13 @@ class Sampler:
 
     def __init__(self, temperature: float, top_k: int, top_p: float, seed: int) -> None:
         self._library = require()
-        self._handle = self._library.edgeqat_sampler_new(temperature, top_k, top_p, seed)
-        if not self._handle:
+        self.handle = self._library.edgeqat_sampler_new(temperature, top_k, top_p, seed)
+        if not self.handle:
             raise UsageError(self._library.edgeqat_error().decode())
 
     def __call__(self, logits: np.ndarray) -> int:
         """A token id from logits (V,) float32."""
-        token = self._library.edgeqat_sample(self._handle, _at(logits), len(logits))
+        token = self._library.edgeqat_sample(self.handle, _at(logits), len(logits))
         if token < 0:
             check(self._library.edgeqat_last_status())
         return int(token)
@@ -301,8 +308,8 @@ class Sampler:
         raise UsageError("sampler: it cannot be copied or pickled; make one with the same seed")
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._library.edgeqat_sampler_free(self._handle)
+        if getattr(self, "handle", None):
+            self._library.edgeqat_sampler_free(self.handle)
 
 
 def unpack(tiles: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:

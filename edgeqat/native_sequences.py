@@ -1,4 +1,4 @@
-"""Several sequences on one C++ engine.
+"""Several sequences on one C++ engine, and tokens that continue its first one.
 
 Legend: N tokens, V vocabulary.
 """
@@ -12,6 +12,8 @@ import numpy as np
 
 from edgeqat import native
 from edgeqat.errors import UsageError
+
+_END, _ERROR = -1, -2  # EDGEQAT_END, EDGEQAT_ERROR
 
 
 class NativeSequence:
@@ -56,3 +58,49 @@ def forward_parts(
     given = (native.Part * len(rows))(*rows)
     status = native.require().edgeqat_forward_parts(engine, given, len(parts), logits.ctypes.data)
     native.check(status)
+
+
+class NativeGenerator:
+    """Tokens that continue the first sequence of an engine by `ids` and at most `limit` more. With
+    `lookup` some are guessed and checked in one pass, by `before`, which the sequence holds, and
+    the text: the tokens are the same. The engine is to be open at each call.
+    """
+
+    def __init__(
+        self,
+        engine: int,
+        sampler: native.Sampler,
+        before: Sequence[int],
+        ids: Sequence[int],
+        limit: int,
+        lookup: bool,
+    ) -> None:
+        self._library, self._sampler = native.require(), sampler  # which it draws from
+        seen, given = np.asarray(before, np.int32), np.asarray(ids, np.int32)
+        self._handle = self._library.edgeqat_generator_new(
+            engine, sampler.handle, seen.ctypes.data, len(seen), given.ctypes.data, len(given),
+            limit, lookup,
+        )  # fmt: skip
+        if not self._handle:
+            native.check(self._library.edgeqat_last_status())
+
+    def next(self) -> int | None:
+        """The next token; None behind the limit or before a token that ends a text."""
+        token = int(self._library.edgeqat_generator_next(self._handle))
+        if token == _ERROR:
+            native.check(self._library.edgeqat_last_status())
+        return None if token == _END else token
+
+    def guesses(self) -> tuple[int, int]:
+        """How many guessed tokens were checked, and how many of them were right."""
+        counts = np.zeros(2, np.int64)
+        checked, right = counts[:1].ctypes.data, counts[1:].ctypes.data
+        self._library.edgeqat_generator_guesses(self._handle, checked, right)
+        return int(counts[0]), int(counts[1])
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("generator: it cannot be copied or pickled; make another one")
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.edgeqat_generator_free(self._handle)

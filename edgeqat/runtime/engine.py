@@ -19,6 +19,7 @@ import numpy as np
 
 from edgeqat import native
 from edgeqat.errors import UsageError
+from edgeqat.native_sequences import NativeGenerator
 from edgeqat.runtime.guard import Guard
 
 _PATIENCE = 0.5  # seconds that the end of the program waits for a daemon thread
@@ -121,27 +122,28 @@ class Engine:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
+        before: Sequence[int] = (),
+        lookup: bool = True,
     ) -> Iterator[int]:
         """Token ids that continue `ids`, up to `max_tokens` or an end-of-text token, which is not
         given. temperature 0 is greedy; the same seed gives the same tokens. Any thread may ask for
         the next one; UsageError where another call has changed the sequence meanwhile.
+
+        lookup: what followed the last tokens where they stood before is guessed to follow again,
+        and checked in one pass where that pays (prompt lookup decoding, Saxena 2023); the tokens
+        are the same. before: the ids that the engine holds, for lookup alone.
         """
         sampler = native.Sampler(temperature, top_k, top_p, seed)
-        with self._guard.lend():
-            logits = self.prefill(ids)
+        with self._guard.change() as handle:
+            generator = NativeGenerator(handle, sampler, before, ids, max_tokens, lookup)
+            token = generator.next()
             changes = self._guard.changes
-        for step in range(max_tokens):
-            token = sampler(logits)
-            with self._guard.lend() as handle:
-                stopped = native.is_stop(handle, token)
-            if stopped:
-                return
+        while token is not None:
             yield token
-            if step + 1 == max_tokens:
-                return
-            with self._guard.lend():  # for both lines: nobody comes between them
+            with self._guard.lend():  # for all of it: nobody comes between
                 self._check_unchanged(changes)
-                logits = self.decode(token)
+                with self._guard.change():
+                    token = generator.next()
                 changes = self._guard.changes
 
     def reset(self) -> None:

@@ -67,7 +67,8 @@ class Sequence:
         while len(rest) > _CHUNK:  # an interruption waits for no more than that
             self.engine.prefill(rest[:_CHUNK])
             rest = rest[_CHUNK:]
-        for token in self.engine.generate(rest, max_tokens, *sampling):
+        before = ids[: len(ids) - len(rest)]
+        for token in self.engine.generate(rest, max_tokens, *sampling, before=before):
             self._ids.append(token)
             yield token
 

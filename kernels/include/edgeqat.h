@@ -94,6 +94,26 @@ EDGEQAT_API edgeqat_sampler *edgeqat_sampler_new(float temperature, int64_t top_
 EDGEQAT_API int32_t edgeqat_sample(edgeqat_sampler *sampler, const float *logits, int64_t count);
 EDGEQAT_API void edgeqat_sampler_free(edgeqat_sampler *sampler);
 
+/* Tokens that continue the engine's first sequence by `ids` and at most `limit` more, one by one.
+ * lookup: what followed the last tokens where they came before is guessed to follow again and is
+ * checked in one pass, where that pays; the tokens are the same. before: what the sequence holds,
+ * for lookup alone; may be NULL with 0. Engine and sampler outlive the generator; calls that change
+ * the sequence end its use. */
+typedef struct edgeqat_generator edgeqat_generator;
+enum { EDGEQAT_END = -1, EDGEQAT_ERROR = -2 };
+EDGEQAT_API edgeqat_generator *edgeqat_generator_new(edgeqat_engine *engine,
+                                                     edgeqat_sampler *sampler,
+                                                     const int32_t *before, int64_t before_count,
+                                                     const int32_t *ids, int64_t count,
+                                                     int64_t limit, int lookup);
+/* The next token; EDGEQAT_END behind the limit or before a token that ends a text; EDGEQAT_ERROR
+ * with edgeqat_error() set. */
+EDGEQAT_API int32_t edgeqat_generator_next(edgeqat_generator *generator);
+/* How many guessed tokens were checked, and how many of them were right. */
+EDGEQAT_API int edgeqat_generator_guesses(const edgeqat_generator *generator, int64_t *guessed,
+                                          int64_t *right);
+EDGEQAT_API void edgeqat_generator_free(edgeqat_generator *generator);
+
 /* Text to token ids and back, by the folder's tokenizer.json, with the ids of the `tokenizers`
  * library. EDGEQAT_UNSUPPORTED: a tokenizer with a part that the engine lacks; the error names it.
  * One thread at a time. */

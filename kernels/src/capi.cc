@@ -10,13 +10,8 @@
 #include "error.h"
 #include "read_loop.h"
 #include "registry.h"
-#include "sampler.h"
 #include "team.h"
 #include "tile.h"
-
-struct edgeqat_sampler {
-  edgeqat::Sampler sampler;
-};
 
 namespace {
 
@@ -125,25 +120,6 @@ int edgeqat_rewind(edgeqat_engine* engine, int64_t position) {
 }
 
 int edgeqat_reset(edgeqat_engine* engine) { return edgeqat_rewind(engine, 0); }
-
-edgeqat_sampler* edgeqat_sampler_new(float temperature, int64_t top_k, float top_p,
-                                     uint64_t seed) {
-  edgeqat_sampler* sampler = nullptr;
-  guarded([&] {
-    if (!(temperature >= 0) || top_k < 0 || !(top_p >= 0 && top_p <= 1))
-      throw Error("sampling: temperature and top_k are at least 0, top_p is from 0 to 1");
-    sampler = new edgeqat_sampler{Sampler({temperature, top_k, top_p, seed})};
-  });
-  return sampler;
-}
-
-int32_t edgeqat_sample(edgeqat_sampler* sampler, const float* logits, int64_t count) {
-  int32_t id = -1;
-  guarded([&] { id = sampler->sampler.next(logits, count); });
-  return id;
-}
-
-void edgeqat_sampler_free(edgeqat_sampler* sampler) { delete sampler; }
 
 int edgeqat_cores(void) { return physical_cores(); }
 

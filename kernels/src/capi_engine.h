@@ -3,6 +3,7 @@
 
 #include "edgeqat.h"
 #include "engine.h"
+#include "generator.h"
 
 struct edgeqat_engine {
   edgeqat::Engine engine;
@@ -11,4 +12,12 @@ struct edgeqat_engine {
 struct edgeqat_sequence {
   const edgeqat_engine* owner;
   edgeqat::Sequence sequence;
+};
+
+struct edgeqat_sampler {
+  edgeqat::Sampler sampler;
+};
+
+struct edgeqat_generator {
+  edgeqat::Generator generator;
 };

@@ -1,4 +1,4 @@
-// edgeqat-check [FOLDER]: the rows of the registry against the scalar one, and the pool of threads;
+// edgeqat-check [FOLDER]: the rows of the registry against the scalar one, threads, prompt lookup;
 // engines on a folder.
 
 #include "expect.h"
@@ -10,7 +10,7 @@ int main(int count, char** arguments) {
   for (const edgeqat::Isa* isa : edgeqat::registry())
     if (isa->available()) names += std::string(" ") + isa->name;
   if (count > 1) edgeqat::check_engine(expect, arguments[1]);
-  else edgeqat::check_rows(expect), edgeqat::check_pool(expect);
+  else edgeqat::check_rows(expect), edgeqat::check_pool(expect), edgeqat::check_lookup(expect);
   std::printf("%d checks, %d failed; available:%s\n", expect.checks, expect.failures,
               names.c_str());
   return expect.failures ? 1 : 0;

@@ -33,6 +33,7 @@ struct Random {
 
 void check_rows(Expect& expect);                                // rows.cc
 void check_pool(Expect& expect);                                // pool.cc
+void check_lookup(Expect& expect);                              // lookup.cc
 void check_engine(Expect& expect, const std::string& folder);  // sequence.cc
 
 }  // namespace edgeqat

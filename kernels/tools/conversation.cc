@@ -32,9 +32,11 @@ class Conversation {
     std::vector<int32_t> ids = tokenizer_.encode(prompt(), false);
     const int64_t room = context_ - int64_t(ids.size()) + 1;  // the last token needs no place
     if (room < 2) stop(1, "chat: it fills the context; raise --context or begin anew");
-    const std::vector<int32_t> rest = kept(ids);
+    const std::ptrdiff_t same = keep(ids);
+    const std::vector<int32_t> before(ids.begin(), ids.begin() + same);
+    const std::vector<int32_t> rest(ids.begin() + same, ids.end());
     std::string answer;
-    generation.run(rest, tokens ? std::min(tokens, room) : room, [&](int32_t id) {
+    generation.run(before, rest, tokens ? std::min(tokens, room) : room, [&](int32_t id) {
       ids.push_back(id);
       answer += tokenizer_.show(id);
     });
@@ -43,7 +45,7 @@ class Conversation {
     std::fflush(stdout);
     edgeqat_info info;
     check(edgeqat_get_info(engine_, &info));
-    ids.resize(std::size_t(info.position));
+    ids.resize(std::min(ids.size(), std::size_t(info.position)));
     seen_ = ids;
     add("assistant", answer);
   }
@@ -67,13 +69,13 @@ class Conversation {
     }
   }
 
-  // Forgets what the engine read beyond the beginning of ids, and gives what it has yet to read.
-  std::vector<int32_t> kept(const std::vector<int32_t>& ids) {
+  // Forgets what the engine read beyond the beginning of ids; how many it holds of them.
+  std::ptrdiff_t keep(const std::vector<int32_t>& ids) {
     const std::size_t most = std::min(seen_.size(), ids.size() - 1);
     std::size_t same = 0;
     while (same < most && seen_[same] == ids[same]) ++same;
     check(edgeqat_rewind(engine_, int64_t(same)));
-    return {ids.begin() + std::ptrdiff_t(same), ids.end()};
+    return std::ptrdiff_t(same);
   }
 
   edgeqat_engine* engine_;

@@ -27,24 +27,25 @@ void check(int status) {
 }
 
 Generation::Generation(edgeqat_engine* engine, float temperature, int64_t top_k, float top_p,
-                       uint64_t seed)
-    : engine_(engine), sampler_(edgeqat_sampler_new(temperature, top_k, top_p, seed)) {
+                       uint64_t seed, bool lookup)
+    : engine_(engine),
+      sampler_(edgeqat_sampler_new(temperature, top_k, top_p, seed)),
+      lookup_(lookup) {
   if (!sampler_) stop(2, edgeqat_error());
-  edgeqat_info info;
-  check(edgeqat_get_info(engine, &info));
-  logits_.resize(std::size_t(info.vocabulary));
 }
 
-void Generation::run(const std::vector<int32_t>& ids, int64_t tokens,
-                     const std::function<void(int32_t)>& each) {
-  check(edgeqat_forward(engine_, ids.data(), int64_t(ids.size()), logits_.data(), 0));
-  for (int64_t i = 0; i < tokens; ++i) {
-    const int32_t id = edgeqat_sample(sampler_, logits_.data(), int64_t(logits_.size()));
-    if (id < 0) stop();
-    if (edgeqat_is_stop(engine_, id)) return;
-    each(id);
-    if (i + 1 < tokens) check(edgeqat_forward(engine_, &id, 1, logits_.data(), 0));
-  }
+Generation::~Generation() { edgeqat_sampler_free(sampler_); }
+
+void Generation::run(const std::vector<int32_t>& before, const std::vector<int32_t>& ids,
+                     int64_t tokens, const std::function<void(int32_t)>& each) {
+  edgeqat_generator* generator =
+      edgeqat_generator_new(engine_, sampler_, before.data(), int64_t(before.size()), ids.data(),
+                            int64_t(ids.size()), tokens, lookup_);
+  if (!generator) stop();
+  int32_t id;
+  while ((id = edgeqat_generator_next(generator)) >= 0) each(id);
+  if (id == EDGEQAT_ERROR) stop();
+  edgeqat_generator_free(generator);
 }
 
 Tokenizer::~Tokenizer() {

@@ -16,19 +16,21 @@ void check(int status);
 
 class Generation {
  public:
-  Generation(edgeqat_engine* engine, float temperature, int64_t top_k, float top_p, uint64_t seed);
-  ~Generation() { edgeqat_sampler_free(sampler_); }
+  Generation(edgeqat_engine* engine, float temperature, int64_t top_k, float top_p, uint64_t seed,
+             bool lookup);
+  ~Generation();
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;
 
-  // Appends ids and calls each(id) for at most `tokens` that follow, to the end of the text.
-  void run(const std::vector<int32_t>& ids, int64_t tokens,
+  // Appends ids to `before`, which the engine holds, and calls each(id) for at most `tokens` that
+  // follow, to the end of the text.
+  void run(const std::vector<int32_t>& before, const std::vector<int32_t>& ids, int64_t tokens,
            const std::function<void(int32_t)>& each);
 
  private:
   edgeqat_engine* engine_;
   edgeqat_sampler* sampler_;
-  std::vector<float> logits_;
+  bool lookup_;
 };
 
 class Tokenizer {

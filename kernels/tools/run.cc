@@ -30,9 +30,10 @@ constexpr char kUsage[] =
     "usage: edgeqat-run FOLDER | --shape NAME [--scheme w4a8kv4]\n"
     "                   [--prompt TEXT | --ids 1,2,3 | --chat] [--tokens N]\n"
     "                   [--temperature T] [--top-k K] [--top-p P] [--seed S]\n"
-    "                   [--threads N] [--context N] [--fp16]\n"
+    "                   [--threads N] [--context N] [--fp16] [--no-lookup]\n"
     "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
     "FOLDER is what `edgeqat quantize` wrote. --chat answers lines from stdin.\n"
+    "--no-lookup guesses no tokens by what stands in the text; the answer is the same.\n"
     "NAME is llama-8m, llama-58m, smollm-135m or tinyllama-1.1b.\n";
 
 constexpr int64_t kMostThreads = 1024, kBenchPrompt = 128, kTokens = 64;
@@ -44,7 +45,8 @@ struct Options {
   float temperature = 0, top_p = 1;
   uint64_t seed = 0;
   int threads = 0;
-  bool half = false, bench = false, chat = false, counted = false;  // counted: --tokens was given
+  bool half = false, lookup = true, bench = false, chat = false;
+  bool counted = false;  // --tokens was given
 };
 
 double number(const std::string& flag, const char* text) {
@@ -100,6 +102,7 @@ Options parse(int count, char** arguments) {
     else if (flag == "--depth") o.depth = whole();
     else if (flag == "--repeat") o.repeat = whole(1, 1000);
     else if (flag == "--fp16") o.half = true;
+    else if (flag == "--no-lookup") o.lookup = false;
     else if (flag == "--bench") o.bench = true;
     else if (flag == "--chat") o.chat = true;
     else if (flag[0] != '-' && o.folder.empty()) o.folder = flag;
@@ -132,7 +135,7 @@ void check_fits(const std::string& what, int64_t tokens, const edgeqat_info& inf
 void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
   if (o.chat) {
     if (o.folder.empty()) stop(2, "--chat: a shape has no chat template; name a folder");
-    Generation generation(engine, o.temperature, o.top_k, o.top_p, o.seed);
+    Generation generation(engine, o.temperature, o.top_k, o.top_p, o.seed, o.lookup);
     return converse(engine, o.folder, generation, o.counted ? o.tokens : 0);
   }
   if (o.ids.empty() && o.prompt.empty())
@@ -148,9 +151,9 @@ void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info
   }
   check_fits("the prompt and --tokens", int64_t(ids.size()) + std::max<int64_t>(o.tokens - 1, 0),
              info);
-  Generation generation(engine, o.temperature, o.top_k, o.top_p, o.seed);
+  Generation generation(engine, o.temperature, o.top_k, o.top_p, o.seed, o.lookup);
   const char* comma = "";
-  generation.run(ids, o.tokens, [&](int32_t id) {
+  generation.run({}, ids, o.tokens, [&](int32_t id) {
     if (o.ids.empty()) {
       tokenizer.show(id);
     } else {

@@ -65,10 +65,10 @@ def test_each_line_of_a_pipe_is_a_turn(chat, folder):
 
 
 def test_history_is_not_read_again(folder, monkeypatch):
-    read, plain = [], Engine.prefill
+    read, plain = [], Engine.generate
     monkeypatch.setattr(
         Engine,
-        "prefill",
+        "generate",
         lambda self, ids, *a, **k: read.append(list(ids)) or plain(self, ids, *a, **k),
     )
     conversation = Conversation(folder, 8)
@@ -162,9 +162,9 @@ def test_generate_reads_files_and_templates(folder, tmp_path, monkeypatch, capsy
 SLOW = (
     "import sys, time\n"
     "from edgeqat.cli import run\n"
-    "from edgeqat.runtime.engine import Engine\n"
-    "plain = Engine.decode\n"
-    "Engine.decode = lambda self, id: time.sleep(0.1) or plain(self, id)\n"
+    "from edgeqat.native_sequences import NativeGenerator\n"
+    "plain = NativeGenerator.next\n"
+    "NativeGenerator.next = lambda self: time.sleep(0.1) or plain(self)\n"
     "sys.exit(run(sys.argv[1:]))\n"
 )
 
