@@ -51,7 +51,7 @@ check-kernels: $(PACKED)
 	$(KERNELS) -B build/sanitize -DEDGEQAT_SANITIZE=ON -DCMAKE_CXX_FLAGS=-O1 \
 		-DEDGEQAT_TEST_FOLDER=$(abspath $(PACKED))
 	cmake --build build/sanitize --parallel 2 --target edgeqat-check edgeqat-fuzz edgeqat-fuzz-text \
-		edgeqat-fuzz-chat edgeqat-example edgeqat-example-text
+		edgeqat-fuzz-chat edgeqat-example edgeqat-example-text edgeqat-example-chat
 	cd build/sanitize && ctest --output-on-failure
 
 # The same rows on another architecture, with and without i8mm, and the same text from the same folder.

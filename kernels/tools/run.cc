@@ -31,7 +31,7 @@ constexpr char kUsage[] =
     "                   [--prompt TEXT | --ids 1,2,3 | --chat] [--tokens N]\n"
     "                   [--temperature T] [--top-k K] [--top-p P] [--seed S]\n"
     "                   [--threads N] [--context N] [--fp16] [--no-lookup]\n"
-    "                   [--bench [--prompt N] [--depth N] [--repeat N]]\n"
+    "                   [--bench [--prompt N] [--depth N] [--repeat N] [--json]]\n"
     "FOLDER is what `edgeqat quantize` wrote. --chat answers lines from stdin.\n"
     "--no-lookup guesses no tokens by what stands in the text; the answer is the same.\n"
     "NAME is llama-8m, llama-58m, smollm-135m or tinyllama-1.1b.\n";
@@ -45,7 +45,7 @@ struct Options {
   float temperature = 0, top_p = 1;
   uint64_t seed = 0;
   int threads = 0;
-  bool half = false, lookup = true, bench = false, chat = false;
+  bool half = false, lookup = true, bench = false, json = false, chat = false;
   bool counted = false;  // --tokens was given
 };
 
@@ -104,6 +104,7 @@ Options parse(int count, char** arguments) {
     else if (flag == "--fp16") o.half = true;
     else if (flag == "--no-lookup") o.lookup = false;
     else if (flag == "--bench") o.bench = true;
+    else if (flag == "--json") o.json = true;
     else if (flag == "--chat") o.chat = true;
     else if (flag[0] != '-' && o.folder.empty()) o.folder = flag;
     else stop(2, flag + ": unknown, or its value is missing; see --help");
@@ -117,13 +118,17 @@ double seconds() {
   return std::chrono::duration<double>(now).count();
 }
 
-void report(const std::string& test, const std::vector<double>& speeds) {
-  double mean = 0, square = 0;
-  for (double speed : speeds) mean += speed / double(speeds.size());
-  for (double speed : speeds) square += (speed - mean) * (speed - mean);
-  const double sd = speeds.size() > 1 ? std::sqrt(square / double(speeds.size() - 1)) : 0;
-  std::printf("%-12s %10.2f tokens/s  sd %8.2f\n", test.c_str(), mean, sd);
-}
+struct Speed {
+  std::string test;
+  double mean = 0, sd = 0;  // tokens/s
+
+  Speed(const std::string& name, const std::vector<double>& speeds) : test(name) {
+    double square = 0;
+    for (double speed : speeds) mean += speed / double(speeds.size());
+    for (double speed : speeds) square += (speed - mean) * (speed - mean);
+    if (speeds.size() > 1) sd = std::sqrt(square / double(speeds.size() - 1));
+  }
+};
 
 // Refuses what would run out of the context on the way.
 void check_fits(const std::string& what, int64_t tokens, const edgeqat_info& info) {
@@ -166,6 +171,34 @@ void generate(edgeqat_engine* engine, const Options& o, const edgeqat_info& info
   std::printf("\n");
 }
 
+double peak_bytes() {
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return double(usage.ru_maxrss) * 1e3;
+}
+
+void show(const std::vector<Speed>& speeds, const edgeqat_info& info, double read) {
+  std::printf("isa %s, threads %d, matrices %.1f MB, read loop %.1f GB/s\n", info.isa,
+              info.threads, double(info.matrix_bytes) / 1e6, read / 1e9);
+  for (const Speed& speed : speeds)
+    std::printf("%-12s %10.2f tokens/s  sd %8.2f\n", speed.test.c_str(), speed.mean, speed.sd);
+  std::printf("peak RSS %.1f MB\n", peak_bytes() / 1e6);
+}
+
+// Rows with the names that `edgeqat bench --json` gives them.
+void show_json(const std::vector<Speed>& speeds, const edgeqat_info& info, double read) {
+  const char* comma = "[";
+  for (const Speed& speed : speeds) {
+    std::printf("%s{\"engine\": \"native\", \"test\": \"%s\", \"isa\": \"%s\", \"threads\": %d,\n"
+                "  \"tokens_per_second\": {\"mean\": %.3f, \"sd\": %.3f},\n"
+                "  \"weight_bytes\": %lld, \"read_bytes_per_second\": %.0f, \"peak_rss_bytes\": %.0f}",
+                comma, speed.test.c_str(), info.isa, info.threads, speed.mean, speed.sd,
+                static_cast<long long>(info.matrix_bytes), read, peak_bytes());
+    comma = ",\n ";
+  }
+  std::printf("%s]\n", speeds.empty() ? "[" : "");
+}
+
 void bench(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
   int64_t length = kBenchPrompt;
   if (!o.prompt.empty()) length = whole_number("--prompt", o.prompt.c_str(), 0, INT32_MAX);
@@ -193,16 +226,14 @@ void bench(edgeqat_engine* engine, const Options& o, const edgeqat_info& info) {
     }
     if (run) decode.push_back(double(o.tokens) / (seconds() - start));
   }
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
   double read = 0;
   check(edgeqat_read_speed(info.matrix_bytes, info.threads, &read));
-  std::printf("isa %s, threads %d, matrices %.1f MB, read loop %.1f GB/s\n", info.isa,
-              info.threads, double(info.matrix_bytes) / 1e6, read / 1e9);
-  if (length) report("pp" + std::to_string(length), prefill);
   const std::string depth = o.depth ? "@d" + std::to_string(o.depth) : "";
-  if (o.tokens) report("tg" + std::to_string(o.tokens) + depth, decode);
-  std::printf("peak RSS %.1f MB\n", double(usage.ru_maxrss) / 1e3);
+  std::vector<Speed> speeds;
+  if (length) speeds.emplace_back("pp" + std::to_string(length), prefill);
+  if (o.tokens) speeds.emplace_back("tg" + std::to_string(o.tokens) + depth, decode);
+  if (o.json) show_json(speeds, info, read);
+  else show(speeds, info, read);
 }
 
 }  // namespace

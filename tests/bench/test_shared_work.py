@@ -1,0 +1,43 @@
+"""Rows of work that is shared: several sequences, and guesses from the text."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny
+from marks import needs_kernels
+
+import edgeqat
+from edgeqat.bench import shared_work
+
+pytestmark = needs_kernels
+
+TEMPLATE = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
+
+
+def folder(place, context, template=None, tokenizer=True):
+    model = edgeqat.prepare(tiny.llama(max_position_embeddings=context), "w4a8kv4")
+    made = copy.deepcopy(tiny.tokenizer()) if tokenizer else None
+    if template:
+        made.chat_template = template
+    edgeqat.save(model, place, tokenizer=made)
+    return place
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_rows_of_a_folder(template, tmp_path, monkeypatch):
+    written, plain = [], shared_work._summarize
+    monkeypatch.setattr(
+        shared_work, "_summarize", lambda *given: written.append(plain(*given)) or written[-1]
+    )
+    rows = shared_work.run(folder(tmp_path / "packed", 2048, template), 1, 2)
+    assert [row["test"] for row in rows] == ["tg64x4", "summary", "summary-lookup"]
+    assert all(row["tokens_per_second"]["mean"] > 0 and row["file_bytes"] > 0 for row in rows)
+    assert len(set(written)) == 1 and 0 < written[0] <= shared_work.SUMMARY_TOKENS
+
+
+@pytest.mark.parametrize(("context", "tokenizer"), [(128, True), (2048, False)])
+def test_what_does_not_fit_has_no_row(context, tokenizer, tmp_path):
+    rows = shared_work.run(folder(tmp_path / "packed", context, None, tokenizer), 1, 1)
+    assert [row["test"] for row in rows] == ["tg64x4"]
