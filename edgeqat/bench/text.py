@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgeqat import native
-from edgeqat.bench import latency, shared_work
+from edgeqat.bench import latency, savings
 from edgeqat.bench.chart import RATES, measured
 from edgeqat.bench.engines import KINDS, Job, select, unfit
 from edgeqat.bench.latency import Test
@@ -96,8 +96,8 @@ def run(
         rows = latency.measure(contenders, tests, repeat, read, step)
     ran = any(row["engine"] == "native" for row in measured(rows))
     if subject.folder is not None and ran and not depths:
-        step("native", "shared work")
-        rows += shared_work.run(subject.folder, counted, repeat)
+        step("native", "savings")
+        rows += savings.run(subject.folder, counted, repeat)
     facts = {"model": subject.name, "threads": counted, "cpu": cpu_name()}
     for row in rows:
         row.update(facts, scheme=KINDS[row["engine"]].scheme or subject.scheme)

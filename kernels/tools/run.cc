@@ -189,10 +189,11 @@ void show(const std::vector<Speed>& speeds, const edgeqat_info& info, double rea
 void show_json(const std::vector<Speed>& speeds, const edgeqat_info& info, double read) {
   const char* comma = "[";
   for (const Speed& speed : speeds) {
-    std::printf("%s{\"engine\": \"native\", \"test\": \"%s\", \"isa\": \"%s\", \"threads\": %d,\n"
+    std::printf("%s{\"engine\": \"native\", \"test\": \"%s\", \"isa\": \"%s\",\n"
                 "  \"tokens_per_second\": {\"mean\": %.3f, \"sd\": %.3f},\n"
-                "  \"weight_bytes\": %lld, \"read_bytes_per_second\": %.0f, \"peak_rss_bytes\": %.0f}",
-                comma, speed.test.c_str(), info.isa, info.threads, speed.mean, speed.sd,
+                "  \"threads\": %d, \"weight_bytes\": %lld,\n"
+                "  \"read_bytes_per_second\": %.0f, \"peak_rss_bytes\": %.0f}",
+                comma, speed.test.c_str(), info.isa, speed.mean, speed.sd, info.threads,
                 static_cast<long long>(info.matrix_bytes), read, peak_bytes());
     comma = ",\n ";
   }

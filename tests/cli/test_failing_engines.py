@@ -101,7 +101,7 @@ def test_an_engine_that_dies_leaves_the_rows_of_the_others(
     with open(tmp_path / "r.csv", newline="") as file:
         flat = list(csv.DictReader(file))
     assert [row["error"] for row in flat] == ["", SEGFAULT, "", SEGFAULT, ""]
-    assert [bool(row["tokens_per_second"]) for row in flat] == [True, False] * 2
+    assert [bool(row["tokens_per_second"]) for row in flat] == [True, False, True, False, True]
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
     arguments = ["--bench", tmp_path / "r.json", "--png", tmp_path / "figures"]

@@ -9,7 +9,7 @@ import tiny
 from marks import needs_kernels
 
 import edgeqat
-from edgeqat.bench import shared_work
+from edgeqat.bench import savings
 
 pytestmark = needs_kernels
 
@@ -27,17 +27,17 @@ def folder(place, context, template=None, tokenizer=True):
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_rows_of_a_folder(template, tmp_path, monkeypatch):
-    written, plain = [], shared_work._summarize
+    written, plain = [], savings._summarize
     monkeypatch.setattr(
-        shared_work, "_summarize", lambda *given: written.append(plain(*given)) or written[-1]
+        savings, "_summarize", lambda *given: written.append(plain(*given)) or written[-1]
     )
-    rows = shared_work.run(folder(tmp_path / "packed", 2048, template), 1, 2)
+    rows = savings.run(folder(tmp_path / "packed", 2048, template), 1, 2)
     assert [row["test"] for row in rows] == ["tg64x4", "summary", "summary-lookup"]
     assert all(row["tokens_per_second"]["mean"] > 0 and row["file_bytes"] > 0 for row in rows)
-    assert len(set(written)) == 1 and 0 < written[0] <= shared_work.SUMMARY_TOKENS
+    assert len(set(written)) == 1 and 0 < written[0] <= savings.SUMMARY_TOKENS
 
 
 @pytest.mark.parametrize(("context", "tokenizer"), [(128, True), (2048, False)])
 def test_what_does_not_fit_has_no_row(context, tokenizer, tmp_path):
-    rows = shared_work.run(folder(tmp_path / "packed", context, None, tokenizer), 1, 1)
+    rows = savings.run(folder(tmp_path / "packed", context, None, tokenizer), 1, 1)
     assert [row["test"] for row in rows] == ["tg64x4"]
