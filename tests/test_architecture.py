@@ -36,7 +36,7 @@ LEVELS = [
     ("coreset", "evaluate", "harness", "bench"),
     ("report",),
     ("pipeline",),
-    ("compare",),
+    ("compare", "serve"),
     ("cli",),
 ]
 RANK = {part: rank for rank, parts in enumerate(LEVELS) for part in parts}

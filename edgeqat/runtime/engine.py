@@ -127,9 +127,7 @@ class Engine:
             changes = self._guard.changes
         for step in range(max_tokens):
             token = sampler(logits)
-            with self._guard.lend() as handle:
-                stopped = native.is_stop(handle, token)
-            if stopped:
+            if self.is_stop(token):
                 return
             yield token
             if step + 1 == max_tokens:
@@ -138,6 +136,11 @@ class Engine:
                 self._check_unchanged(changes)
                 logits = self.decode(token)
                 changes = self._guard.changes
+
+    def is_stop(self, id: int) -> bool:
+        """Whether a token ends a text."""
+        with self._guard.lend() as handle:
+            return native.is_stop(handle, id)
 
     def reset(self) -> None:
         """Forget all tokens."""
