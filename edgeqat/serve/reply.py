@@ -70,7 +70,7 @@ class Reply:
         return {**self._head, "choices": [choice]}
 
     def _completion_scores(self, scores: list[Score]) -> dict[str, Any]:
-        tops = [dict(reversed(score.top)) for score in scores] if self._question.scores else None
+        tops = [_table(score.top) for score in scores] if self._question.scores else None
         return {
             "tokens": [score.text for score in scores],
             "token_logprobs": [score.logprob for score in scores],
@@ -86,6 +86,14 @@ def chat_scores(scores: list[Score]) -> dict[str, Any]:
         for score in scores
     ]
     return {"content": content, "refusal": None}
+
+
+def _table(top: list[tuple[str, float]]) -> dict[str, float]:
+    """Log-probabilities by text; of tokens that have the same text the likeliest."""
+    table: dict[str, float] = {}
+    for text, logprob in top:
+        table.setdefault(text, logprob)
+    return table
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
