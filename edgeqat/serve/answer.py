@@ -84,21 +84,19 @@ class Answer:
         if self._count is not None:
             self._scores.append(self._score(token, logits, start))
         text, stopped = self._stops.feed(piece)
+        self._show(text)
         if stopped:
-            self._show(text, cut=True)
             self._finish(STOP)
         elif self.written >= self._most:
-            self._show(text)
             self.end(LENGTH)
-        elif text:
-            self._show(text)
         return self.over
 
     def end(self, reason: str) -> None:
         """No token follows: show what was held back."""
-        piece = self._pieces.end()
-        text, stopped = self._stops.feed(piece)
-        self._show(text if stopped else text + self._stops.flush(), cut=stopped)
+        text, stopped = self._stops.feed(self._pieces.end())
+        self._show(text)
+        if not stopped:
+            self._show(self._stops.flush(), last=True)
         self._finish(STOP if stopped else reason)
 
     def refuse(self, refusal: Refused) -> None:
@@ -111,12 +109,11 @@ class Answer:
         self.over = True
         self._emit(End(reason, len(self.ids), self.cached, self.written))
 
-    def _show(self, text: str, cut: bool = False) -> None:
-        """Hand out text; `cut`: tokens behind it are no part of the answer."""
+    def _show(self, text: str, last: bool = False) -> None:
+        """Hand out text with the tokens that it came from; those of text that is held back wait."""
         self._shown += len(text)
-        scores, self._scores = self._scores, []
-        if cut:
-            scores = [score for score in scores if score.start < self._shown]
+        scores = [score for score in self._scores if last or score.start < self._shown]
+        del self._scores[: len(scores)]  # they start one behind the other
         if text or scores:
             self._emit(Piece(text, scores))
 

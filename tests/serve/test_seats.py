@@ -171,3 +171,22 @@ def test_the_end_of_the_server_ends_answers():
         submit(scheduler, [1])
     except Refused as refusal:
         assert refusal.status == 503
+
+
+def test_scores_of_text_that_is_held_back_wait():
+    class Scored(FakeWriter):
+        def token(self, id):
+            return chr(id)
+
+        def push(self, id):
+            return chr(id)
+
+    events = []
+    asked = Question("", [], GREEDY, 9, ("EN!",), 0, True, False)
+    answer = Answer(asked, [1], 900, 0.0, 1e12, events.append)
+    answer.begin(Scored())
+    for letter in "aENEN!":
+        answer.add(ord(letter), np.zeros(128, np.float32))
+    told = [(event.text, [score.text for score in event.scores]) for event in events[:-1]]
+    assert told == [("a", ["a"]), ("EN", ["E", "N"])]
+    assert events[-1].reason == "stop" and answer.over
