@@ -17,6 +17,7 @@ class Seat:
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
         self.ids: list[int] = []
+        self.prompt = 0  # how many of them were its last prompt
         self.answer: Answer | None = None
         self.unread: list[int] = []  # tokens of the prompt, or the one that was sampled last
         self.reading = False  # a prompt, not an answer
@@ -26,7 +27,7 @@ class Seat:
         """Go back to where the prompt parts from what was read; its last token is always read."""
         shared = min(shared_length(self.ids, answer.ids), len(answer.ids) - 1)
         self.go_back(shared)
-        answer.cached = shared
+        answer.cached, self.prompt = shared, len(answer.ids)
         self.answer, self.unread, self.reading = answer, answer.ids[shared:], True
         self.used = turn
 
@@ -42,13 +43,16 @@ class Seat:
 
 
 def best(seats: Sequence[Seat], ids: list[int]) -> Seat | None:
-    """The free seat for a prompt: where most of what it holds is the prompt's beginning, the one
-    that shares most; else the one that was not used for the longest time. A seat that would lose
-    more than it shares stays another conversation's: all prompts of a template begin alike.
+    """The free seat for a prompt: the one that shares the longest beginning, else the one that was
+    not used for the longest time. What a seat would lose of its last prompt counts against it: all
+    prompts of a template begin alike, and a conversation is not given up for that. Its answer does
+    not count: it may have other tokens when it comes back in the next prompt.
     """
 
     def gain(seat: Seat) -> int:
-        return max(0, 2 * shared_length(seat.ids, ids) - len(seat.ids))
+        shared = shared_length(seat.ids, ids)
+        lost = max(0, seat.prompt - shared)
+        return max(0, shared - lost)
 
     free = [seat for seat in seats if seat.answer is None]
     return max(free, key=lambda seat: (gain(seat), -seat.used), default=None)

@@ -35,7 +35,7 @@ class Reader:
         except UnsupportedModel as error:
             self._chat = self._slow_chat(error)
         except FormatError as error:
-            _logger.warning("%s; only /v1/completions works", error)
+            _logger.warning("chats are refused (%s); completions work", error)
             self._chat = None
 
     def encode(self, text: str) -> list[int]:

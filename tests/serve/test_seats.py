@@ -63,7 +63,7 @@ class FakeWriter:
 def seats(*held):
     made = [Seat(FakeSlot()) for _ in held]
     for number, (seat, ids) in enumerate(zip(made, held, strict=True)):
-        seat.ids, seat.used = list(ids), number
+        seat.ids, seat.prompt, seat.used = list(ids), len(ids), number
     return made
 
 
@@ -88,6 +88,12 @@ def test_a_conversation_is_not_given_up_for_the_beginning_of_all():
     assert best(made, [1, 2, 40, 41]) is empty
     assert best(made, [1, 2, *range(10, 25)]) is held
     assert best([held], [1, 2, 40]) is held
+
+
+def test_a_next_turn_comes_back_though_its_answer_has_other_tokens():
+    _, held = made = seats([], [1, 2, 3, *range(10, 90)])
+    held.prompt = 3
+    assert best(made, [1, 2, 3, 200, 201, 202]) is held
 
 
 def question(max_tokens=4):
