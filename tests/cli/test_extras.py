@@ -16,7 +16,10 @@ from edgeqat.cli import run
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PINNED = ("lm-eval", "langdetect", "immutabledict", "nltk", "peft")
+PINNED = (
+    "lm-eval", "langdetect", "immutabledict", "nltk", "peft", "starlette", "uvicorn",
+    "prometheus-client",
+)  # fmt: skip
 LOWRANK = ["--set", "train.method=lowrank"]
 
 

@@ -181,3 +181,11 @@ def test_a_model_without_a_template_completes(tmp_path, caplog):
         error = told(plain.post("chat/completions", {"messages": USER}))
         assert error["message"] == ("messages: the model has no chat template; use /v1/completions")
         assert plain.text("a")
+
+
+def test_a_fault_of_ours_is_an_error_of_its_request_alone(server, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(server.api.reader, "encode", lambda text: 1 / 0)
+        error = told(server.post("completions", {"prompt": "a"}), 500)
+        assert error["type"] == "server_error" and "division" not in error["message"]
+    assert server.text("a")
