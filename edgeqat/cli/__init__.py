@@ -28,6 +28,7 @@ from edgeqat.cli import (
     quantize,
     recipes,
     report,
+    serve,
     terminal,
     train,
 )
@@ -75,8 +76,8 @@ def _options(
 for _name, _verb in (
     ("quantize", quantize), ("train", train), ("coreset", coreset), ("eval", evaluate),
     ("compare", compare), ("bench", bench), ("report", report), ("export", export),
-    ("generate", generate), ("chat", chat), ("inspect", inspect), ("recipes", recipes),
-    ("manual", manual),
+    ("generate", generate), ("chat", chat), ("serve", serve), ("inspect", inspect),
+    ("recipes", recipes), ("manual", manual),
 ):  # fmt: skip
     app.command(_name, hidden=_verb is manual, epilog=_examples(*_verb.EXAMPLES))(_verb.command)
 

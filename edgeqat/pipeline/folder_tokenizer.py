@@ -25,9 +25,14 @@ class FolderTokenizer:
         ids: list[int] = self._reader.encode(text)
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a text that says all of it itself, as templates do."""
+        ids: list[int] = self._reader.encode(text, add_special_tokens=False)
+        return ids
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """Text of token ids, special ones left out."""
-        text: str = self._reader.decode(list(ids), skip_special_tokens=True)
+        text: str = self._reader.decode(list(ids), skip_special_tokens=not special)
         return text
 
     def check_template(self, way: str) -> None:
@@ -49,5 +54,4 @@ class FolderTokenizer:
                 f"chat: the model's template refuses the conversation ({reason}); leave out the "
                 "system's words, or begin anew"
             ) from None
-        ids: list[int] = self._reader.encode(text, add_special_tokens=False)
-        return ids
+        return self.encode_plain(text)

@@ -94,8 +94,13 @@ def _open(folder: Path, tokens: int) -> Engine | None:
 
 
 def pieces(tokenizer: Tokenizer | FolderTokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """Text of token ids as it becomes whole: a token alone may be half a character, and its leading
-    blank depends on the token before.
+    """Text of token ids as it becomes whole."""
+    return (text for text in text_added(tokenizer, tokens) if text)
+
+
+def text_added(tokenizer: Tokenizer | FolderTokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """What each token adds to the text, and at last what was held back: a token alone may be half a
+    character, and its leading blank depends on the token before.
     """
     ids: list[int] = []
     before, given = 0, 0  # tokens that were text already, and the first of the last piece
@@ -106,9 +111,11 @@ def pieces(tokenizer: Tokenizer | FolderTokenizer, tokens: Iterable[int]) -> Ite
     for token in tokens:
         ids.append(token)
         whole = text(len(ids))
-        if not whole.endswith(_UNFINISHED):
-            yield whole[len(text(given)) :]
-            before, given = given, len(ids)
+        if whole.endswith(_UNFINISHED):
+            yield ""
+            continue
+        yield whole[len(text(given)) :]
+        before, given = given, len(ids)
     if given < len(ids):
         yield text(len(ids))[len(text(given)) :]
 

@@ -146,6 +146,11 @@ class Engine:
                     token = generator.next()
                 changes = self._guard.changes
 
+    def is_stop(self, id: int) -> bool:
+        """Whether a token ends a text."""
+        with self._guard.lend() as handle:
+            return native.is_stop(handle, id)
+
     def reset(self) -> None:
         """Forget all tokens."""
         self.rewind(0)

@@ -16,7 +16,10 @@ from edgeqat.cli import run
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PINNED = ("lm-eval", "langdetect", "immutabledict", "nltk", "peft")
+PINNED = (
+    "lm-eval", "langdetect", "immutabledict", "nltk", "peft", "starlette", "uvicorn",
+    "prometheus-client",
+)  # fmt: skip
 LOWRANK = ["--set", "train.method=lowrank"]
 
 
@@ -35,6 +38,8 @@ def requirements(name: str | None = None) -> set[str]:
         ("gguf", "export", ["export", "gguf", "FOLDER", "--output", "OUTPUT"]),
         ("onnx", "export", ["export", "onnx", "FOLDER", "--output", "OUTPUT"]),
         ("matplotlib", "plots", ["bench", "FOLDER", "--png", "OUTPUT"]),
+        ("starlette", "serve", ["serve", "FOLDER"]),
+        ("prometheus_client", "serve", ["serve", "FOLDER"]),
     ],
 )
 def test_an_absent_extra_is_named_before_anything_is_read(
@@ -66,7 +71,7 @@ def test_the_command_lines_of_lm_eval_name_it_too(name, monkeypatch, capsys):
 def test_what_few_need_is_in_no_plain_installation():
     few = {
         name
-        for extra in ("eval", "ifeval", "lowrank", "plots", "export")
+        for extra in ("eval", "ifeval", "lowrank", "plots", "export", "serve")
         for name in requirements(extra)
     }
     assert not few & requirements()

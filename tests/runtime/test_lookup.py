@@ -51,9 +51,8 @@ def step_by_step(engine, ids, tokens, sampling=(0.0, 0, 1.0, 0)):
     logits = engine.prefill(ids)
     while len(given) < tokens:
         token = sampler(logits)
-        with engine.lend() as handle:
-            if native.is_stop(handle, token):
-                break
+        if engine.is_stop(token):
+            break
         given.append(token)
         logits = engine.decode(token)
     return given
