@@ -10,7 +10,8 @@
 namespace edgeqat {
 namespace {
 
-constexpr int64_t kChunk = 240;  // tokens computed at once
+constexpr int64_t kChunk = 240;         // tokens computed at once
+constexpr int64_t kLeastShared = 8192;  // values that a thread alone walks over sooner
 
 AttentionShape attention_shape(const Config& config) {
   return {config.heads, config.kv_heads, config.head_dim, config.activation_bits};
@@ -229,7 +230,7 @@ void Engine::norm(const float* weight, int64_t count) {
       isa_.rms_norm(x_.data() + t * hidden, weight, model_.config.epsilon, hidden,
                     normed_.data() + t * hidden);
   };
-  if (count == 1) some(0, 1);
+  if (count * hidden < kLeastShared) some(0, count);
   else pool_.split(count, some);
 }
 
@@ -239,8 +240,9 @@ void Engine::add_residual(int64_t count) {
   const auto some = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) x[i] += y[i];
   };
-  if (count == 1) some(0, model_.config.hidden);
-  else pool_.split(count * model_.config.hidden, some);
+  const int64_t values = count * model_.config.hidden;
+  if (values < kLeastShared) some(0, values);
+  else pool_.split(values, some);
 }
 
 void Engine::product(const Linear& layer, const Inputs& inputs, float* out, Range tile_rows) {

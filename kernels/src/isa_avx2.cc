@@ -49,10 +49,10 @@ struct Avx2 {
   static Bytes field(Bytes v) {
     return {field_of<SHIFT, MASK>(v.a), field_of<SHIFT, MASK>(v.b)};
   }
-  template <int LEFT>
-  static Bytes merge(Bytes low, Bytes high) {
-    return {_mm256_or_si256(low.a, _mm256_slli_epi16(high.a, LEFT)),
-            _mm256_or_si256(low.b, _mm256_slli_epi16(high.b, LEFT))};
+  template <int SHIFT, int MASK, int SHIFT_HIGH, int MASK_HIGH>
+  static Bytes fields(Bytes low, Bytes high) {
+    return {_mm256_or_si256(field_of<SHIFT, MASK>(low.a), field_of<SHIFT_HIGH, MASK_HIGH>(high.a)),
+            _mm256_or_si256(field_of<SHIFT, MASK>(low.b), field_of<SHIFT_HIGH, MASK_HIGH>(high.b))};
   }
   static Bytes eight(Bytes v) { return v; }
 

@@ -10,7 +10,7 @@ namespace {
 struct Avx512Vnni {
   static constexpr int kTokens = 12;  // 24 of 32 registers accumulate
   static constexpr int kTiles = 2;
-  static constexpr int kFew = 4;
+  static constexpr int kFew = 8;
   static constexpr bool kSigned = false;
 
   using Bytes = __m512i;
@@ -25,15 +25,21 @@ struct Avx512Vnni {
   static Bytes load(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static void store(uint8_t* p, Bytes a) { _mm512_storeu_si512(p, a); }
 
-  template <int SHIFT, int MASK>
-  static Bytes field(Bytes a) {
+  template <int SHIFT>
+  static Bytes shifted(Bytes a) {
     if constexpr (SHIFT > 0) a = _mm512_srli_epi16(a, SHIFT);
     if constexpr (SHIFT < 0) a = _mm512_slli_epi16(a, -SHIFT);
-    return _mm512_and_si512(a, _mm512_set1_epi8(MASK));
+    return a;
   }
-  template <int LEFT>
-  static Bytes merge(Bytes low, Bytes high) {
-    return _mm512_or_si512(low, _mm512_slli_epi16(high, LEFT));
+  template <int SHIFT, int MASK>
+  static Bytes field(Bytes a) {
+    return _mm512_and_si512(shifted<SHIFT>(a), _mm512_set1_epi8(MASK));
+  }
+  template <int SHIFT, int MASK, int SHIFT_HIGH, int MASK_HIGH>
+  static Bytes fields(Bytes low, Bytes high) {
+    constexpr int kFirstOrBoth = 0xF8;  // a | (b & c)
+    return _mm512_ternarylogic_epi32(field<SHIFT, MASK>(low), shifted<SHIFT_HIGH>(high),
+                                     _mm512_set1_epi8(MASK_HIGH), kFirstOrBoth);
   }
   static Bytes eight(Bytes a) { return a; }
 

@@ -45,9 +45,12 @@ struct Scalar {
     }
     return a;
   }
-  template <int LEFT>
-  static Bytes merge(Bytes low, Bytes high) {
-    for (int i = 0; i < 64; ++i) low.v[i] = uint8_t(low.v[i] | high.v[i] << LEFT);
+  // The fields of two, side by side.
+  template <int SHIFT, int MASK, int SHIFT_HIGH, int MASK_HIGH>
+  static Bytes fields(Bytes low, Bytes high) {
+    low = field<SHIFT, MASK>(low);
+    high = field<SHIFT_HIGH, MASK_HIGH>(high);
+    for (int i = 0; i < 64; ++i) low.v[i] |= high.v[i];
     return low;
   }
   // Stored 8-bit codes as `dot` wants them.

@@ -52,9 +52,11 @@ struct Neon {
     });
     return a;
   }
-  template <int LEFT>
-  static Bytes merge(Bytes low, const Bytes& high) {
-    each([&](int i) { low.v[i] = vorrq_u8(low.v[i], vshlq_n_u8(high.v[i], LEFT)); });
+  template <int SHIFT, int MASK, int SHIFT_HIGH, int MASK_HIGH>
+  static Bytes fields(Bytes low, Bytes high) {
+    low = field<SHIFT, MASK>(low);
+    high = field<SHIFT_HIGH, MASK_HIGH>(high);
+    each([&](int i) { low.v[i] = vorrq_u8(low.v[i], high.v[i]); });
     return low;
   }
 

@@ -45,14 +45,12 @@ inline typename S::Bytes codes_of(const uint8_t* tile) {
   } else if constexpr (BITS == 1) {
     return S::template field<STEP - 1, 2>(S::load(tile));
   } else if constexpr (BITS == 6) {
-    return S::template merge<4>(
-        S::template field<4 * (STEP % 2), 15>(S::load(tile + 64 * (STEP / 2))),
-        S::template field<2 * STEP, 3>(S::load(tile + 128)));
+    return S::template fields<4 * (STEP % 2), 15, 2 * STEP - 4, 3 << 4>(
+        S::load(tile + 64 * (STEP / 2)), S::load(tile + 128));
   } else {
     static_assert(BITS == 3);
-    return S::template merge<2>(
-        S::template field<2 * (STEP % 4), 3>(S::load(tile + 64 * (STEP / 4))),
-        S::template field<STEP, 1>(S::load(tile + 128)));
+    return S::template fields<2 * (STEP % 4), 3, STEP - 2, 1 << 2>(
+        S::load(tile + 64 * (STEP / 4)), S::load(tile + 128));
   }
 }
 
@@ -88,7 +86,7 @@ template <class S, int BITS, int T>
 void few_tokens(const Matrix& m, const Inputs& x, float* out, int64_t stride, int64_t first,
                 int64_t last) {
   constexpr int64_t kInputs = tile_inputs(BITS), kBytes = tile_bytes(BITS);
-  constexpr int kChains = T == 1 ? 4 : T <= 3 ? 2 : 1;
+  constexpr int kChains = T == 1 ? 4 : T <= 4 ? 2 : 1;
   for (int64_t r = first; r < last; ++r) {
     const uint8_t* tile = m.tiles + r * m.tile_row_bytes;
     typename S::Floats total[T];
