@@ -97,6 +97,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p] * 3 + [c_int64, c_void_p, c_int64, c_int64, c_int],
     ),
     "edgeqat_generator_next": (c_int32, [c_void_p]),
+    "edgeqat_generator_end": (c_int, [c_void_p]),
     "edgeqat_generator_guesses": (c_int, [c_void_p] * 3),
     "edgeqat_generator_free": (None, [c_void_p]),
     "edgeqat_tokenizer_open": (c_void_p, [c_char_p]),

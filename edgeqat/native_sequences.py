@@ -21,9 +21,16 @@ class NativeSequence:
 
     def __init__(self, engine: int, context: int) -> None:
         self._library = native.require()
-        self.handle = self._library.edgeqat_sequence_new(engine, context)
-        if not self.handle:
+        self._handle = self._library.edgeqat_sequence_new(engine, context)
+        if not self._handle:
             native.check(self._library.edgeqat_last_status())
+
+    @property
+    def handle(self) -> int:
+        """The C side's sequence; a UsageError where it is closed."""
+        if not self._handle:
+            raise UsageError("sequence: it was closed; make another batch")
+        return int(self._handle)
 
     @property
     def position(self) -> int:
@@ -36,7 +43,7 @@ class NativeSequence:
 
     def close(self) -> None:
         """Free its memory; safe to call again."""
-        handle, self.handle = getattr(self, "handle", None), None
+        handle, self._handle = getattr(self, "_handle", None), None
         if handle:
             self._library.edgeqat_sequence_free(handle)
 
@@ -54,6 +61,7 @@ def forward_parts(
     its last `wanted` tokens.
     """
     assert logits.dtype == np.float32 and logits.flags.c_contiguous
+    assert all(ids.dtype == np.int32 and ids.flags.c_contiguous for _, ids, _ in parts)
     rows = [native.Part(one.handle, ids.ctypes.data, len(ids), n) for one, ids, n in parts]
     given = (native.Part * len(rows))(*rows)
     status = native.require().edgeqat_forward_parts(engine, given, len(parts), logits.ctypes.data)
@@ -76,7 +84,7 @@ class NativeGenerator:
         lookup: bool,
     ) -> None:
         self._library, self._sampler = native.require(), sampler  # which it draws from
-        seen, given = np.asarray(before, np.int32), np.asarray(ids, np.int32)
+        seen, given = _flat(before), _flat(ids)
         self._handle = self._library.edgeqat_generator_new(
             engine, sampler.handle, seen.ctypes.data, len(seen), given.ctypes.data, len(given),
             limit, lookup,
@@ -91,6 +99,12 @@ class NativeGenerator:
             native.check(self._library.edgeqat_last_status())
         return None if token == _END else token
 
+    def end(self) -> None:
+        """Forget the tokens that were guessed right and not given: the engine holds what it would
+        hold without them.
+        """
+        native.check(self._library.edgeqat_generator_end(self._handle))
+
     def guesses(self) -> tuple[int, int]:
         """How many guessed tokens were checked, and how many of them were right."""
         counts = np.zeros(2, np.int64)
@@ -104,3 +118,7 @@ class NativeGenerator:
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.edgeqat_generator_free(self._handle)
+
+
+def _flat(ids: Sequence[int]) -> np.ndarray:
+    return np.ascontiguousarray(ids, np.int32).reshape(-1)

@@ -2,7 +2,8 @@
 the summary of a text, of which prompt lookup guesses tokens.
 
 Tests: tg64x4 appends 64 tokens one by one to each of four sequences at once; summary writes at most
-128 tokens, greedy, behind a text of some 300; summary-lookup writes the same ones with lookup.
+128 tokens, greedy, behind a text of some 300, timed from the first one on; summary-lookup writes
+the same ones with lookup.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def run(folder: Path, threads: int, repeat: int) -> list[dict[str, Any]]:
     its context is too short.
     """
     with Engine(folder, threads) as engine:
-        works: dict[str, Callable[[], int]] = {}
+        works: dict[str, Callable[[], float]] = {}
         batch = Batch(engine, SEQUENCES) if engine.context >= latency.NEW_TOKENS else None
         if batch is not None:
             works[f"tg{latency.NEW_TOKENS}x{SEQUENCES}"] = partial(_decode, batch)
@@ -54,14 +55,9 @@ def run(folder: Path, threads: int, repeat: int) -> list[dict[str, Any]]:
         speeds: dict[str, list[float]] = {name: [] for name in works}
         for turn in range(repeat + 1):  # the first one warms up
             for name, work in works.items():
-                if batch is not None:
-                    for slot in batch.slots:
-                        slot.rewind(0)
-                engine.reset()
-                start = time.perf_counter()
-                tokens = work()
-                if turn and tokens:
-                    speeds[name].append(tokens / (time.perf_counter() - start))
+                rate = work()
+                if turn and rate:
+                    speeds[name].append(rate)
         if batch is not None:
             batch.close()
         size = (folder / checkpoint.WEIGHTS).stat().st_size
@@ -69,15 +65,26 @@ def run(folder: Path, threads: int, repeat: int) -> list[dict[str, Any]]:
         return [_row(name, rates, facts) for name, rates in speeds.items() if rates]
 
 
-def _decode(batch: Batch) -> int:
+def _decode(batch: Batch) -> float:
+    """Tokens a second of all sequences."""
+    for slot in batch.slots:
+        slot.rewind(0)
+    start = time.perf_counter()
     for step in range(latency.NEW_TOKENS):
         ids = [step * _STRIDE % batch.vocabulary]
         batch.forward([Part(slot, ids) for slot in batch.slots])
-    return latency.NEW_TOKENS * len(batch.slots)
+    return latency.NEW_TOKENS * len(batch.slots) / (time.perf_counter() - start)
 
 
-def _summarize(engine: Engine, prompt: list[int], lookup: bool) -> int:
-    return sum(1 for _ in engine.generate(prompt, SUMMARY_TOKENS, lookup=lookup))
+def _summarize(engine: Engine, prompt: list[int], lookup: bool) -> float:
+    """Tokens a second behind the first one; 0 where there is none."""
+    engine.reset()
+    tokens = engine.generate(prompt, SUMMARY_TOKENS, lookup=lookup)
+    if next(tokens, None) is None:
+        return 0.0
+    start = time.perf_counter()
+    count = sum(1 for _ in tokens)
+    return count / (time.perf_counter() - start)
 
 
 def _prompt(folder: Path) -> list[int]:

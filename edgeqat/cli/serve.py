@@ -43,7 +43,8 @@ def command(
         float, typer.Option("--timeout", min=0.001, help="Seconds of a request, with waiting.")
     ] = 600.0,
     max_body: Annotated[
-        float, typer.Option("--max-body", min=0.001, help="MB of a request; larger ones get a 413.")
+        float,
+        typer.Option("--max-body", min=0.001, max=1000, help="MB of a request; others get a 413."),
     ] = 4.0,
     context: Annotated[
         int | None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,20 +131,26 @@ class Engine:
 
         lookup: what followed the last tokens where they stood before is guessed to follow again,
         and checked in one pass where that pays (prompt lookup decoding, Saxena 2023); the tokens
-        are the same. before: the ids that the engine holds, for lookup alone.
+        are the same. before: the ids that the engine holds, for lookup alone. Until it is closed or
+        exhausted the engine may be some tokens ahead of what was given.
         """
         sampler = native.Sampler(temperature, top_k, top_p, seed)
         with self._guard.change() as handle:
             generator = NativeGenerator(handle, sampler, before, ids, max_tokens, lookup)
             token = generator.next()
             changes = self._guard.changes
-        while token is not None:
-            yield token
-            with self._guard.lend():  # for all of it: nobody comes between
-                self._check_unchanged(changes)
-                with self._guard.change():
-                    token = generator.next()
-                changes = self._guard.changes
+        try:
+            while token is not None:
+                yield token
+                with self._guard.lend():  # for all of it: nobody comes between
+                    self._check_unchanged(changes)
+                    with self._guard.change():
+                        token = generator.next()
+                    changes = self._guard.changes
+        finally:
+            with suppress(UsageError), self._guard.lend():  # where it is closed there is no more
+                if self._guard.changes == changes:
+                    generator.end()
 
     def is_stop(self, id: int) -> bool:
         """Whether a token ends a text."""

@@ -85,12 +85,14 @@ class Api:
 
     async def _answered(self, request: Request, chat: bool) -> ASGIApp:
         arrived = time.monotonic()
-        try:
-            body = await body_of(request, self.settings.max_body)
-        except ClientDisconnect:
-            return Response(status_code=GONE)
-        # In a thread: of a large prompt it takes seconds, while others' answers go out.
-        asked, ids = await run_sync(self._read, body, chat)
+        with self.scheduler.arrival():
+            try:
+                body = await body_of(request, self.settings.max_body)
+            except ClientDisconnect:
+                return Response(status_code=GONE)
+            # In a thread: of a large prompt it takes seconds, while others' answers go out.
+            asked, ids = await run_sync(self._read, body, chat)
+            del body
         listener = Listener()
         deadline = arrived + self.settings.timeout
         room = self.batch.context - len(ids)

@@ -8,12 +8,13 @@ would get around that, so on this machine alone the Host header must name it.
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import time
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeqat.serve.metrics import Metrics
@@ -95,6 +96,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-def refused(refusal: Refused) -> JSONResponse:
-    """A refusal as a response."""
-    return JSONResponse(refusal.body(), refusal.status, refusal.headers)
+def refused(refusal: Refused) -> Response:
+    """A refusal as a response, in ASCII: what it quotes may have no UTF-8."""
+    headers = {"Content-Type": "application/json", **refusal.headers}
+    return Response(json.dumps(refusal.body()), refusal.status, headers)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Condition, Thread
 
 import numpy as np
@@ -35,6 +37,7 @@ class Scheduler:
         self._waiting: deque[Answer] = deque()
         self._changed = Condition()
         self._closing = False
+        self._arriving = 0  # requests that are being read
         self._turn = 0
         self._thread = Thread(target=self._work, name="engine", daemon=True)
         metrics.watch(self.running, self.waiting)
@@ -51,6 +54,19 @@ class Scheduler:
         """Answers that wait for one."""
         return len(self._waiting)
 
+    @contextmanager
+    def arrival(self) -> Iterator[None]:
+        """While a request is read: no more of them at a time than may wait and run."""
+        with self._changed:
+            if self._arriving >= self._queue + len(self._seats):
+                raise self._full(self._arriving)
+            self._arriving += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._arriving -= 1
+
     def submit(self, answer: Answer) -> None:
         """Queue an answer; Refused where too many wait, or where the server stops."""
         with self._changed:
@@ -58,15 +74,18 @@ class Scheduler:
                 raise stopping()
             free = len(self._seats) - self.running()
             if len(self._waiting) >= self._queue + free:
-                raise Refused(
-                    f"queue: {self.running()} requests run and {len(self._waiting)} wait; try "
-                    f"again in {_RETRY_SECONDS} seconds",
-                    429,
-                    code="queue_full",
-                    headers={"Retry-After": str(_RETRY_SECONDS)},
-                )
+                raise self._full(len(self._waiting))
             self._waiting.append(answer)
             self._changed.notify()
+
+    def _full(self, waiting: int) -> Refused:
+        return Refused(
+            f"queue: {self.running()} requests run and {waiting} wait; try again in "
+            f"{_RETRY_SECONDS} seconds",
+            429,
+            code="queue_full",
+            headers={"Retry-After": str(_RETRY_SECONDS)},
+        )
 
     def cancel(self, answer: Answer) -> None:
         """Nobody listens any more: the answer ends at the next step."""
@@ -115,10 +134,17 @@ class Scheduler:
                 self._changed.wait()
             while self._waiting and (seat := best(self._seats, self._waiting[0].ids)):
                 self._turn += 1
-                answer = self._waiting.popleft()
-                seat.take(answer, self._turn)
-                answer.begin(self._writer)
+                self._begin(self._waiting.popleft(), seat)
             return not self._closing
+
+    def _begin(self, answer: Answer, seat: Seat) -> None:
+        try:
+            seat.take(answer, self._turn)
+            answer.begin(self._writer)
+        except Exception:
+            _logger.exception("engine: an answer could not begin")
+            answer.refuse(failed())
+            seat.forget()
 
     def _end_late(self) -> None:
         """End what nobody waits for any more, or what took too long."""
@@ -191,9 +217,7 @@ class Scheduler:
         for seat in self._seats:
             if seat.answer:
                 seat.answer.refuse(failed())
-                seat.leave()
-            seat.ids = []
-            seat.slot.rewind(0)
+            seat.forget()
 
 
 def _is_late(answer: Answer, now: float) -> bool:

@@ -35,6 +35,12 @@ class Seat:
         """The answer is over; what was read stays."""
         self.answer, self.unread, self.reading = None, [], False
 
+    def forget(self) -> None:
+        """Begin anew: nobody knows what the sequence holds."""
+        self.leave()
+        self.ids = []
+        self.slot.rewind(0)
+
     def go_back(self, position: int) -> None:
         """Forget what was read from `position` on."""
         if position < len(self.ids):

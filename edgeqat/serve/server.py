@@ -23,6 +23,7 @@ from edgeqat.pipeline.generate import check_text_model
 from edgeqat.runtime.batch import Batch
 from edgeqat.runtime.engine import Engine
 from edgeqat.serve.api import Api, application
+from edgeqat.serve.connection import Connection
 from edgeqat.serve.metrics import Metrics
 from edgeqat.serve.scheduler import Scheduler
 from edgeqat.serve.settings import Settings
@@ -105,7 +106,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 ws="none",
-                http="h11",
+                http=Connection,
                 loop="asyncio",
                 server_header=False,
                 proxy_headers=False,

@@ -11,6 +11,10 @@
 
 enum { kTokens = 256, kMostBytes = 1 << 16 };
 
+static int shown(const char *text) {
+  return text && printf("%s", text) >= 0;
+}
+
 static int failed(void) {
   fprintf(stderr, "error: %s\n", edgeqat_error());
   return 1;
@@ -32,10 +36,12 @@ int main(int argc, char **argv) {
   edgeqat_info info;
   edgeqat_get_info(engine, &info);
   int32_t *ids = malloc(info.context * sizeof(int32_t));
+  if (!ids) return 1;
   /* without special ids: the template writes them */
   const int64_t count = bytes < kMostBytes
                             ? edgeqat_encode(tokenizer, prompt, bytes, 0, ids, info.context)
                             : info.context;
+  if (count < 0) return failed();
   if (count < 1 || count >= info.context) {
     fprintf(stderr, "error: the messages do not fit the context\n");
     return 1;
@@ -47,9 +53,10 @@ int main(int argc, char **argv) {
   if (!generator) return failed();
   int32_t id;
   while ((id = edgeqat_generator_next(generator)) >= 0)
-    printf("%s", edgeqat_stream_next(stream, id, NULL));
+    if (!shown(edgeqat_stream_next(stream, id, NULL))) return failed();
   if (id == EDGEQAT_ERROR) return failed();
-  printf("%s\n", edgeqat_stream_end(stream, NULL));
+  if (!shown(edgeqat_stream_end(stream, NULL))) return failed();
+  printf("\n");
   edgeqat_generator_free(generator);
   edgeqat_sampler_free(greedy);
   free(ids);

@@ -67,7 +67,8 @@ EDGEQAT_API int edgeqat_rewind(edgeqat_engine *engine, int64_t position);
 EDGEQAT_API int edgeqat_reset(edgeqat_engine *engine);
 
 /* More sequences on an engine, each with a cache of its own; context 0: that of the engine. The
- * engine outlives them. */
+ * engine outlives them. All calls here, and those of generators, use their engine: one thread at a
+ * time. A sequence may be NULL in edgeqat_part and in edgeqat_sequence_free alone. */
 typedef struct edgeqat_sequence edgeqat_sequence;
 EDGEQAT_API edgeqat_sequence *edgeqat_sequence_new(const edgeqat_engine *engine, int64_t context);
 EDGEQAT_API void edgeqat_sequence_free(edgeqat_sequence *sequence);
@@ -109,6 +110,10 @@ EDGEQAT_API edgeqat_generator *edgeqat_generator_new(edgeqat_engine *engine,
 /* The next token; EDGEQAT_END behind the limit or before a token that ends a text; EDGEQAT_ERROR
  * with edgeqat_error() set. */
 EDGEQAT_API int32_t edgeqat_generator_next(edgeqat_generator *generator);
+/* Between two calls the sequence may hold some right guesses beyond the tokens that were given.
+ * This forgets them, where a caller stops early and goes on with the sequence; the generator is
+ * over. */
+EDGEQAT_API int edgeqat_generator_end(edgeqat_generator *generator);
 /* How many guessed tokens were checked, and how many of them were right. */
 EDGEQAT_API int edgeqat_generator_guesses(const edgeqat_generator *generator, int64_t *guessed,
                                           int64_t *right);

@@ -47,7 +47,12 @@ if [ ! "$dry" ]; then
   state=$(command adb get-state 2> /dev/null) || state=none
   [ "$state" = device ] || fail "adb: no device answers ($state); connect one, or set ANDROID_SERIAL" 1
 fi
-adb shell "rm -rf $PLACE && mkdir -p $PLACE/model"
+clean() {
+  adb shell "rm -rf $PLACE"
+}
+trap clean EXIT
+clean
+adb shell "mkdir -p $PLACE/model"
 adb push "$binary" "$PLACE/edgeqat-run"
 for file in $FILES; do
   [ -f "$folder/$file" ] && adb push "$folder/$file" "$PLACE/model/$file"
@@ -56,5 +61,4 @@ run="cd $PLACE && chmod 755 edgeqat-run && ./edgeqat-run model --bench --json $*
 adb shell "$run" || fail "edgeqat-run failed on the device; what it said stands above" 1
 adb pull "$PLACE/rows.json" "$json.part"
 [ "$dry" ] || mv "$json.part" "$json"
-adb shell "rm -rf $PLACE"
 [ "$dry" ] || echo "wrote $json"

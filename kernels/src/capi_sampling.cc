@@ -48,6 +48,10 @@ int32_t edgeqat_generator_next(edgeqat_generator* generator) {
   return id;
 }
 
+int edgeqat_generator_end(edgeqat_generator* generator) {
+  return guarded([&] { generator->generator.end(); });
+}
+
 int edgeqat_generator_guesses(const edgeqat_generator* generator, int64_t* guessed,
                               int64_t* right) {
   *guessed = generator->generator.guessed();

@@ -50,6 +50,7 @@ Generator::Generator(Engine& engine, Sampler& sampler, const std::vector<int32_t
       unread_(std::move(ids)),
       logits_((lookup ? kMostGuessed + 1 : 1) * engine.model().config.vocabulary),
       left_(limit),
+      read_(engine.sequence().position() + int64_t(unread_.size())),
       looks_up_(lookup) {
   if (unread_.empty()) throw Error("ids: there are none; give at least one token");
   if (!looks_up_) return;
@@ -58,16 +59,38 @@ Generator::Generator(Engine& engine, Sampler& sampler, const std::vector<int32_t
 }
 
 int32_t Generator::next() {
-  if (ready_.empty() && !ended_ && left_ > 0) advance();
+  if (ready_.empty() && !ended_) {
+    try {
+      advance();
+    } catch (...) {  // what was drawn is not known any more
+      ended_ = true;
+      throw;
+    }
+  }
   if (ready_.empty()) return kEnd;
   const int32_t id = ready_.front();
   ready_.pop_front();
+  ++given_;
   return id;
+}
+
+void Generator::end() {
+  Sequence& sequence = engine_.sequence();
+  ended_ = true;
+  ready_.clear();
+  const int64_t held = read_ + std::max<int64_t>(given_ - 1, 0);  // the last one was not read
+  if (sequence.position() > held) sequence.rewind(held);
 }
 
 // Reads what is unread and some guessed tokens, and draws a token behind each that was right.
 void Generator::advance() {
   Sequence& sequence = engine_.sequence();
+  if (left_ <= 0) {
+    ended_ = true;
+    const int64_t count = int64_t(unread_.size());
+    if (!begun_) engine_.forward({{&sequence, unread_.data(), count, 0}}, nullptr);
+    return;
+  }
   const std::vector<int64_t>& stop = engine_.model().config.stop;
   const int64_t vocabulary = engine_.model().config.vocabulary;
   Lookup::Guess guess;

@@ -42,6 +42,8 @@ class Generator {
 
   // The next token, or kEnd behind the limit or before a token that ends a text.
   int32_t next();
+  // Forgets what the sequence holds beyond the tokens that were given: right guesses. It is over.
+  void end();
 
   int64_t guessed() const { return guessed_; }  // tokens that were checked
   int64_t right() const { return right_; }
@@ -56,7 +58,8 @@ class Generator {
   std::vector<int32_t> unread_;  // tokens that the sequence has yet to read
   std::deque<int32_t> ready_;
   std::vector<float> logits_;
-  int64_t left_;  // tokens that may be drawn
+  int64_t left_;             // tokens that may be drawn
+  int64_t read_, given_ = 0;  // where the text of `ids` ends, and tokens behind it
   bool looks_up_, begun_ = false, ended_ = false;
   int64_t guessed_ = 0, right_ = 0;
 };

@@ -10,6 +10,7 @@ from marks import needs_kernels
 
 import edgeqat
 from edgeqat.bench import savings
+from edgeqat.runtime.engine import Engine
 
 pytestmark = needs_kernels
 
@@ -27,14 +28,18 @@ def folder(place, context, template=None, tokenizer=True):
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_rows_of_a_folder(template, tmp_path, monkeypatch):
-    written, plain = [], savings._summarize
-    monkeypatch.setattr(
-        savings, "_summarize", lambda *given: written.append(plain(*given)) or written[-1]
-    )
+    written, plain = [], Engine.generate
+
+    def noted(*given, **options):
+        written.append(list(plain(*given, **options)))
+        return iter(written[-1])
+
+    monkeypatch.setattr(Engine, "generate", noted)
     rows = savings.run(folder(tmp_path / "packed", 2048, template), 1, 2)
     assert [row["test"] for row in rows] == ["tg64x4", "summary", "summary-lookup"]
     assert all(row["tokens_per_second"]["mean"] > 0 and row["file_bytes"] > 0 for row in rows)
-    assert len(set(written)) == 1 and 0 < written[0] <= savings.SUMMARY_TOKENS
+    assert len(written) == 6 and all(tokens == written[0] for tokens in written)
+    assert 0 < len(written[0]) <= savings.SUMMARY_TOKENS
 
 
 @pytest.mark.parametrize(("context", "tokenizer"), [(128, True), (2048, False)])

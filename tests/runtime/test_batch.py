@@ -98,6 +98,13 @@ def test_a_slot_goes_back_alone(folder, batch):
     assert batch.engine.position == 0  # the engine's own sequence is another one
 
 
+def test_ids_may_be_any_array(folder, batch):
+    wide = np.zeros(2 * len(TEXTS[0]), np.int32)
+    wide[::2] = TEXTS[0]
+    (logits,) = batch.forward([Part(batch.slots[0], wide[::2])])
+    assert np.array_equal(logits[0], alone(folder, TEXTS[0])[-1])
+
+
 def test_a_call_that_fails_appends_nothing(folder, batch):
     one, other = batch.slots[:2]
     batch.forward([Part(one, TEXTS[0])])
@@ -122,6 +129,15 @@ def test_sequences_belong_to_their_engine(folder, batch):
         batch.forward([Part(foreign.slots[0], [5])])
     with pytest.raises(UsageError, match="cannot be copied"):
         copy.copy(batch.slots[0].sequence)
+    lonely = Batch(batch.engine, 1)
+    lonely.close()
+    for use in (
+        lambda: lonely.forward([Part(lonely.slots[0], [5])]),
+        lambda: lonely.slots[0].position,
+        lambda: lonely.slots[0].rewind(0),
+    ):
+        with pytest.raises(UsageError, match="sequence: it was closed"):
+            use()
     with pytest.raises(UsageError, match="batch: 0 sequences"):
         Batch(batch.engine, 0)
     with pytest.raises(EdgeQATError, match="context: 513 is not within"):

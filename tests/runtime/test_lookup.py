@@ -112,3 +112,30 @@ def test_a_generator_reads_its_text_once(engine):
     with pytest.raises(native.EdgeQATError, match="ids: there are none"):
         list(engine.generate([], 5))
     assert np.isfinite(engine.prefill([5])).all()
+
+
+def test_a_text_given_up_leaves_no_guesses(engine):
+    """What is appended next stands behind what was given, whatever was guessed right."""
+    ids = prompt()
+    for taken in (1, 2, 30, 31, 32, 33):
+        engine.reset()
+        tokens = engine.generate(ids, 60)
+        given = [next(tokens) for _ in range(taken)]
+        tokens.close()
+        assert engine.position == len(ids) + taken - 1
+        found = engine.decode(given[-1])
+        engine.reset()
+        engine.prefill([*ids, *given[:-1]])
+        assert np.array_equal(found, engine.decode(given[-1]))
+
+
+def test_ids_may_be_any_array(engine):
+    ids = prompt()
+    expected = list(engine.generate(ids, 5))
+    wide = np.zeros(2 * len(ids), np.int64)
+    wide[::2] = ids
+    for given in (np.array([ids]), wide[::2], np.array(ids[::-1], np.int32)[::-1]):
+        engine.reset()
+        assert list(engine.generate(given, 5)) == expected
+    engine.reset()
+    assert list(engine.generate(ids, 0)) == [] and engine.position == len(ids)

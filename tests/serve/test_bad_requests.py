@@ -33,6 +33,7 @@ def told(response: httpx.Response, status: int = 400) -> dict:
         (b"[" * 100_000, "nested too deeply"),
         (b'{"temperature": 1' + b"0" * 5000 + b"}", "body: it is no JSON"),
         (b'{"prompt": "a\\ud800"}', "prompt: character 1 is \\ud800, half of a character"),
+        (b'{"prompt": "a", "\\ud800": 1}', "the field is unknown"),
     ],
 )
 def test_no_json(server, body, words):

@@ -13,6 +13,8 @@ import pytest
 from marks import needs_kernels
 from serving import served, until
 
+from edgeqat.serve import connection
+
 pytestmark = needs_kernels
 PROMPTS = ["the old river", "import numpy", "a question", "def main():", "of all the", "while"]
 
@@ -199,3 +201,50 @@ def test_a_long_prompt_does_not_hold_up_the_event_loop(chat_folder):
                 return took
 
         assert asyncio.run(work()) < 1
+
+
+def test_a_fault_where_an_answer_begins_is_its_own(own, monkeypatch):
+    plain = own.api.scheduler._writer.pieces
+
+    def pieces(behind=()):
+        if 7 in behind:
+            raise IndexError("a fault")
+        return plain(behind)
+
+    monkeypatch.setattr(own.api.scheduler._writer, "pieces", pieces)
+    response = own.post("completions", asked([5, 7]))
+    assert response.status_code == 500
+    assert response.json()["error"]["code"] == "engine_failed"
+    assert own.text([5, 6]) and httpx.get(f"{own.url}/health").status_code == 200
+
+
+def test_requests_that_are_being_read_are_counted(own):
+    """Bodies that come slowly hold memory, so only so many of them are taken."""
+    host, port = own.url.removeprefix("http://").split(":")
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Content-Length: 1000\r\n\r\n{"
+    )
+    slow = [socket.create_connection((host, int(port))) for _ in range(3)]  # 2 places, 1 in a queue
+    for one in slow:
+        one.sendall(head.encode())
+    until(lambda: own.api.scheduler._arriving == 3)
+    assert own.post("completions", asked("a")).status_code == 429
+    for one in slow:
+        one.close()
+    until(lambda: own.api.scheduler._arriving == 0)
+    assert own.text("a", max_tokens=2)
+
+
+def test_silent_connections_are_closed(own, monkeypatch):
+    monkeypatch.setattr(connection, "SILENCE", 0.2)
+    host, port = own.url.removeprefix("http://").split(":")
+    own.slow_down(0.02)
+    silent = [socket.create_connection((host, int(port))) for _ in range(2)]
+    silent[1].sendall(b"GET /health HTTP/1.1\r\nHost:")  # and no more of it
+    answer = own.text("a", max_tokens=60)  # longer than silence may be
+    assert answer
+    for one in silent:
+        one.settimeout(10)
+        assert one.recv(100) == b""
+        one.close()

@@ -187,6 +187,7 @@ def test_what_cannot_be_served_is_one_line(chat_folder, tmp_path, capsys, monkey
     assert "api-key: it is empty" in told(chat_folder, "--port", 0, "--api-key", "")
     assert "--port" in told(chat_folder, "--port", 70000)
     assert "--parallel" in told(chat_folder, "--parallel", 0)
+    assert "--max-body" in told(chat_folder, "--max-body", "inf")
     from edgeqat import native
     from edgeqat.serve import server
 
