@@ -1,4 +1,4 @@
-# make demo | make test | make lint types. Everything is installed into .venv by the targets themselves.
+# make demo | make test | make test-slow | make lint types. The targets install everything into .venv themselves.
 # make check-kernels check-aarch64 coverage: the C++ half (cmake, g++; g++-aarch64-linux-gnu, qemu-user).
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ DATA ?=
 QEMU = $(shell command -v qemu-aarch64 || command -v qemu-aarch64-static)
 KERNELS := cmake -S kernels -DEDGEQAT_TESTS=ON -DEDGEQAT_WERROR=ON -DCMAKE_BUILD_TYPE=None
 
-.PHONY: demo test lint types check-kernels check-aarch64 coverage clean experiments real
+.PHONY: demo test test-slow lint types check-kernels check-aarch64 coverage clean experiments real
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/edgeqat quantize --model demo --w4a8kv4 --output demo-w4a8kv4 --overwrite
@@ -21,7 +21,10 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/edgeqat generate demo-w4a8kv4 --prompt "The import statement" --max-tokens 40
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist worksteal -m slow
 
 # The ablation of docs/results.md, hours: EDGEQAT_DATA=FOLDER make experiments MODEL=FOLDER; may be stopped and started.
 experiments: $(VENV)/.installed

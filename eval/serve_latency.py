@@ -23,9 +23,10 @@ from contextlib import contextmanager
 import httpx
 
 WORDS = (
-    "river stone morning window garden letter harbour winter copper basket island thunder market "
-    "silver forest bridge candle meadow sailor orchard"
-).split()
+    "river", "stone", "morning", "window", "garden", "letter", "harbour", "winter", "copper",
+    "basket", "island", "thunder", "market", "silver", "forest", "bridge", "candle", "meadow",
+    "sailor", "orchard",
+)  # fmt: skip
 ANSWER = 128
 
 

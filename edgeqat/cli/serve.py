@@ -62,9 +62,10 @@ def command(
         bool, typer.Option("--access-log", help="Log a line for each request.")
     ] = False,
 ) -> None:
-    """Serve a packed folder over HTTP with OpenAI's API, and a page to chat.
+    """Serve a packed folder over HTTP with OpenAI's API.
 
-    It listens on this machine alone unless --host says otherwise. Ctrl-C ends it.
+    A page to chat is there too. It listens on this machine alone unless --host says otherwise.
+    Ctrl-C ends it.
     """
     log.setup()
     if absent := [package for package in _PACKAGES if find_spec(package) is None]:

@@ -54,6 +54,7 @@ class Pool {
   void start(Function function, const void* context);
   void serve(int thread);
   void work(int thread) noexcept;
+  void wait();
   void stop();
 
   std::vector<std::thread> workers_;
@@ -63,8 +64,9 @@ class Pool {
   std::atomic<int> busy_{0};
   std::atomic<bool> stopping_{false};
   std::atomic<int> asleep_{0};
+  std::atomic<bool> waiting_{false};  // the caller sleeps
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, done_;
   std::exception_ptr failure_;  // of this round; written under mutex_
 };
 

@@ -169,6 +169,7 @@ SLOW = (
 )
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_sigterm_the_chat(folder):
     control, terminal = pty.openpty()
     command = [sys.executable, "-c", SLOW, "chat", str(folder), "--max-tokens", "300"]

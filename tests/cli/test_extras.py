@@ -78,6 +78,7 @@ def test_what_few_need_is_in_no_plain_installation():
     assert few <= requirements("dev"), "`make test` runs their tests"
 
 
+@pytest.mark.slow
 def test_the_main_job_needs_no_extra(model_folder, text_file, tmp_path):
     small = ["data.context=32", "data.valid_blocks=4", "train.compare_float=false"]
     arguments = ["quantize", "--model", str(model_folder), "--data", str(text_file)]

@@ -127,6 +127,7 @@ def test_no_engine_left_is_an_error_behind_the_rows(packed_folder, tmp_path, mon
     assert "tokens/s" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_llama_cpp_that_dies_is_measured_without_its_extra_buffers(
     packed_folder, tmp_path, monkeypatch, capsys
 ):

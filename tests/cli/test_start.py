@@ -76,6 +76,7 @@ def test_what_is_missing_or_in_the_way_is_refused_before_torch(number, refusals)
     assert message.startswith("error: ") or "TinyLlama" in message
 
 
+@pytest.mark.slow
 def test_the_trainer_is_loaded_only_to_train(model_folder, text_file, tmp_path):
     named = ["--model", str(model_folder), "--data", str(text_file), "--output", "out"]
     named += ["--set", "data.context=32", "--set", "distill.teacher=./missing"]  # looked for last

@@ -27,6 +27,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "moment", "said"),
     [
@@ -82,6 +83,7 @@ def test_a_stream_without_text_leaves_nothing(arguments, tmp_path, text_file, ca
     assert names(tmp_path) == ["in"]
 
 
+@pytest.mark.slow
 def test_killed_runs_end_like_undisturbed_ones(arguments):
     """One of what eval/kill_runs.py does twenty times: anywhere, in a save, while packing."""
     script = Path(__file__).parents[2] / "eval" / "kill_runs.py"

@@ -261,7 +261,7 @@ def test_the_verbs_are_the_ones_the_pages_describe():
     listed = {name for name, verb in VERBS.items() if not verb.hidden}
     assert listed == {
         "quantize", "train", "coreset", "eval", "compare", "bench", "report", "export", "generate",
-        "chat", "inspect", "recipes",
+        "chat", "serve", "inspect", "recipes",
     }  # fmt: skip
 
 

@@ -87,6 +87,7 @@ def test_levels_and_scales_are_those_of_the_folder(tmp_path, scheme):
         assert np.array_equal(levels * scale.numpy(), layer.dequantized().detach().numpy()), name
 
 
+@pytest.mark.slow
 def test_plain_transformers_loads_it_without_edgeqat(tmp_path):
     folder = pack(tmp_path / "packed", tiny.llama(), "w4a16")
     assert export(folder, tmp_path / "out") == 0

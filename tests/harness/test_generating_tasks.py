@@ -153,10 +153,11 @@ def test_the_engine_reads_a_shared_beginning_once(folder, monkeypatch):
     opened = Native(folder, float_model.load_tokenizer("demo"), 1)
     from edgeqat.harness.backends import Sampling
 
-    read, plain = [], type(opened.engine).prefill
+    read, plain = [], type(opened.engine).generate
     monkeypatch.setattr(
-        type(opened.engine), "prefill",
-        lambda self, ids, every=False: read.append(len(ids)) or plain(self, ids, every),
+        type(opened.engine), "generate",
+        lambda self, ids, *given, **options: read.append(len(ids))
+        or plain(self, ids, *given, **options),
     )  # fmt: skip
     stem = list(range(5, 45))
     prompts = [[*stem, 60, 61], [*stem, 70]]

@@ -109,6 +109,7 @@ def test_transformers_loads_it_after_one_import(packed):
     assert not model.is_quantized or not model.hf_quantizer.is_trainable
 
 
+@pytest.mark.slow
 def test_transformers_alone_fails_instead_of_loading_noise_and_needs_only_the_import(packed):
     code = (
         "from transformers import AutoModelForCausalLM\n"

@@ -14,10 +14,10 @@ import edgeqat
 from edgeqat import native
 from edgeqat.errors import UsageError
 from edgeqat.hf import packed_folder
+from edgeqat.native_sequences import NativeGenerator
 from edgeqat.nn import convert
 from edgeqat.pipeline import generate as pipeline
 from edgeqat.recipe.quant import QuantSection
-from edgeqat.runtime.engine import Engine
 
 PROMPT = "the old river"
 
@@ -78,7 +78,7 @@ def test_an_error_while_generating_reaches_the_caller(packed_folder, generate, m
         raise RuntimeError("broken")
 
     monkeypatch.setattr(LlamaForCausalLM, "generate", broken)
-    monkeypatch.setattr(Engine, "decode", broken)
+    monkeypatch.setattr(NativeGenerator, "next", broken)
     caught = []
 
     def call():

@@ -26,6 +26,8 @@ from edgeqat.recipe.recipe import Recipe
 from edgeqat.train.objective import Objective
 from edgeqat.train.optim import make_optimizer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 
