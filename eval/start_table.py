@@ -1,11 +1,13 @@
-"""What a language model loses before any training, on ten blocks of 512 tokens (docs/results.md).
+"""What a language model loses before any training, on ten blocks of 512 tokens (docs/results.md),
+and what a packed folder of it loses there.
 
 usage: python eval/start_table.py MODEL --train TEXT --valid TEXT [--twin] [--blocks N] ROW...
 
-A row is fields of a recipe as JSON, for example {"quant": {"scheme": "w4a8kv4"}}. The weights are
-rounded on N blocks (32) spread over the training text (plain text or .gz); the ten begin at
-character 200,000 of the held-out text, without BOS. --twin measures the rotated twin: the same
-function with ordinary weights, its head untied, its residual stream turned by a random matrix.
+A row is fields of a recipe as JSON, for example {"quant": {"scheme": "w4a8kv4"}}, or a packed
+folder of the model. The weights are rounded on N blocks (32) spread over the training text (plain
+text or .gz); the ten begin at character 200,000 of the held-out text, without BOS. --twin measures
+the rotated twin: the same function with ordinary weights, its head untied, its residual stream
+turned by a random matrix.
 
     KL        to the float model, nats a token      same top   share of equal most likely tokens
     MB        model.safetensors                     bits       a weight of the matrices, with scales
@@ -28,7 +30,7 @@ from torch.nn import functional as F
 
 from edgeqat.checkpoint import file_bytes
 from edgeqat.data.text import Blocks
-from edgeqat.hf import float_model
+from edgeqat.hf import float_model, packed_folder
 from edgeqat.hf.stored import stored_tensors
 from edgeqat.memory import peak_rss_bytes
 from edgeqat.nn import convert
@@ -71,7 +73,10 @@ def main() -> None:
     )
     show("float", score(task.model, task.model, task.valid.ids), {})
     for row in options.rows:
-        show(row, *measured(task, json.loads(row)))
+        if Path(row).is_dir():
+            show(row, score(packed_folder.load(Path(row)), task.model, task.valid.ids), {})
+        else:
+            show(row, *measured(task, json.loads(row)))
 
 
 def measured(task: TextTask, row: dict[str, Any]) -> tuple[Any, dict]:
