@@ -36,7 +36,7 @@ float activation_clip(int bits) {
 
 void InputBuffer::reserve(int64_t tokens, int64_t stride, int64_t groups) {
   grow(rows_, tokens * stride);
-  grow(codes_, tokens * stride);
+  grow(codes_, tokens * stride + kInputPad);
   grow(scale_, tokens);
   grow(sums_, tokens * groups);
 }
@@ -97,7 +97,7 @@ InputBuffer::Rows InputBuffer::rows(int64_t tokens, int64_t columns) {
 
 const Inputs& InputBuffer::interleave(const Isa& isa, int64_t tokens, const InputSpec& spec) {
   const int64_t padded = code_stride(spec.columns);
-  grow(codes_, tokens * padded);
+  grow(codes_, tokens * padded + kInputPad);
   grow(sums_, tokens * spec.groups);
   inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
   each_block(nullptr, tokens, isa.block_tokens,

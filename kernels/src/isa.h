@@ -32,10 +32,11 @@ struct Matrix {
   int64_t tile_rows() const { return (rows + kRows - 1) / kRows; }
 };
 
-// Activations of T tokens, interleaved in blocks of Isa::block_tokens: a block of t tokens holds
-// [I/4][t][4] codes (or [I][t] values), so that the kernels read it front to back.
+// Activations of T tokens in blocks of Isa::block_tokens: a block of t tokens holds [I/4][t][4]
+// codes (or [I][t] values), so that the kernels read it front to back. A row of its own `interleave`
+// may want the codes in another order: amx leaves them as rows [t][I].
 struct Inputs {
-  const int8_t* codes = nullptr;
+  const int8_t* codes = nullptr;     // kInputPad more may be read behind the last one
   const float* values = nullptr;     // used instead of codes with matrices of kHalfBits
   const int32_t* sums = nullptr;     // [T][G] sums of the codes of a group: removes the offset
   const float* scale = nullptr;      // [T]
@@ -76,7 +77,7 @@ struct Isa {
   // out = silu(gate) * up.
   void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
   int32_t (*sum)(const int8_t* codes, int64_t count);
-  // Words [T][words] to [words][T].
+  // The codes of a block as `product` takes them: words [T][words] to [words][T].
   void (*interleave)(const int32_t* rows, int64_t tokens, int64_t words, int32_t* to);
   // Weights of at most 15 bits as two bytes: p * fp16 scale = step * (128 * high + low).
   float (*split)(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low);
@@ -108,6 +109,6 @@ struct Isa {
                              float* grad_x);
 };
 
-extern const Isa kScalar, kAvx2, kAvx512Vnni, kNeonDotprod, kNeonI8mm;
+extern const Isa kScalar, kAvx2, kAvx512Vnni, kAmx, kNeonDotprod, kNeonI8mm;
 
 }  // namespace edgeqat
