@@ -8,14 +8,16 @@
 namespace edgeqat {
 namespace {
 
+constexpr int64_t kLine = 64;
+
 template <class T>
 void grow(Buffer<T>& buffer, int64_t size) {
   if (buffer.size() < size) buffer = Buffer<T>(size + size / 2);
 }
 
-// Inputs of a row of codes: never a multiple of 64, or blocks of tokens would share the same sets
-// of the first cache.
-int64_t code_stride(int64_t columns) { return round_up(columns, kInputPad) | kInputPad; }
+// Inputs of a row of codes: whole cache lines, and an odd number of them, or blocks of tokens would
+// share the same sets of the first cache.
+int64_t code_stride(int64_t columns) { return round_up(columns, kLine) | kLine; }
 
 // Calls work(first, tokens) for every block of `block` tokens.
 template <class Work>

@@ -33,15 +33,15 @@ struct Matrix {
 };
 
 // Activations of T tokens in blocks of Isa::block_tokens: a block of t tokens holds [I/4][t][4]
-// codes (or [I][t] values), so that the kernels read it front to back. A row of its own `interleave`
-// may want the codes in another order: amx leaves them as rows [t][I].
+// codes (or [I][t] values), so that the kernels read it front to back. amx, which has its own
+// Isa::interleave, reads the codes as rows [t][I].
 struct Inputs {
   const int8_t* codes = nullptr;     // kInputPad more may be read behind the last one
   const float* values = nullptr;     // used instead of codes with matrices of kHalfBits
   const int32_t* sums = nullptr;     // [T][G] sums of the codes of a group: removes the offset
   const float* scale = nullptr;      // [T]
   int64_t tokens = 0;
-  int64_t stride = 0;                // I rounded up to kInputPad
+  int64_t stride = 0;                // I with its padding: at least to a multiple of kInputPad
 };
 
 struct SlopeSums {

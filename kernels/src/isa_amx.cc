@@ -21,7 +21,6 @@ using S = Avx512Vnni;
 constexpr int64_t kPiece = 64;                  // inputs of a tile register
 constexpr int64_t kPieceBytes = kPiece * kRows;
 constexpr int64_t kBlock = 16;                  // most tokens of a tile register
-constexpr int64_t kChunk = 2;                   // pieces unpacked at once for few tokens
 
 inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
 
@@ -41,7 +40,7 @@ struct alignas(64) TileConfig {
 // compute some tokens twice.
 struct Blocks {
   explicit Blocks(int64_t all) : total(all) {
-    count = all <= kBlock ? 1 : 2 * ((all + 2 * kBlock - 1) / (2 * kBlock));
+    count = 2 * ((all + 2 * kBlock - 1) / (2 * kBlock));
     tokens = (all + count - 1) / count;
   }
   int64_t first(int64_t b) const { return least(b * tokens, total - tokens); }
@@ -50,8 +49,9 @@ struct Blocks {
 };
 
 // Codes of `count` tiles into a panel, and zeros up to the end of its last piece. SIGNED: levels.
+// The tiles `ahead` bytes behind are prefetched.
 template <int BITS, bool SIGNED, std::size_t... STEP>
-inline void unpack_pieces(const uint8_t* tile, int64_t count, uint8_t* panel,
+inline void unpack_pieces(const uint8_t* tile, int64_t count, int64_t ahead, uint8_t* panel,
                           std::index_sequence<STEP...>) {
   constexpr int64_t kBytes = sizeof...(STEP) * 64;
   const auto put = [&](uint8_t* to, __m512i codes) {
@@ -60,8 +60,7 @@ inline void unpack_pieces(const uint8_t* tile, int64_t count, uint8_t* panel,
   };
   const int64_t past = count * kBytes % kPieceBytes;
   for (; count > 0; --count, tile += tile_bytes(BITS), panel += kBytes) {
-    for (int64_t line = 0; line < tile_bytes(BITS); line += 64)
-      S::prefetch(tile + kPrefetch + line);
+    for (int64_t line = 0; line < tile_bytes(BITS); line += 64) S::prefetch(tile + ahead + line);
     (put(panel + int64_t(STEP) * 64, codes_of<S, BITS, int(STEP)>(tile)), ...);
   }
   if (past)
@@ -69,106 +68,204 @@ inline void unpack_pieces(const uint8_t* tile, int64_t count, uint8_t* panel,
       S::store(panel, _mm512_setzero_si512());
 }
 
-// Sums [T][16] of P tile rows of one group that are to be added to totals [T][16].
-template <int P>
-struct Pending {
-  const int32_t* dots = nullptr;
-  float* totals = nullptr;
-  const int32_t* starts = nullptr;  // null: the codes were signed
-  const uint16_t* scales = nullptr;  // of the first tile row
+template <int BITS>
+inline void write_row(const Matrix& m, const Inputs& x, const float* total, int64_t t, float* out,
+                      int64_t stride, int64_t r) {
+  S::store_rows(out + t * stride + r * kRows,
+                S::multiply(S::load(total), S::splat(kLevel<BITS> * x.scale[t])),
+                m.rows - r * kRows);
+}
 
-  void add(int64_t tokens, int64_t groups) const {
-    for (int p = 0; p < P; ++p) {
-      const auto scale = scales ? S::half16(scales + p * groups * kRows) : S::splat(1.0f);
+// Few tokens fill a tile register with several groups: the codes of group g are rows
+// g % slots * T and behind, the others are zero, and the sums of `slots` groups are stored at once.
+struct FewInputs {
+  FewInputs(const Matrix& m, const Inputs& x, int offset)
+      : tokens(x.tokens),
+        slots(least(kBlock / x.tokens, m.groups)),
+        group_pieces((least(m.group_size, m.columns) + kPiece - 1) / kPiece) {
+    const int64_t bytes = m.groups * group_pieces * kPieceBytes;
+    const int64_t sums = tokens * m.groups;
+    memory = scratch(bytes + sums * 4 + kRest);
+    int8_t* to = reinterpret_cast<int8_t*>(memory);
+    std::memset(to, 0, size_t(bytes));
+    starts = reinterpret_cast<int32_t*>(memory + bytes);
+    for (int64_t g = 0; g < m.groups; ++g)
       for (int64_t t = 0; t < tokens; ++t) {
-        const int64_t at = (p * tokens + t) * kRows;
-        auto sums = _mm512_loadu_si512(dots + at);
-        if (starts) sums = S::add(sums, S::splat(starts[t * groups]));
-        S::store(totals + at, S::fma(S::to_float(sums), scale, S::load(totals + at)));
+        starts[g * tokens + t] = offset * x.sums[t * m.groups + g];
+        const int8_t* from = x.codes + t * x.stride + g * m.group_size;
+        int8_t* row = to + g * group_pieces * kPieceBytes + (g % slots * tokens + t) * kPiece;
+        const int64_t inputs = least(m.group_size, m.columns - g * m.group_size);
+        for (int64_t k = 0; k < inputs; k += kPiece)
+          std::memcpy(row + k * kRows, from + k, size_t(kPiece));
+      }
+    codes = to;
+    rest = memory + (bytes + sums * 4 + 63) / 64 * 64;
+  }
+
+  static constexpr int64_t kMostRows = 4;  // tile rows at once
+  static constexpr int64_t kRest = (3 * kMostRows * kBlock + 1) * 64 + 2 * kMostRows * kPieceBytes;
+
+  int64_t tokens, slots, group_pieces;
+  uint8_t *memory, *rest;
+  const int8_t* codes;
+  int32_t* starts;  // [G][T]
+};
+
+// P tile rows stream through the first cache once. While a piece is multiplied, the next one is
+// unpacked, and the sums of the groups before are added up.
+template <int BITS, int P>
+class FewRows {
+ public:
+  FewRows(const Matrix& m, const FewInputs& x, int64_t r)
+      : m_(m), x_(x), r_(r), size_(P * x.slots * x.tokens * kRows) {
+    panels_ = x.rest;
+    dots_ = reinterpret_cast<int32_t*>(panels_ + 2 * P * kPieceBytes);
+    totals_ = reinterpret_cast<float*>(dots_ + 2 * size_);
+    for (int64_t i = 0; i < P * x.tokens; ++i) S::store(totals_ + i * kRows, S::zero());
+  }
+
+  const float* run() {
+    Step before;
+    for (int64_t g = 0, begin = 0; g < m_.groups; ++g, begin += m_.group_size) {
+      const int64_t end = begin + least(m_.group_size, m_.columns - begin);
+      const int8_t* codes = x_.codes + g * x_.group_pieces * kPieceBytes;
+      for (int64_t k = begin; k < end; k += kPiece, codes += kPieceBytes) {
+        Step step = {codes, nullptr, 0, g, k == begin && g % x_.slots == 0,
+                     k + kPiece >= end && (g + 1 == m_.groups || (g + 1) % x_.slots == 0)};
+        unpack(k, least(kPiece, end - k), step);
+        if (before.codes) multiply(before);
+        before = step;
+      }
+    }
+    if (before.codes) multiply(before);
+    add_sums();
+    return totals_;
+  }
+
+ private:
+  struct Step {
+    const int8_t* codes = nullptr;
+    const uint8_t* rows = nullptr;  // of the first tile row
+    int64_t next_row = 0;           // bytes to the next one
+    int64_t group = 0;
+    bool first = false, last = false;  // of the groups that are stored at once
+  };
+
+  void unpack(int64_t k, int64_t inputs, Step& step) {
+    constexpr int64_t kInputs = tile_inputs(BITS), kTiles = kPiece / kInputs;
+    const int64_t offset = k / kInputs * tile_bytes(BITS);
+    const uint8_t* tile = m_.tiles + r_ * m_.tile_row_bytes + offset;
+    int64_t ahead = kPrefetch;
+    if (offset + ahead >= m_.tile_row_bytes) ahead += (P - 1) * m_.tile_row_bytes;
+    if (BITS == 8 && inputs == kPiece) {  // stored as they are wanted
+      step.rows = tile;
+      step.next_row = m_.tile_row_bytes;
+      for (int p = 0; p < P; ++p, tile += m_.tile_row_bytes)
+        for (int64_t line = 0; line < kPieceBytes; line += 64) S::prefetch(tile + ahead + line);
+      return;
+    }
+    uint8_t* panel = panels_ + turn_ * P * kPieceBytes;
+    turn_ ^= 1;
+    step.rows = panel;
+    step.next_row = kPieceBytes;
+    if (inputs == kPiece)
+      for (int p = 0; p < P; ++p, tile += m_.tile_row_bytes)
+        unpack_pieces<BITS, false>(tile, kTiles, ahead, panel + p * kPieceBytes, Steps<BITS>());
+    else
+      for (int p = 0; p < P; ++p, tile += m_.tile_row_bytes)
+        unpack_pieces<BITS, false>(tile, (inputs + kInputs - 1) / kInputs, ahead,
+                                   panel + p * kPieceBytes, Steps<BITS>());
+  }
+
+  void multiply(const Step& step) {
+    finish_stores();
+    const uint8_t* rows = step.rows;
+    if (step.first) {
+      _tile_zero(0);
+      if constexpr (P > 1) _tile_zero(1);
+      if constexpr (P > 2) { _tile_zero(2); _tile_zero(3); }
+    }
+    _tile_loadd(4, step.codes, 64);
+    _tile_loadd(6, rows, 64);
+    _tile_dpbsud(0, 4, 6);
+    if constexpr (P > 1) {
+      _tile_loadd(7, rows + step.next_row, 64);
+      _tile_dpbsud(1, 4, 7);
+    }
+    if constexpr (P > 2) {
+      _tile_loadd(6, rows + 2 * step.next_row, 64);
+      _tile_dpbsud(2, 4, 6);
+      _tile_loadd(7, rows + 3 * step.next_row, 64);
+      _tile_dpbsud(3, 4, 7);
+    }
+    if (!step.last) return;
+    add_sums();
+    const int64_t groups = step.group % x_.slots + 1, next = size_ / P;
+    pending_ = dots_ + (pending_ == dots_ ? size_ : 0);
+    pending_groups_ = groups;
+    pending_first_ = step.group + 1 - groups;
+    _tile_stored(0, pending_, 64);
+    if constexpr (P > 1) _tile_stored(1, pending_ + next, 64);
+    if constexpr (P > 2) {
+      _tile_stored(2, pending_ + 2 * next, 64);
+      _tile_stored(3, pending_ + 3 * next, 64);
+    }
+  }
+
+  void add_sums() {
+    if (!pending_) return;
+    const int32_t* starts = x_.starts + pending_first_ * x_.tokens;
+    for (int p = 0; p < P; ++p) {
+      S::Floats scales[kBlock];
+      for (int64_t s = 0; s < pending_groups_; ++s)
+        scales[s] = m_.scales ? S::half16(m_.scales + ((r_ + p) * m_.groups + pending_first_ + s) *
+                                                          kRows)
+                              : S::splat(1.0f);
+      const int32_t* dots = pending_ + p * (size_ / P);
+      for (int64_t t = 0; t < x_.tokens; ++t) {
+        float* at = totals_ + (p * x_.tokens + t) * kRows;
+        auto total = S::load(at);
+        for (int64_t s = 0; s < pending_groups_; ++s) {
+          const int64_t row = s * x_.tokens + t;
+          const auto sums = S::add(_mm512_loadu_si512(dots + row * kRows), S::splat(starts[row]));
+          total = S::fma(S::to_float(sums), scales[s], total);
+        }
+        S::store(at, total);
       }
     }
   }
+
+  const Matrix& m_;
+  const FewInputs& x_;
+  int64_t r_, size_;
+  uint8_t* panels_;
+  int turn_ = 0;
+  int32_t* dots_;
+  float* totals_;
+  const int32_t* pending_ = nullptr;
+  int64_t pending_groups_ = 0, pending_first_ = 0;
 };
 
 template <int BITS, int P>
-void write(const Matrix& m, const Inputs& x, const float* totals, int64_t first, int64_t tokens,
-           float* out, int64_t stride, int64_t r) {
+void few_rows(const Matrix& m, const Inputs& x, const FewInputs& few, float* out, int64_t stride,
+              int64_t r) {
+  const float* totals = FewRows<BITS, P>(m, few, r).run();
   for (int p = 0; p < P; ++p)
-    for (int64_t t = 0; t < tokens; ++t)
-      S::store_rows(out + (first + t) * stride + (r + p) * kRows,
-                    S::multiply(S::load(totals + (p * tokens + t) * kRows),
-                                S::splat(kLevel<BITS> * x.scale[first + t])),
-                    m.rows - (r + p) * kRows);
-}
-
-// One block of tokens and P tile rows, which stream through the first cache once.
-template <int BITS, int P>
-void few_rows(const Matrix& m, const Inputs& x, float* out, int64_t stride, int64_t r,
-              const int32_t* starts, uint8_t* memory) {
-  constexpr int64_t kInputs = tile_inputs(BITS);
-  const int64_t tokens = x.tokens, size = P * tokens * kRows;
-  uint8_t* panel = memory;
-  int32_t* dots = reinterpret_cast<int32_t*>(panel + P * kChunk * kPieceBytes);
-  float* totals = reinterpret_cast<float*>(dots + 2 * size);
-  for (int64_t i = 0; i < size; i += kRows) S::store(totals + i, S::zero());
-  Pending<P> pending;
-  for (int64_t g = 0, begin = 0; g < m.groups; ++g, begin += m.group_size) {
-    const int64_t end = begin + least(m.group_size, m.columns - begin);
-    _tile_zero(0);
-    if constexpr (P > 1) _tile_zero(1);
-    if constexpr (P > 2) { _tile_zero(2); _tile_zero(3); }
-    for (int64_t k = begin; k < end; k += kChunk * kPiece) {
-      const int64_t inputs = least(kChunk * kPiece, end - k);
-      for (int p = 0; p < P; ++p)
-        unpack_pieces<BITS, false>(
-            m.tiles + (r + p) * m.tile_row_bytes + k / kInputs * tile_bytes(BITS),
-            (inputs + kInputs - 1) / kInputs, panel + p * kChunk * kPieceBytes, Steps<BITS>());
-      finish_stores();
-      for (int64_t i = 0; i * kPiece < inputs; ++i) {
-        const uint8_t* rows = panel + i * kPieceBytes;
-        _tile_loadd(4, x.codes + k + i * kPiece, x.stride);
-        _tile_loadd(6, rows, 64);
-        _tile_dpbsud(0, 4, 6);
-        if constexpr (P > 1) {
-          _tile_loadd(7, rows + kChunk * kPieceBytes, 64);
-          _tile_dpbsud(1, 4, 7);
-        }
-        if constexpr (P > 2) {
-          _tile_loadd(6, rows + 2 * kChunk * kPieceBytes, 64);
-          _tile_dpbsud(2, 4, 6);
-          _tile_loadd(7, rows + 3 * kChunk * kPieceBytes, 64);
-          _tile_dpbsud(3, 4, 7);
-        }
-      }
-    }
-    int32_t* now = dots + g % 2 * size;
-    _tile_stored(0, now, 64);
-    if constexpr (P > 1) _tile_stored(1, now + tokens * kRows, 64);
-    if constexpr (P > 2) {
-      _tile_stored(2, now + 2 * tokens * kRows, 64);
-      _tile_stored(3, now + 3 * tokens * kRows, 64);
-    }
-    if (g > 0) pending.add(tokens, m.groups);
-    pending = {now, totals, starts + g,
-               m.scales ? m.scales + (r * m.groups + g) * kRows : nullptr};
-  }
-  if (m.groups > 0) pending.add(tokens, m.groups);
-  write<BITS, P>(m, x, totals, 0, tokens, out, stride, r);
+    for (int64_t t = 0; t < x.tokens; ++t, totals += kRows)
+      write_row<BITS>(m, x, totals, t, out, stride, r + p);
 }
 
 template <int BITS>
-void few(const Matrix& m, const Inputs& x, float* out, int64_t stride, int64_t first,
-         int64_t last) {
-  const int64_t sums = x.tokens * m.groups;
-  uint8_t* memory =
-      scratch(4 * kChunk * kPieceBytes + 3 * 4 * x.tokens * kRows * 4 + sums * 4);
-  int32_t* starts =
-      reinterpret_cast<int32_t*>(memory + 4 * kChunk * kPieceBytes + 3 * 4 * x.tokens * kRows * 4);
-  for (int64_t i = 0; i < sums; ++i) starts[i] = code_offset(BITS) * x.sums[i];
+void few_tokens_in_tiles(const Matrix& m, const Inputs& x, float* out, int64_t stride,
+                         int64_t first, int64_t last) {
+  const FewInputs few(m, x, code_offset(BITS));
+  const TileConfig config(few.slots * few.tokens);
+  finish_stores();
+  _tile_loadconfig(&config);
   int64_t r = first;
-  for (; r + 4 <= last; r += 4) few_rows<BITS, 4>(m, x, out, stride, r, starts, memory);
-  for (; r + 2 <= last; r += 2) few_rows<BITS, 2>(m, x, out, stride, r, starts, memory);
-  for (; r < last; ++r) few_rows<BITS, 1>(m, x, out, stride, r, starts, memory);
+  for (; r + 4 <= last; r += 4) few_rows<BITS, 4>(m, x, few, out, stride, r);
+  for (; r + 2 <= last; r += 2) few_rows<BITS, 2>(m, x, few, out, stride, r);
+  for (; r < last; ++r) few_rows<BITS, 1>(m, x, few, out, stride, r);
 }
 
 // Pairs of blocks pass over the panel of P tile rows and one group.
@@ -183,21 +280,27 @@ void many_rows(const Matrix& m, const Inputs& x, const Blocks& blocks, float* ou
   int32_t* dots = reinterpret_cast<int32_t*>(panel + P * row_bytes);
   float* totals = reinterpret_cast<float*>(dots + 4 * size);
   for (int64_t i = 0; i < blocks.count * size; i += kRows) S::store(totals + i, S::zero());
-  Pending<P> pending;
   int64_t turn = 0;
+  const int32_t* pending = nullptr;  // sums that are to be added to `to`
+  float* to = nullptr;
+  const uint16_t* scales = nullptr;
   const auto add = [&] {
-    if (!pending.dots) return;
-    pending.add(blocks.tokens, m.groups);
-    pending.dots += size;
-    pending.totals += size;
-    pending.add(blocks.tokens, m.groups);
+    for (int p = 0; pending && p < P; ++p) {
+      const auto scale = scales ? S::half16(scales + p * m.groups * kRows) : S::splat(1.0f);
+      for (int64_t b = 0; b < 2; ++b)
+        for (int64_t t = 0; t < blocks.tokens; ++t) {
+          const int64_t at = ((b * P + p) * blocks.tokens + t) * kRows;
+          const auto sums = S::to_float(_mm512_loadu_si512(pending + at));
+          S::store(to + at, S::fma(sums, scale, S::load(to + at)));
+        }
+    }
   };
   for (int64_t g = 0, begin = 0; g < m.groups; ++g, begin += m.group_size) {
     const int64_t inputs = least(m.group_size, m.columns - begin);
     for (int p = 0; p < P; ++p)
       unpack_pieces<BITS, true>(
           m.tiles + (r + p) * m.tile_row_bytes + begin / kInputs * tile_bytes(BITS),
-          (inputs + kInputs - 1) / kInputs, panel + p * row_bytes, Steps<BITS>());
+          (inputs + kInputs - 1) / kInputs, kPrefetch, panel + p * row_bytes, Steps<BITS>());
     finish_stores();
     for (int64_t b = 0; b < blocks.count; b += 2, ++turn) {
       const int8_t* codes = x.codes + blocks.first(b) * x.stride + begin;
@@ -218,35 +321,42 @@ void many_rows(const Matrix& m, const Inputs& x, const Blocks& blocks, float* ou
         _tile_dpbssd(2, 5, 6);
         if constexpr (P > 1) _tile_dpbssd(3, 5, 7);
       }
+      add();
       int32_t* now = dots + turn % 2 * 2 * size;
       _tile_stored(0, now, 64);
       if constexpr (P > 1) _tile_stored(1, now + blocks.tokens * kRows, 64);
       _tile_stored(2, now + size, 64);
       if constexpr (P > 1) _tile_stored(3, now + size + blocks.tokens * kRows, 64);
-      add();
-      pending = {now, totals + b * size, nullptr,
-                 m.scales ? m.scales + (r * m.groups + g) * kRows : nullptr};
+      pending = now;
+      to = totals + b * size;
+      if (m.scales) scales = m.scales + (r * m.groups + g) * kRows;
     }
   }
   add();
   for (int64_t b = 0; b < blocks.count; ++b)
-    write<BITS, P>(m, x, totals + b * size, blocks.first(b), blocks.tokens, out, stride, r);
+    for (int p = 0; p < P; ++p)
+      for (int64_t t = 0; t < blocks.tokens; ++t)
+        write_row<BITS>(m, x, totals + b * size + (p * blocks.tokens + t) * kRows,
+                        blocks.first(b) + t, out, stride, r + p);
+}
+
+template <int BITS>
+void many_tokens_in_tiles(const Matrix& m, const Inputs& x, float* out, int64_t stride,
+                          int64_t first, int64_t last) {
+  const Blocks blocks(x.tokens);
+  const TileConfig config(blocks.tokens);
+  finish_stores();
+  _tile_loadconfig(&config);
+  int64_t r = first;
+  for (; r + 2 <= last; r += 2) many_rows<BITS, 2>(m, x, blocks, out, stride, r);
+  for (; r < last; ++r) many_rows<BITS, 1>(m, x, blocks, out, stride, r);
 }
 
 template <int BITS>
 void product_in_tiles(const Matrix& m, const Inputs& x, float* out, int64_t stride, int64_t first,
                       int64_t last) {
-  const Blocks blocks(x.tokens);
-  const TileConfig config(blocks.tokens);
-  finish_stores();
-  _tile_loadconfig(&config);
-  if (blocks.count == 1) {
-    few<BITS>(m, x, out, stride, first, last);
-  } else {
-    int64_t r = first;
-    for (; r + 2 <= last; r += 2) many_rows<BITS, 2>(m, x, blocks, out, stride, r);
-    for (; r < last; ++r) many_rows<BITS, 1>(m, x, blocks, out, stride, r);
-  }
+  if (x.tokens <= kBlock) few_tokens_in_tiles<BITS>(m, x, out, stride, first, last);
+  else many_tokens_in_tiles<BITS>(m, x, out, stride, first, last);
   _tile_release();
 }
 
