@@ -76,6 +76,42 @@ inline void write_row(const Matrix& m, const Inputs& x, const float* total, int6
                 m.rows - r * kRows);
 }
 
+// Adds the sums [SLOTS][T][16] of SLOTS groups of a tile row to its totals [T][16]. START: of
+// unsigned codes.
+template <int T, int SLOTS, bool START>
+void add_sums_of(const int32_t* dots, const int32_t* starts, const uint16_t* scales,
+                 float* totals) {
+  S::Floats scale[SLOTS];
+  EDGEQAT_REPEAT(s, SLOTS,
+                 { scale[s] = scales ? S::half16(scales + s * kRows) : S::splat(1.0f); });
+  EDGEQAT_REPEAT(t, T, {
+    auto total = S::load(totals + t * kRows);
+    EDGEQAT_REPEAT(s, SLOTS, {
+      constexpr int kRow = s * T + t;
+      auto sums = _mm512_loadu_si512(dots + kRow * kRows);
+      if constexpr (START) sums = S::add(sums, S::splat(starts[kRow]));
+      total = S::fma(S::to_float(sums), scale[s], total);
+    });
+    S::store(totals + t * kRows, total);
+  });
+}
+
+using AddSums = decltype(&add_sums_of<1, 1, true>);
+
+template <bool START, std::size_t... T>
+AddSums add_one_of(int64_t tokens, std::index_sequence<T...>) {
+  static constexpr AddSums kTable[] = {&add_sums_of<int(T) + 1, 1, START>...};
+  return kTable[tokens - 1];
+}
+
+template <std::size_t... T>
+AddSums add_all_of(int64_t tokens, std::index_sequence<T...>) {
+  static constexpr AddSums kTable[] = {&add_sums_of<int(T) + 1, kBlock / (int(T) + 1), true>...};
+  return kTable[tokens - 1];
+}
+
+using Counts = std::make_index_sequence<kBlock>;
+
 // Few tokens fill a tile register with several groups: the codes of group g are rows
 // g % slots * T and behind, the others are zero, and the sums of `slots` groups are stored at once.
 struct FewInputs {
@@ -106,6 +142,7 @@ struct FewInputs {
   static constexpr int64_t kRest = (3 * kMostRows * kBlock + 1) * 64 + 2 * kMostRows * kPieceBytes;
 
   int64_t tokens, slots, group_pieces;
+  AddSums add_all = add_all_of(tokens, Counts()), add_one = add_one_of<true>(tokens, Counts());
   uint8_t *memory, *rest;
   const int8_t* codes;
   int32_t* starts;  // [G][T]
@@ -130,80 +167,91 @@ class FewRows {
       const int64_t end = begin + least(m_.group_size, m_.columns - begin);
       const int8_t* codes = x_.codes + g * x_.group_pieces * kPieceBytes;
       for (int64_t k = begin; k < end; k += kPiece, codes += kPieceBytes) {
-        Step step = {codes, nullptr, 0, g, k == begin && g % x_.slots == 0,
-                     k + kPiece >= end && (g + 1 == m_.groups || (g + 1) % x_.slots == 0)};
-        unpack(k, least(kPiece, end - k), step);
-        if (before.codes) multiply(before);
+        const Step step = step_of(k, least(kPiece, end - k), codes, g,
+                                  k == begin && g % x_.slots == 0,
+                                  k + kPiece >= end &&
+                                      (g + 1 == m_.groups || (g + 1) % x_.slots == 0));
+        pass(step, before);
         before = step;
       }
     }
-    if (before.codes) multiply(before);
+    if (before.codes) pass({}, before);
     add_sums();
     return totals_;
   }
 
  private:
+  static constexpr int64_t kInputs = tile_inputs(BITS), kTiles = kPiece / kInputs;
+
   struct Step {
     const int8_t* codes = nullptr;
-    const uint8_t* rows = nullptr;  // of the first tile row
-    int64_t next_row = 0;           // bytes to the next one
-    int64_t group = 0;
+    const uint8_t* tile = nullptr;  // of the first tile row
+    uint8_t* panel = nullptr;       // null: the tiles are what is multiplied
+    int64_t inputs = 0, ahead = 0, group = 0;
     bool first = false, last = false;  // of the groups that are stored at once
   };
 
-  void unpack(int64_t k, int64_t inputs, Step& step) {
-    constexpr int64_t kInputs = tile_inputs(BITS), kTiles = kPiece / kInputs;
+  Step step_of(int64_t k, int64_t inputs, const int8_t* codes, int64_t g, bool first, bool last) {
     const int64_t offset = k / kInputs * tile_bytes(BITS);
-    const uint8_t* tile = m_.tiles + r_ * m_.tile_row_bytes + offset;
-    int64_t ahead = kPrefetch;
+    int64_t ahead = kPrefetch;  // behind the end of a row: the next rows
     if (offset + ahead >= m_.tile_row_bytes) ahead += (P - 1) * m_.tile_row_bytes;
-    if (BITS == 8 && inputs == kPiece) {  // stored as they are wanted
-      step.rows = tile;
-      step.next_row = m_.tile_row_bytes;
-      for (int p = 0; p < P; ++p, tile += m_.tile_row_bytes)
-        for (int64_t line = 0; line < kPieceBytes; line += 64) S::prefetch(tile + ahead + line);
-      return;
+    uint8_t* panel = nullptr;
+    if (BITS != 8 || inputs != kPiece) {
+      panel = panels_ + turn_ * P * kPieceBytes;
+      turn_ ^= 1;
     }
-    uint8_t* panel = panels_ + turn_ * P * kPieceBytes;
-    turn_ ^= 1;
-    step.rows = panel;
-    step.next_row = kPieceBytes;
-    if (inputs == kPiece)
-      for (int p = 0; p < P; ++p, tile += m_.tile_row_bytes)
-        unpack_pieces<BITS, false>(tile, kTiles, ahead, panel + p * kPieceBytes, Steps<BITS>());
-    else
-      for (int p = 0; p < P; ++p, tile += m_.tile_row_bytes)
-        unpack_pieces<BITS, false>(tile, (inputs + kInputs - 1) / kInputs, ahead,
-                                   panel + p * kPieceBytes, Steps<BITS>());
+    return {codes, m_.tiles + r_ * m_.tile_row_bytes + offset, panel, inputs, ahead, g, first,
+            last};
   }
 
-  void multiply(const Step& step) {
+  // Unpacks a piece and multiplies the one before, row by row in turns.
+  void pass(const Step& step, const Step& before) {
     finish_stores();
-    const uint8_t* rows = step.rows;
-    if (step.first) {
-      _tile_zero(0);
-      if constexpr (P > 1) _tile_zero(1);
-      if constexpr (P > 2) { _tile_zero(2); _tile_zero(3); }
+    if (before.codes) {
+      if (before.first) {
+        _tile_zero(0);
+        if constexpr (P > 1) _tile_zero(1);
+        if constexpr (P > 2) { _tile_zero(2); _tile_zero(3); }
+      }
+      _tile_loadd(4, before.codes, 64);
     }
-    _tile_loadd(4, step.codes, 64);
-    _tile_loadd(6, rows, 64);
-    _tile_dpbsud(0, 4, 6);
-    if constexpr (P > 1) {
-      _tile_loadd(7, rows + step.next_row, 64);
-      _tile_dpbsud(1, 4, 7);
-    }
-    if constexpr (P > 2) {
-      _tile_loadd(6, rows + 2 * step.next_row, 64);
-      _tile_dpbsud(2, 4, 6);
-      _tile_loadd(7, rows + 3 * step.next_row, 64);
-      _tile_dpbsud(3, 4, 7);
-    }
-    if (!step.last) return;
+    EDGEQAT_REPEAT(p, P, {
+      if (step.codes) unpack(step, p);
+      if (before.codes) multiply<p>(before);
+    });
+    if (before.last) store_sums(before);
+  }
+
+  void unpack(const Step& step, int64_t p) const {
+    const uint8_t* tile = step.tile + p * m_.tile_row_bytes;
+    uint8_t* panel = step.panel + p * kPieceBytes;
+    if (!step.panel)
+      for (int64_t line = 0; line < kPieceBytes; line += 64) S::prefetch(tile + step.ahead + line);
+    else if (step.inputs == kPiece)
+      unpack_pieces<BITS, false>(tile, kTiles, step.ahead, panel, Steps<BITS>());
+    else
+      unpack_pieces<BITS, false>(tile, (step.inputs + kInputs - 1) / kInputs, step.ahead, panel,
+                                 Steps<BITS>());
+  }
+
+  template <int p>
+  void multiply(const Step& step) const {
+    const uint8_t* rows =
+        step.panel ? step.panel + p * kPieceBytes : step.tile + p * m_.tile_row_bytes;
+    if constexpr (p % 2 == 0) _tile_loadd(6, rows, 64);
+    else _tile_loadd(7, rows, 64);
+    if constexpr (p == 0) _tile_dpbsud(0, 4, 6);
+    if constexpr (p == 1) _tile_dpbsud(1, 4, 7);
+    if constexpr (p == 2) _tile_dpbsud(2, 4, 6);
+    if constexpr (p == 3) _tile_dpbsud(3, 4, 7);
+  }
+
+  void store_sums(const Step& step) {
     add_sums();
-    const int64_t groups = step.group % x_.slots + 1, next = size_ / P;
+    const int64_t next = size_ / P;
     pending_ = dots_ + (pending_ == dots_ ? size_ : 0);
-    pending_groups_ = groups;
-    pending_first_ = step.group + 1 - groups;
+    pending_groups_ = step.group % x_.slots + 1;
+    pending_first_ = step.group + 1 - pending_groups_;
     _tile_stored(0, pending_, 64);
     if constexpr (P > 1) _tile_stored(1, pending_ + next, 64);
     if constexpr (P > 2) {
@@ -214,24 +262,19 @@ class FewRows {
 
   void add_sums() {
     if (!pending_) return;
-    const int32_t* starts = x_.starts + pending_first_ * x_.tokens;
+    const bool all = pending_groups_ == kBlock / x_.tokens;
     for (int p = 0; p < P; ++p) {
-      S::Floats scales[kBlock];
-      for (int64_t s = 0; s < pending_groups_; ++s)
-        scales[s] = m_.scales ? S::half16(m_.scales + ((r_ + p) * m_.groups + pending_first_ + s) *
-                                                          kRows)
-                              : S::splat(1.0f);
       const int32_t* dots = pending_ + p * (size_ / P);
-      for (int64_t t = 0; t < x_.tokens; ++t) {
-        float* at = totals_ + (p * x_.tokens + t) * kRows;
-        auto total = S::load(at);
-        for (int64_t s = 0; s < pending_groups_; ++s) {
-          const int64_t row = s * x_.tokens + t;
-          const auto sums = S::add(_mm512_loadu_si512(dots + row * kRows), S::splat(starts[row]));
-          total = S::fma(S::to_float(sums), scales[s], total);
-        }
-        S::store(at, total);
+      const int32_t* starts = x_.starts + pending_first_ * x_.tokens;
+      const uint16_t* scales =
+          m_.scales ? m_.scales + ((r_ + p) * m_.groups + pending_first_) * kRows : nullptr;
+      float* totals = totals_ + p * x_.tokens * kRows;
+      if (all) {
+        x_.add_all(dots, starts, scales, totals);
+        continue;
       }
+      for (int64_t s = 0; s < pending_groups_; ++s, scales = scales ? scales + kRows : nullptr)
+        x_.add_one(dots + s * x_.tokens * kRows, starts + s * x_.tokens, scales, totals);
     }
   }
 
@@ -281,18 +324,15 @@ void many_rows(const Matrix& m, const Inputs& x, const Blocks& blocks, float* ou
   float* totals = reinterpret_cast<float*>(dots + 4 * size);
   for (int64_t i = 0; i < blocks.count * size; i += kRows) S::store(totals + i, S::zero());
   int64_t turn = 0;
+  const AddSums add_one = add_one_of<false>(blocks.tokens, Counts());
   const int32_t* pending = nullptr;  // sums that are to be added to `to`
   float* to = nullptr;
   const uint16_t* scales = nullptr;
   const auto add = [&] {
-    for (int p = 0; pending && p < P; ++p) {
-      const auto scale = scales ? S::half16(scales + p * m.groups * kRows) : S::splat(1.0f);
-      for (int64_t b = 0; b < 2; ++b)
-        for (int64_t t = 0; t < blocks.tokens; ++t) {
-          const int64_t at = ((b * P + p) * blocks.tokens + t) * kRows;
-          const auto sums = S::to_float(_mm512_loadu_si512(pending + at));
-          S::store(to + at, S::fma(sums, scale, S::load(to + at)));
-        }
+    if (!pending) return;
+    for (int64_t i = 0; i < 2 * P; ++i) {
+      const int64_t at = i * blocks.tokens * kRows;
+      add_one(pending + at, nullptr, scales ? scales + i % P * m.groups * kRows : nullptr, to + at);
     }
   };
   for (int64_t g = 0, begin = 0; g < m.groups; ++g, begin += m.group_size) {
