@@ -32,11 +32,11 @@ struct Matrix {
   int64_t tile_rows() const { return (rows + kRows - 1) / kRows; }
 };
 
-// Activations of T tokens in blocks of Isa::block_tokens: a block of t tokens holds [I/4][t][4]
-// codes (or [I][t] values), so that the kernels read it front to back. amx, which has its own
-// Isa::interleave, reads the codes as rows [t][I].
+// Activations of T tokens, interleaved in blocks of Isa::block_tokens: a block of t tokens holds
+// [I/4][t][4] codes (or [I][t] values), so that the kernels read it front to back. From
+// Isa::rows_from tokens on, codes stay rows [t][I].
 struct Inputs {
-  const int8_t* codes = nullptr;     // kInputPad more may be read behind the last one
+  const int8_t* codes = nullptr;     // rows: kInputPad more may be read behind them
   const float* values = nullptr;     // used instead of codes with matrices of kHalfBits
   const int32_t* sums = nullptr;     // [T][G] sums of the codes of a group: removes the offset
   const float* scale = nullptr;      // [T]
@@ -59,6 +59,7 @@ struct Isa {
   const char* name;
   bool (*available)();
   int64_t block_tokens;
+  int64_t rows_from;  // tokens from which on `product` takes rows of codes
 
   // out[t * stride + o] for the rows o of the tile rows [first, last).
   void (*product)(const Matrix&, const Inputs&, float* out, int64_t stride, int64_t first,
@@ -77,7 +78,7 @@ struct Isa {
   // out = silu(gate) * up.
   void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
   int32_t (*sum)(const int8_t* codes, int64_t count);
-  // The codes of a block as `product` takes them: words [T][words] to [words][T].
+  // Words [T][words] to [words][T].
   void (*interleave)(const int32_t* rows, int64_t tokens, int64_t words, int32_t* to);
   // Weights of at most 15 bits as two bytes: p * fp16 scale = step * (128 * high + low).
   float (*split)(const float* p, const uint16_t* scale, int64_t count, int8_t* high, int8_t* low);

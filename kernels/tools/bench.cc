@@ -67,7 +67,7 @@ void products(const Isa& isa) {
     Buffer<uint16_t> scales(m.tile_rows() * m.groups * kRows);
     m.tiles = tiles.data();
     if (bits != kHalfBits) m.scales = scales.data();
-    for (int64_t tokens : {1, 2, 4, 8, 16, 128}) {
+    for (int64_t tokens : {1, 2, 128}) {
       InputBuffer buffer;
       const InputSpec spec = {kColumns, m.group_size, m.groups, 0, bits == kHalfBits ? bits : 8};
       const Inputs& x = buffer.fill(isa, nullptr, values.data(), tokens, kColumns, spec);
