@@ -40,8 +40,9 @@ struct Avx512Vnni {
   template <int SHIFT, int MASK, int SHIFT_HIGH, int MASK_HIGH>
   static Bytes fields(Bytes low, Bytes high) {
     constexpr int kFirstOrBoth = 0xF8;  // a | (b & c)
-    return _mm512_ternarylogic_epi32(field<SHIFT, MASK>(low), shifted<SHIFT_HIGH>(high),
-                                     _mm512_set1_epi8(MASK_HIGH), kFirstOrBoth);
+    const Bytes first = field<SHIFT, MASK>(low);  // a macro without optimization: no commas there
+    return _mm512_ternarylogic_epi32(first, shifted<SHIFT_HIGH>(high), _mm512_set1_epi8(MASK_HIGH),
+                                     kFirstOrBoth);
   }
   static Bytes eight(Bytes a) { return a; }
 
