@@ -57,7 +57,8 @@ inline void unpack_pieces(const uint8_t* tile, int64_t count, uint8_t* panel,
   const auto offset = _mm512_set1_epi8(int8_t(code_offset(BITS)));
   const int64_t past = count * kBytes % kPieceBytes;
   for (; count > 0; --count, tile += tile_bytes(BITS), panel += kBytes) {
-    for (int64_t line = 0; line < tile_bytes(BITS); line += 64) S::prefetch(tile + kPrefetch + line);
+    for (int64_t line = 0; line < tile_bytes(BITS); line += 64)
+      S::prefetch(tile + kPrefetch + line);
     (S::store(panel + int64_t(STEP) * 64,
               _mm512_add_epi8(codes_of<S, BITS, int(STEP)>(tile), offset)),
      ...);
