@@ -8,14 +8,16 @@
 namespace edgeqat {
 namespace {
 
+constexpr int64_t kLine = 64;
+
 template <class T>
 void grow(Buffer<T>& buffer, int64_t size) {
   if (buffer.size() < size) buffer = Buffer<T>(size + size / 2);
 }
 
-// Inputs of a row of codes: never a multiple of 64, or blocks of tokens would share the same sets
-// of the first cache.
-int64_t code_stride(int64_t columns) { return round_up(columns, kInputPad) | kInputPad; }
+// Inputs of a row of codes: whole cache lines, and an odd number of them, or blocks of tokens would
+// share the same sets of the first cache.
+int64_t code_stride(int64_t columns) { return round_up(columns, kLine) | kLine; }
 
 // Calls work(first, tokens) for every block of `block` tokens.
 template <class Work>
@@ -35,7 +37,7 @@ float activation_clip(int bits) {
 }
 
 void InputBuffer::reserve(int64_t tokens, int64_t stride, int64_t groups) {
-  grow(rows_, tokens * stride);
+  grow(rows_, tokens * stride + kInputPad);
   grow(codes_, tokens * stride);
   grow(scale_, tokens);
   grow(sums_, tokens * groups);
@@ -57,7 +59,8 @@ const Inputs& InputBuffer::fill(const Isa& isa, Pool* pool, const float* x, int6
   if (spec.bits == kHalfBits) return floats(isa, pool, x, tokens, stride, spec.columns);
   const int64_t padded = code_stride(spec.columns);
   reserve(tokens, padded, spec.groups);
-  inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
+  const int8_t* codes = tokens < isa.rows_from ? codes_.data() : rows_.data();
+  inputs_ = {codes, nullptr, sums_.data(), scale_.data(), tokens, padded};
   each_block(pool, tokens, isa.block_tokens, [&](int64_t first, int64_t count) {
     for (int64_t t = first; t < first + count; ++t)
       quantize_row(isa, x + t * stride, spec, high && high[t] ? 8 : spec.bits, t);
@@ -84,13 +87,14 @@ void InputBuffer::interleave_block(const Isa& isa, const InputSpec& spec, int64_
     for (int64_t g = 0, begin = 0; g < spec.groups; ++g, begin += spec.group_size)
       sums_[t * spec.groups + g] = isa.sum(rows_.data() + t * stride + begin,
                                            std::min(spec.group_size, spec.columns - begin));
+  if (inputs_.tokens >= isa.rows_from) return;
   isa.interleave(reinterpret_cast<const int32_t*>(rows_.data() + first * stride), tokens,
                  stride / 4, reinterpret_cast<int32_t*>(codes_.data() + first * stride));
 }
 
 InputBuffer::Rows InputBuffer::rows(int64_t tokens, int64_t columns) {
   const int64_t padded = code_stride(columns);
-  grow(rows_, tokens * padded);
+  grow(rows_, tokens * padded + kInputPad);
   grow(scale_, tokens);
   return {rows_.data(), scale_.data(), padded};
 }
@@ -99,7 +103,8 @@ const Inputs& InputBuffer::interleave(const Isa& isa, int64_t tokens, const Inpu
   const int64_t padded = code_stride(spec.columns);
   grow(codes_, tokens * padded);
   grow(sums_, tokens * spec.groups);
-  inputs_ = {codes_.data(), nullptr, sums_.data(), scale_.data(), tokens, padded};
+  const int8_t* codes = tokens < isa.rows_from ? codes_.data() : rows_.data();
+  inputs_ = {codes, nullptr, sums_.data(), scale_.data(), tokens, padded};
   each_block(nullptr, tokens, isa.block_tokens,
              [&](int64_t first, int64_t count) { interleave_block(isa, spec, first, count); });
   return inputs_;

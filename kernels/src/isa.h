@@ -33,14 +33,15 @@ struct Matrix {
 };
 
 // Activations of T tokens, interleaved in blocks of Isa::block_tokens: a block of t tokens holds
-// [I/4][t][4] codes (or [I][t] values), so that the kernels read it front to back.
+// [I/4][t][4] codes (or [I][t] values), so that the kernels read it front to back. From
+// Isa::rows_from tokens on, codes stay rows [t][I].
 struct Inputs {
-  const int8_t* codes = nullptr;
+  const int8_t* codes = nullptr;     // rows: kInputPad more may be read behind them
   const float* values = nullptr;     // used instead of codes with matrices of kHalfBits
   const int32_t* sums = nullptr;     // [T][G] sums of the codes of a group: removes the offset
   const float* scale = nullptr;      // [T]
   int64_t tokens = 0;
-  int64_t stride = 0;                // I rounded up to kInputPad
+  int64_t stride = 0;                // I with its padding: at least to a multiple of kInputPad
 };
 
 struct SlopeSums {
@@ -58,6 +59,7 @@ struct Isa {
   const char* name;
   bool (*available)();
   int64_t block_tokens;
+  int64_t rows_from;  // tokens from which on `product` takes rows of codes
 
   // out[t * stride + o] for the rows o of the tile rows [first, last).
   void (*product)(const Matrix&, const Inputs&, float* out, int64_t stride, int64_t first,
@@ -108,6 +110,6 @@ struct Isa {
                              float* grad_x);
 };
 
-extern const Isa kScalar, kAvx2, kAvx512Vnni, kNeonDotprod, kNeonI8mm;
+extern const Isa kScalar, kAvx2, kAvx512Vnni, kAmx, kNeonDotprod, kNeonI8mm;
 
 }  // namespace edgeqat

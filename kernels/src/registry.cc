@@ -24,6 +24,9 @@ const Isa& wanted_isa() {
 
 const std::vector<const Isa*>& registry() {
   static const std::vector<const Isa*> rows = {
+#if defined(EDGEQAT_AMX)
+      &kAmx,
+#endif
 #if defined(__x86_64__)
       &kAvx512Vnni, &kAvx2,
 #elif defined(__aarch64__) && defined(__linux__)

@@ -18,7 +18,7 @@ namespace {
 constexpr int kWidths[] = {1, 2, 3, 4, 6, 8, kHalfBits};
 constexpr int64_t kColumns[] = {0, 1, 15, 17, 172, 300};
 constexpr int64_t kRowCounts[] = {0, 1, 16, 17, 50};
-constexpr int64_t kTokens[] = {0, 1, 2, 3, 4, 5, 11, 12, 13, 25, 31};
+constexpr int64_t kTokens[] = {0, 1, 2, 3, 4, 5, 11, 12, 13, 25, 31, 33, 64};
 constexpr int64_t kLengths[] = {1, 15, 16, 17, 172, 2048};
 
 struct Case {

@@ -17,7 +17,7 @@ pytestmark = needs_kernels
 
 WIDTHS = (1, 2, 3, 4, 6, 8)
 COLUMNS = (1, 15, 17, 172, 688)
-TOKENS = (1, 2, 4, 5, 12, 13, 31)
+TOKENS = (1, 2, 4, 5, 12, 13, 31, 33)
 
 
 def usable():
