@@ -59,20 +59,11 @@ void Pool::start(Function function, const void* context) {
     wake_.notify_all();
   }
   work(0);
-  for (int spins = 0; busy_.load() > 0; ++spins) {
+  for (int spins = 0; busy_.load(std::memory_order_acquire) > 0; ++spins) {
     relax();
-    if (spins == kSpinsToYield) sched_yield();
-    if (spins == kSpins) wait();
+    if (spins % kSpins == kSpinsToYield) sched_yield();
   }
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-}
-
-// Sleeps until the workers are done: one that waits for a core which others use gets this one.
-void Pool::wait() {
-  std::unique_lock<std::mutex> lock(mutex_);
-  waiting_ = true;
-  done_.wait(lock, [&] { return busy_.load() == 0; });
-  waiting_ = false;
 }
 
 void Pool::work(int thread) noexcept {
@@ -96,10 +87,7 @@ void Pool::serve(int thread) {
     ++seen;
     if (stopping_) return;
     work(thread);
-    if (busy_.fetch_sub(1) == 1 && waiting_.load()) {
-      { std::lock_guard<std::mutex> lock(mutex_); }  // the caller between its check and its sleep
-      done_.notify_one();
-    }
+    busy_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -54,7 +54,6 @@ class Pool {
   void start(Function function, const void* context);
   void serve(int thread);
   void work(int thread) noexcept;
-  void wait();
   void stop();
 
   std::vector<std::thread> workers_;
@@ -64,9 +63,8 @@ class Pool {
   std::atomic<int> busy_{0};
   std::atomic<bool> stopping_{false};
   std::atomic<int> asleep_{0};
-  std::atomic<bool> waiting_{false};  // the caller sleeps
   std::mutex mutex_;
-  std::condition_variable wake_, done_;
+  std::condition_variable wake_;
   std::exception_ptr failure_;  // of this round; written under mutex_
 };
 
