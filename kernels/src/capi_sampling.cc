@@ -42,6 +42,8 @@ edgeqat_generator* edgeqat_generator_new(edgeqat_engine* engine, edgeqat_sampler
   return made;
 }
 
+static_assert(Generator::kEnd == EDGEQAT_END, "both say that no token follows");
+
 int32_t edgeqat_generator_next(edgeqat_generator* generator) {
   int32_t id = EDGEQAT_ERROR;
   guarded([&] { id = generator->generator.next(); });

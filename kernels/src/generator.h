@@ -16,6 +16,7 @@ namespace edgeqat {
 // How many guessed tokens to check at once, by how often guesses were right and what they cost.
 class Pace {
  public:
+  Pace() { right_.fill(0.5); }
   // A guess behind so many matched tokens was right or wrong, checked by a pass or not.
   void observe(int64_t matched, bool right);
   // A pass over one token and so many guessed ones took so long.
@@ -23,11 +24,7 @@ class Pace {
   int64_t best(int64_t matched, int64_t most) const;
 
  private:
-  std::array<double, Lookup::kLongestMatch + 1> right_ = [] {
-    std::array<double, Lookup::kLongestMatch + 1> shares;
-    shares.fill(0.5);
-    return shares;
-  }();
+  std::array<double, Lookup::kLongestMatch + 1> right_;  // shares, by how many tokens matched
   double step_ = 0, guessed_ = 0;  // seconds of a single step, and more for each guessed token
 };
 
@@ -58,8 +55,8 @@ class Generator {
   std::vector<int32_t> unread_;  // tokens that the sequence has yet to read
   std::deque<int32_t> ready_;
   std::vector<float> logits_;
-  int64_t left_;             // tokens that may be drawn
-  int64_t read_, given_ = 0;  // where the text of `ids` ends, and tokens behind it
+  int64_t left_;               // tokens that may be drawn
+  int64_t read_, given_ = 0;   // where the text of `ids` ends, and tokens behind it
   bool looks_up_, begun_ = false, ended_ = false;
   int64_t guessed_ = 0, right_ = 0;
 };

@@ -1,8 +1,8 @@
 // AMX: one instruction multiplies the codes of 16 tokens by those of 16 rows, 64 inputs at once.
 //
 // A tile register holds 64 inputs of up to 16 tokens, as they lie in the rows of Inputs, or of 16
-// rows: 16 steps of codes, one behind the other, just as they are unpacked. Few tokens and fp16
-// matrices are left to AVX-512.
+// rows: 16 steps of codes, one behind the other, as they are unpacked and made signed. Few tokens
+// and fp16 matrices are left to AVX-512.
 //
 // Tile registers: 0 to 3 hold sums, 4 and 5 tokens, 6 and 7 rows. They are named by literals.
 // GCC's tile loads do not say that they read memory: `finish_stores` comes before them.
@@ -66,14 +66,6 @@ inline void unpack_pieces(const uint8_t* tile, int64_t count, uint8_t* panel,
   if (past)
     for (int64_t i = past; i < kPieceBytes; i += 64, panel += 64)
       S::store(panel, _mm512_setzero_si512());
-}
-
-template <int BITS>
-inline void write_row(const Matrix& m, const Inputs& x, const float* total, int64_t t, float* out,
-                      int64_t stride, int64_t r) {
-  S::store_rows(out + t * stride + r * kRows,
-                S::multiply(S::load(total), S::splat(kLevel<BITS> * x.scale[t])),
-                m.rows - r * kRows);
 }
 
 // Adds sums [T][16] of a group of a tile row to its totals.
