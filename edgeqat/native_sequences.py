@@ -55,14 +55,17 @@ class NativeSequence:
 
 
 def forward_parts(
-    engine: int, parts: Sequence[tuple[NativeSequence, np.ndarray, int]], logits: np.ndarray
+    engine: int, parts: Sequence[tuple[NativeSequence, Sequence[int], int]], logits: np.ndarray
 ) -> None:
-    """Append the ids (N,) int32 of each part to its sequence; logits (sum of wanted, V) float32 of
-    its last `wanted` tokens.
+    """Append the ids of each part to its sequence; logits (sum of wanted, V) float32 of its last
+    `wanted` tokens.
     """
     assert logits.dtype == np.float32 and logits.flags.c_contiguous
-    assert all(ids.dtype == np.int32 and ids.flags.c_contiguous for _, ids, _ in parts)
-    rows = [native.Part(one.handle, ids.ctypes.data, len(ids), n) for one, ids, n in parts]
+    flat = [_flat(ids) for _, ids, _ in parts]  # they outlive the call
+    rows = [
+        native.Part(one.handle, ids.ctypes.data, len(ids), wanted)
+        for (one, _, wanted), ids in zip(parts, flat, strict=True)
+    ]
     given = (native.Part * len(rows))(*rows)
     status = native.require().edgeqat_forward_parts(engine, given, len(parts), logits.ctypes.data)
     native.check(status)

@@ -10,7 +10,6 @@ integers; the float graph is the same network with the dequantized weights.
 from __future__ import annotations
 
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 
 from edgeqat import checkpoint, native
-from edgeqat.bench import onnx_runtime
+from edgeqat.bench import latency, onnx_runtime
 from edgeqat.bench.text import cpu_name
 from edgeqat.errors import UsageError
 from edgeqat.export import onnx
@@ -72,11 +71,9 @@ def run(
             if name in errors:
                 rows.append({**row, "error": errors[name]})
                 continue
-            rates = speeds[name, size][1:]
-            mean = statistics.mean(rates)
-            spread = statistics.stdev(rates) if repeat > 1 else 0.0
-            row["images_per_second"] = {"mean": mean, "sd": spread}
-            row["milliseconds"] = 1000 * size / mean
+            rate = latency.mean_and_sd(speeds[name, size][1:])
+            row["images_per_second"] = rate
+            row["milliseconds"] = 1000 * size / rate["mean"]
             row["file_bytes"] = opened[name][1]
             rows.append(row)
     return rows

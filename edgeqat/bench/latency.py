@@ -155,6 +155,12 @@ def measure(
     return [_row(entry, test, read) for test in tests for entry in entries]
 
 
+def mean_and_sd(values: list[float]) -> dict[str, float]:
+    """Mean and standard deviation of repetitions; of a single one the latter is 0."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.mean(values), "sd": spread}
+
+
 def _row(entry: _Entry, test: Test, read: float | None) -> dict[str, Any]:
     contender = entry.contender
     if entry.error is not None:
@@ -162,16 +168,13 @@ def _row(entry: _Entry, test: Test, read: float | None) -> dict[str, Any]:
         return {**named, **contender.facts}
     seconds = entry.seconds[test.name]
     speeds = [test.count / taken for taken in seconds]
-    mean = statistics.mean(speeds)
-    share = contender.weight_bytes * mean / read if read and test.tokens else None
+    speed = mean_and_sd(speeds)
+    share = contender.weight_bytes * speed["mean"] / read if read and test.tokens else None
     return {
         "engine": contender.name,
         "test": test.name,
-        "tokens_per_second": {
-            "mean": mean,
-            "sd": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
-        },
-        "milliseconds_per_token": 1e3 / mean,
+        "tokens_per_second": speed,
+        "milliseconds_per_token": 1e3 / speed["mean"],
         "first_token_milliseconds": 1e3 * statistics.mean(seconds) if test.prompt else None,
         "peak_rss_bytes": contender.peak_rss(),
         "weight_bytes": contender.weight_bytes,

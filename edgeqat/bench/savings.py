@@ -8,7 +8,6 @@ the same ones with lookup.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -94,20 +93,19 @@ def _prompt(folder: Path) -> list[int]:
     except EdgeQATError:
         return []
     try:
-        text = NativeChat(folder).apply([{"role": "user", "content": task}])
+        text = NativeChat(folder).apply([{"role": "user", "content": task}], True)
     except EdgeQATError:  # no chat model
         return tokenizer.encode(task)
     return tokenizer.encode(text, special=False)
 
 
 def _row(name: str, rates: list[float], facts: dict[str, Any]) -> dict[str, Any]:
-    mean = statistics.mean(rates)
-    spread = statistics.stdev(rates) if len(rates) > 1 else 0.0
+    speed = latency.mean_and_sd(rates)
     return {
         "engine": "native",
         "test": name,
-        "tokens_per_second": {"mean": mean, "sd": spread},
-        "milliseconds_per_token": 1e3 / mean,
+        "tokens_per_second": speed,
+        "milliseconds_per_token": 1e3 / speed["mean"],
         "first_token_milliseconds": None,
         "peak_rss_bytes": process_peak(),
         "read_bytes_per_second": None,

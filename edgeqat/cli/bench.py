@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeqat import log
+from edgeqat.cli.options import ThreadsOption
 from edgeqat.errors import UsageError
 from edgeqat.scheme import Scheme
 
@@ -34,9 +35,7 @@ def command(
         list[str] | None,
         typer.Option(help="Engine or family (native, llama.cpp, ...). Repeatable; default: all."),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads; default: physical cores.")
-    ] = None,
+    threads: ThreadsOption = None,
     depth: Annotated[
         list[int] | None,
         typer.Option(min=0, help="Tokens before decoding. Repeatable; default: 0 and 1984."),

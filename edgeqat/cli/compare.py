@@ -51,10 +51,7 @@ def command(
     recipe: options.RecipeOption = None,
     output: options.OutputOption = None,
     overwrite: options.OverwriteOption = False,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, max=1024, help="Threads; default: physical cores."),
-    ] = None,
+    threads: options.ThreadsOption = None,
     settings: options.SetOption = None,
     listed: Annotated[
         bool, typer.Option("--list", help="Show rows and how to get those that are absent.")

@@ -39,6 +39,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a recipe field: a.b=value. Repeatable."),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=1024, help="Threads; default: physical cores."),
+]
 TemperatureOption = Annotated[
     float,
     typer.Option("--temperature", min=0.0, help="0 takes the likeliest token; above, sample."),

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from edgeqat import log
+from edgeqat.cli.options import ThreadsOption
 from edgeqat.errors import UsageError
 
 EXAMPLES = (
@@ -50,10 +51,7 @@ def command(
         int | None,
         typer.Option("--context", min=2, help="Tokens of a request; default: the model's."),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, max=1024, help="Threads; default: physical cores."),
-    ] = None,
+    threads: ThreadsOption = None,
     api_key: Annotated[
         str | None,
         typer.Option("--api-key", help="Key that clients must send; else EDGEQAT_API_KEY."),

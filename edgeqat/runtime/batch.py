@@ -68,10 +68,7 @@ class Batch:
         """
         counts = [max(part.wanted, 0) for part in parts]
         logits = np.empty((sum(counts), self.vocabulary), np.float32)
-        given = [
-            (part.slot.sequence, np.ascontiguousarray(part.ids, np.int32).reshape(-1), part.wanted)
-            for part in parts
-        ]
+        given = [(part.slot.sequence, part.ids, part.wanted) for part in parts]
         with self.engine.lend() as handle:
             forward_parts(handle, given, logits)
         return np.split(logits, np.cumsum(counts)[:-1])
