@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
+from served import served
 
 WORDS = (
     "river", "stone", "morning", "window", "garden", "letter", "harbour", "winter", "copper",
@@ -28,21 +24,6 @@ WORDS = (
     "sailor", "orchard",
 )  # fmt: skip
 ANSWER = 128
-
-
-@contextmanager
-def server(folder: str, threads: int | None) -> Iterator[str]:
-    """A server of its own process, by its address."""
-    command = [sys.executable, "-m", "edgeqat.cli", "serve", folder, "--port", "0"]
-    command += ["--threads", str(threads)] if threads else []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://\S+", process.stdout.readline())
-        assert found, "the server said no address"
-        try:
-            yield found.group()
-        finally:
-            process.terminate()
 
 
 def asked(url: str, path: str, body: dict) -> tuple[float, float, dict, str]:
@@ -103,7 +84,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
-    with server(options.folder, options.threads) as url:
+    threads = ["--threads", str(options.threads)] if options.threads else []
+    with served(options.folder, *threads) as (url, _):
         prompts, turns, lone, four = [], [], [], []
         for seed in range(1, options.repeat + 2):  # the first round warms up
             body = {"prompt": list(range(100 * seed, 100 * seed + 128)), "max_tokens": 2}

@@ -4,7 +4,8 @@ of lone requests, and the memory of the server stays what it was.
     python eval/serve_soak.py FOLDER
     python eval/serve_soak.py FOLDER --clients 8 --requests 50 --parallel 4
 
-Exit code 1: a text differs, a request failed, or the resident memory grew by more than 5%.
+Exit code 1: a text differs, a request failed, the resident memory grew by more than 5%, or the
+server did not end with 0.
 Linux only (/proc).
 """
 
@@ -15,11 +16,11 @@ import asyncio
 import json
 import random
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import httpx
+from served import served
 
 WORDS = [
     "the", "old", "river", "of", "import", "numpy", "while", "question", "answer", "north", "again",
@@ -110,20 +111,9 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    command = [sys.executable, "-m", "edgeqat.cli", "serve", options.folder, "--port", "0"]
-    command += ["--parallel", str(options.parallel)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        line = server.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        if found is None:
-            return 1
-        good = asyncio.run(soak(found[0], server.pid, options))
-    finally:
-        server.terminate()
-        ended = server.wait(timeout=30)
-    print(f"the server ended with {ended}")
-    return 0 if good and ended == 0 else 1
+    with served(options.folder, "--parallel", str(options.parallel)) as (url, process):
+        good = asyncio.run(soak(url, process, options))
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
