@@ -28,7 +28,7 @@ from edgeqat import cache
 from edgeqat.data.sources import SELF
 from edgeqat.errors import DataError, StorageError
 from edgeqat.hf import float_model
-from edgeqat.hf.continuation import continued, ends_of, prompt_of
+from edgeqat.hf.continuation import ends_of, prompt_of, sampled
 from edgeqat.nn.precision import uses_bf16
 from edgeqat.output import write_text
 from edgeqat.recipe.recipe import Recipe
@@ -37,7 +37,7 @@ from edgeqat.train import processes
 
 logger = logging.getLogger(__name__)
 
-BATCH, LENGTH, QUESTION = 32, 512, 96  # documents, tokens of one, and of a user's words
+BATCH, LENGTH, QUESTION = 64, 512, 96  # documents, tokens of one, and of a user's words
 _TOP_P = 0.95
 _TIME_SHARE = 0.2  # of train.minutes
 _GRAM, _REPEATED = 8, 0.3  # words in a row; share of them that occurred before in a document
@@ -190,8 +190,7 @@ class Writer:
     def _continued(self, rows: list[list[int]], length: int) -> list[list[int]]:
         """What the model writes behind rows of token ids, up to `length` tokens or an end."""
         new = max(length - max(len(row) for row in rows), 1)
-        sampled = {"do_sample": True, "top_p": _TOP_P, "top_k": 0, "temperature": 1.0}
-        return continued(self.model, rows, self.ends, new, **sampled)
+        return sampled(self.model, rows, self.ends, new, _TOP_P)
 
     def _whole(self, rows: list[list[int]]) -> list[str]:
         """Texts of rows of token ids, each with what the model writes behind it."""
