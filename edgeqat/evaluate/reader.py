@@ -52,7 +52,8 @@ class TorchReader:
         quantizers = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
         revises = any(one.revises for one in quantizers if one is not None)
         window = getattr(model.config, "sliding_window", None)
-        self._goes_back = not revises and window is None
+        states = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
+        self._goes_back = not revises and window is None and not states
         self._ids: list[int] = []
         self._cache: Any = None
 

@@ -73,7 +73,7 @@ def sampled(
             break
         if left <= (1 - _ENDED) * len(numbers):
             kept = going.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
+            cache.reorder_cache(kept)
             numbers = [numbers[i] for i in kept.tolist()]
             ids, mask, going = ids[kept], mask[kept], going[kept]
         mask = torch.cat([mask, torch.ones_like(ids)], 1)

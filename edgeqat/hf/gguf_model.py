@@ -39,7 +39,7 @@ from edgeqat.gguf_header import Header
 _FORMAT = 1  # of the folders in the cache: another number reads every file anew
 _KEPT = "gguf"  # the cache's folder
 _FILE = "model.gguf"
-_ROPE = "rope_freqs.weight"
+_ROPE, _FULL = "rope_freqs.weight", "full_attention"
 # Llama 3.1 and later: low and high frequency factors, and the positions before the scaling
 _LLAMA3 = (1.0, 4.0, 8192)
 _DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
@@ -48,6 +48,7 @@ _WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3")  # words of the vo
 _NORMALIZED = ("qwen2",)
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 _USER_DEFINED = 4
+_SPACE = "\u2581"
 _MARKED = (2, 3, _USER_DEFINED)  # llama.cpp's types: unknown, control, user-defined
 _EXACT = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
@@ -187,8 +188,12 @@ def _config(alone: Path, path: Path, header: Header) -> PreTrainedConfig:
     if header.architecture == LLAMA:
         config.attention_bias = "blk.0.attn_q.bias" in names
         config.mlp_bias = "blk.0.ffn_up.bias" in names
-    scaling = _scaling(path, header, config.rope_parameters["rope_theta"], head)
-    config.rope_parameters = {**config.rope_parameters, **scaling}
+    rope = config.rope_parameters
+    if _FULL in rope:  # of two kinds of layers; the windows of the others need no scaling
+        scaling = _scaling(path, header, rope[_FULL]["rope_theta"], head)
+        config.rope_parameters = {**rope, _FULL: {**rope[_FULL], **scaling}}
+    else:
+        config.rope_parameters = {**rope, **_scaling(path, header, rope["rope_theta"], head)}
     return config
 
 
@@ -254,7 +259,7 @@ def _tokenizer(alone: Path, header: Header) -> PreTrainedTokenizerBase:
         inner.normalizer = None
         inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
         inner.decoder = decoders.Sequence(
-            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+            [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         )
     special = {name: getattr(read, name) for name in _SPECIAL if getattr(read, name) is not None}
     template = header.fields.get("tokenizer.chat_template")
@@ -273,6 +278,8 @@ def _with_own_tokens(text: str, words: dict[str, Any]) -> str:
     for number, (word, kind) in enumerate(zip(words["tokens"], kinds, strict=False)):
         if kind not in _MARKED:
             continue
+        if word not in vocabulary and word.replace(" ", _SPACE) in vocabulary:
+            continue  # spaces in a row, which merges join
         if word not in vocabulary:
             vocabulary.pop("".join(spelling[byte] for byte in word.encode()), None)
             vocabulary[word] = number

@@ -174,20 +174,24 @@ class KVCache(Cache):
         window = getattr(config, "sliding_window", None)
         types = getattr(config, "layer_types", None)
         layers: list[Any] = []
+        if types is not None:  # of layers without attention it is transformers' own
+            layers = DynamicCache(config=config).layers
         positions = config.max_position_embeddings
-        for number, (_, attention) in enumerate(attentions(model)):
-            quantizer = attention.attention_quantizer
+        for _, attention in attentions(model):
+            quantizer, number = attention.attention_quantizer, attention.layer_idx
             quantizer.waiting = None  # of a forward pass that was cut off
+            layers += [None] * (number + 1 - len(layers))
             if window is None or (types is not None and types[number] != "sliding_attention"):
-                layers.append(PackedLayer(quantizer, positions))
+                layers[number] = PackedLayer(quantizer, positions)
             else:
-                layers.append(PackedSlidingLayer(quantizer, positions, window))
+                layers[number] = PackedSlidingLayer(quantizer, positions, window)
         super().__init__(layers=layers)
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated, capacity that is not filled yet included."""
-        return sum(layer.store.nbytes for layer in self.layers)
+        packed = (layer for layer in self.layers if isinstance(layer, PackedLayer))
+        return sum(layer.store.nbytes for layer in packed)
 
 
 def new_cache(model: PreTrainedModel) -> Cache:

@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 import edgeqat.hf.attention as attention
 from edgeqat import checkpoint
 from edgeqat.errors import ModelError
-from edgeqat.families import FAMILIES, family_of
-from edgeqat.hf import conv1d, kv_cache, packed_folder
+from edgeqat.families import family_of, refusal
+from edgeqat.hf import kv_cache, own_layers, packed_folder
 from edgeqat.hf.float_model import check_vocabulary, settle_tie
 from edgeqat.nn import convert
 from edgeqat.nn.decision import edges
@@ -31,10 +31,9 @@ _QUANT = "_edgeqat_quant"  # of a prepared model: the section it was prepared wi
 
 def check_family(config: PreTrainedConfig) -> None:
     """Refuse, by name, architectures whose attention would not be quantized."""
-    kind = config.model_type
-    if kind not in FAMILIES:
-        families = ", ".join(FAMILIES)
-        raise ModelError(f"model: architecture '{kind}' is not supported; supported: {families}")
+    reason = refusal({**config.to_dict(), "model_type": config.model_type})
+    if reason is not None:
+        raise ModelError(f"model: {reason}")
 
 
 def _is_language_model(model: nn.Module) -> bool:
@@ -88,7 +87,7 @@ def prepare(model: Any, scheme: str = "w4a8kv4", quant: QuantSection | None = No
     for part in inner:
         check_family(part.config)
         settle_tie(part)
-        conv1d.to_linear(part)
+        own_layers.to_plain(part)
         attention.register()
         part.set_attn_implementation(attention.NAME)
     prepared = convert.prepare(model, quant)
@@ -133,9 +132,7 @@ def restore(model: Any) -> nn.Module:
     convert.restore(model)
     for part in _language_models(model):
         kv_cache.unmake_default(part)
-        family = family_of(part.config.model_type)
-        if family.conv1d:
-            conv1d.to_conv1d(part, family.head)
+        own_layers.to_own(part, family_of(part.config.model_type))
         part.set_attn_implementation("sdpa")
         if getattr(part, "hf_quantizer", None) is not None:
             part.hf_quantizer.remove_quantization_config(part)

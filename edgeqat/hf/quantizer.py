@@ -25,7 +25,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from edgeqat import checkpoint
 from edgeqat.errors import FormatError
-from edgeqat.hf import attention, conv1d, kv_cache
+from edgeqat.hf import attention, kv_cache, own_layers
 from edgeqat.nn import convert, residual
 from edgeqat.nn.packed import PackedSpec
 from edgeqat.recipe.quant import QuantSection
@@ -61,7 +61,7 @@ class EdgeQATQuantizer(HfQuantizer):
                     f"{path.name}: '{path}' was changed after packing; copy the folder again"
                 )
         specs = {name: PackedSpec.from_json(spec) for name, spec in config["layers"].items()}
-        conv1d.to_linear(model)
+        own_layers.to_plain(model)
         model.set_attn_implementation(attention.NAME)
         convert.install(model, specs, QuantSection.stored(config["quant"]))
         kv_cache.make_default(model)

@@ -46,8 +46,17 @@ def block_names(model: nn.Module, rule: str = AUTO) -> list[str]:
 
 
 def decoder_layers(model: nn.Module) -> list[str]:
-    """Names of a language model's layers, float or quantized: what holds an attention layer."""
-    return [name.rpartition(".")[0] for name, _ in attentions(model)]
+    """Names of a language model's layers, float or quantized: what holds an attention layer, and
+    what is beside it in the same list.
+    """
+    holders = [name.rpartition(".")[0] for name, _ in attentions(model)]
+    lists = dict.fromkeys(name.rpartition(".")[0] for name in holders)
+    found: list[str] = []
+    for name in lists:
+        parent = model.get_submodule(name)
+        children = [f"{name}.{n}" if name else n for n, _ in parent.named_children()]
+        found += [c for c in children if isinstance(parent, nn.ModuleList) or c in holders]
+    return found
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.attention import IMPLEMENTATION, AttentionQuantizer, adapted
 from edgeqat.nn.conv import PackedConv2d, QuantConv2d, geometry, plain_convolution
 from edgeqat.nn.decision import NOT_SUPPORTED, Decision, decisions, layers, rotates_residual
-from edgeqat.nn.layers import attentions, key_width, replace
-from edgeqat.nn.linear import QuantEmbedding, QuantLinear, SharedInput
+from edgeqat.nn.layers import attentions, head_sizes, replace
+from edgeqat.nn.linear import QuantEmbedding, QuantLinear, ScaledEmbedding, SharedInput
 from edgeqat.nn.packed import PackedEmbedding, PackedLinear, PackedSpec, PackedWeight
 from edgeqat.nn.token_importance import TokenImportance
 from edgeqat.quant.activation_modes import input_quantizer, mode_of
@@ -135,6 +135,7 @@ def convert(model: nn.Module) -> nn.Module:
             packed.store(*layer.weight_quantizer.codes(layer.weight.detach().flatten(1)))
         if isinstance(packed, PackedEmbedding):
             packed.padding_idx = layer.padding_idx  # type: ignore[assignment]
+            packed.factor = layer.factor
             embeddings[id(layer.weight)] = (name, packed)
         else:
             packed.bias, packed.input_quantizer = layer.bias, layer.input_quantizer
@@ -155,6 +156,7 @@ def install(model: nn.Module, specs: dict[str, PackedSpec], quant: QuantSection)
             packed.tie(model.get_submodule(spec.tied_to))
         if isinstance(packed, PackedEmbedding):
             packed.padding_idx = getattr(names[name], "padding_idx", None)
+            packed.factor = getattr(names[name], "factor", 1.0)
         replace(model, name, packed)
     for name, layer, decision in decisions(model, quant):  # float weights, quantized input
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and decision.input_bits < FLOAT_BITS:
@@ -206,9 +208,9 @@ def add_attention_quantizers(model: nn.Module, quant: QuantSection) -> None:
                     "quantized, only those of transformers' language models; leave out kv"
                 )
             continue
-        heads = key_width(attention) // attention.head_dim
+        heads, size = head_sizes(attention)
         pairs = family_of(config.model_type).interleaved
-        quantizer = AttentionQuantizer(quant, attention.head_dim, heads, pairs)
+        quantizer = AttentionQuantizer(quant, size, heads, pairs)
         attention.attention_quantizer = quantizer.to(next(attention.parameters()).device)
         reach.require_quantizers(attention)
 
@@ -357,6 +359,8 @@ def _share_inputs(model: nn.Module) -> None:
 def _plain(layer: Any, weight: Any) -> nn.Module:
     if isinstance(layer, (QuantEmbedding, PackedEmbedding)):
         rows, columns = weight.shape
+        if layer.factor != 1:
+            return ScaledEmbedding.wrap(weight, layer.padding_idx, layer.factor)
         return nn.Embedding(rows, columns, layer.padding_idx, _weight=weight)
     bias = getattr(layer, "bias", None)
     if isinstance(layer, (QuantConv2d, PackedConv2d)):

@@ -22,6 +22,7 @@ from edgeqat.families import HEADS
 from edgeqat.nn import residual
 from edgeqat.nn.half import HalfLinear
 from edgeqat.nn.heads import output_name, separate_heads
+from edgeqat.nn.linear import ScaledEmbedding
 from edgeqat.nn.packed import PackedLinear, PackedWeight
 from edgeqat.quant.hadamard import INPUT_BLOCK, block_size
 from edgeqat.recipe.quant import QuantSection
@@ -30,7 +31,10 @@ from edgeqat.scheme import FLOAT_BITS, HIGH_BITS
 HEAD_INPUT_BITS = 8
 _EDGE_BITS = 8
 _PATCHES = "patch_embedding"
-_FORWARDS = (nn.Linear.forward, nn.Conv2d.forward, nn.Embedding.forward, HalfLinear.forward)
+_FORWARDS = (
+    nn.Linear.forward, nn.Conv2d.forward, nn.Embedding.forward, HalfLinear.forward,
+    ScaledEmbedding.forward,
+)  # fmt: skip
 
 NOT_SUPPORTED = "is not supported"  # the end of a reason that nobody chose
 

@@ -25,6 +25,7 @@ from edgeqat.nn.half import HalfLinear
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.quant.hadamard import rotate
 
+_BEHIND = ("logits_scaling", "final_logit_softcapping")  # what changes the head's product
 _KINDS = (nn.Linear, HalfLinear, QuantLinear)
 
 
@@ -63,7 +64,10 @@ def deferred(model: nn.Module | None) -> Iterator[DeferredHead]:
 def _head(model: nn.Module | None) -> Any:
     """The head of a model of a known family, whose logits are its product and nothing else."""
     inner: Any = model.module if isinstance(model, DistributedDataParallel) else model
-    family = FAMILIES.get(str(getattr(getattr(inner, "config", None), "model_type", None)))
-    head = getattr(inner, family.head, None) if family is not None else None
+    config = getattr(inner, "config", None)
+    family = FAMILIES.get(str(getattr(config, "model_type", None)))
+    if family is None or any(getattr(config, name, None) not in (None, 1) for name in _BEHIND):
+        return None
+    head = getattr(inner, family.head, None)
     plain = type(head) in _KINDS and "forward" not in vars(head) and not head._forward_hooks
     return head if plain and not isinstance(head.weight, DTensor) else None

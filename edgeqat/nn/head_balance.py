@@ -11,7 +11,8 @@ where C = E v v^T, U D U^T = C^(1/2) W_o^T W_o C^(1/2) summed over the query hea
 R is a Hadamard matrix. s is the same for both halves of a pair that RoPE turns. With R in the
 values the output projection needs no rotation of its input.
 
-Where query and key have norms of their own (Qwen3), all heads share s, which moves into the norms.
+Where query and key have norms of their own, s moves into these; where all heads have the same norm
+(Qwen3), they share s.
 
 Legend: B batch, N query heads, K key/value heads, T tokens, D head_dim.
 """
@@ -24,8 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeqat.families import family_of
 from edgeqat.nn.attention import AttentionQuantizer
 from edgeqat.nn.heads import output, projections, separate_heads
+from edgeqat.nn.layers import head_sizes
 from edgeqat.nn.walk import Run, Walk
 from edgeqat.quant.hadamard import HEAD_BLOCK, block_size, rotate
 from edgeqat.quant.lsq import WeightQuantizer
@@ -39,9 +42,8 @@ def make_ready(model: nn.Module) -> None:
     for _, attention in separate_heads(model):
         quantizer = getattr(attention, "attention_quantizer", None)
         if quantizer is not None and quantizer.key is not None:
-            heads, size = attention.k_proj.out_features // attention.head_dim, attention.head_dim
-            device = attention.k_proj.weight.device
-            quantizer.pair_scale = torch.ones(heads, size, device=device)
+            device = projections(attention)[1].weight.device
+            quantizer.pair_scale = torch.ones(*head_sizes(attention), device=device)
 
 
 def is_wanted(model: nn.Module) -> bool:
@@ -122,25 +124,29 @@ class _Moments:
 
 
 def _balance_keys(attention: Any, quantizer: AttentionQuantizer, moments: _Moments) -> None:
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    energies = [_of_pairs(energy) for energy in (moments.query, moments.key)]
-    if norms[0] is not None:
+    family = family_of(attention.config.model_type)
+    norms = [getattr(attention, name) for name in family.head_norms if hasattr(attention, name)]
+    energies = [_of_pairs(energy, family.adjacent) for energy in (moments.query, moments.key)]
+    if norms and norms[1].weight.numel() == moments.key.shape[1]:
         energies = [energy.sum(0, keepdim=True).expand_as(energy) for energy in energies]
     query, key = (energy.clamp(min=_floor(energy)) for energy in energies)
     scale = (query / key).pow(0.25)
-    scale = (scale / scale.log().mean(1, keepdim=True).exp()).repeat(1, 2)  # (K, D)
+    scale = scale / scale.log().mean(1, keepdim=True).exp()
+    scale = scale.repeat_interleave(2, 1) if family.adjacent else scale.repeat(1, 2)  # (K, D)
     assert quantizer.pair_scale is not None
     quantizer.pair_scale.mul_(scale)
-    if norms[0] is not None:
-        norms[0].weight.div_(scale[0])
-        norms[1].weight.mul_(scale[0])
-        return
     queries, keys, _ = projections(attention)
     shared = queries.out_features // keys.out_features
-    for layer, rows in ((queries, 1 / scale.repeat_interleave(shared, 0)), (keys, scale)):
-        layer.weight.mul_(rows.reshape(-1, 1))
+    factors = 1 / scale.repeat_interleave(shared, 0).reshape(-1), scale.reshape(-1)
+    for norm, rows in zip(norms, factors, strict=False):
+        gain = norm.weight + family.gain
+        norm.weight.copy_(gain * rows[: len(gain)] - family.gain)
+    if norms:
+        return
+    for layer, rows in zip((queries, keys), factors, strict=True):
+        layer.weight.mul_(rows[:, None])
         if layer.bias is not None:
-            layer.bias.mul_(rows.reshape(-1))
+            layer.bias.mul_(rows)
 
 
 def _balance_values(attention: Any, quantizer: AttentionQuantizer, moments: _Moments) -> None:
@@ -189,9 +195,11 @@ def _floor(energy: Tensor) -> float:
     return largest * _LEAST if largest > 0 else 1.0
 
 
-def _of_pairs(energy: Tensor) -> Tensor:
-    """(K, D) -> (K, D / 2): RoPE turns a dimension of the first half with one of the second."""
-    return energy.unflatten(1, (2, -1)).sum(1)
+def _of_pairs(energy: Tensor, adjacent: bool) -> Tensor:
+    """(K, D) -> (K, D / 2): RoPE turns a dimension of the first half with one of the second, or
+    with its neighbour.
+    """
+    return energy.unflatten(1, (-1, 2)).sum(2) if adjacent else energy.unflatten(1, (2, -1)).sum(1)
 
 
 def _ready(model: nn.Module) -> Iterator[Any]:

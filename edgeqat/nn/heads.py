@@ -16,7 +16,8 @@ def separate_heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """
     for name, module in model.named_modules():
         family = family_of(getattr(getattr(module, "config", None), "model_type", None))
-        if family.writers and all(hasattr(module, part) for part in family.projections):
+        apart = len(family.projections) == 3 and family.writers
+        if apart and all(hasattr(module, part) for part in family.projections):
             yield name, module
 
 

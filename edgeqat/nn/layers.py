@@ -33,10 +33,14 @@ def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def key_width(attention: Any) -> int:
-    """Outputs of an attention layer that are keys: of its second projection, or a third of one."""
+def head_sizes(attention: Any) -> tuple[int, int]:
+    """The number of key and value heads of a transformers attention layer, and the size of one."""
+    size = int(getattr(attention, "head_dim", None) or attention.head_size)
     parts = [getattr(attention, name) for name in _projections(attention)]
-    return int(parts[1].out_features if len(parts) > 1 else parts[0].out_features // 3)
+    if len(parts) > 1:
+        return parts[1].out_features // size, size
+    heads = attention.config.num_attention_heads
+    return getattr(attention, "num_key_value_heads", heads), size
 
 
 def _projections(module: nn.Module) -> tuple[str, ...]:

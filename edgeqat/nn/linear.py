@@ -136,12 +136,28 @@ class _Product(torch.autograd.Function):
         return grad_input, grad_weight, grad_bias, None, None
 
 
+class ScaledEmbedding(nn.Embedding):
+    """nn.Embedding whose rows are multiplied by `factor`."""
+
+    factor: float
+
+    @classmethod
+    def wrap(cls, weight: nn.Parameter, padding_idx: int | None, factor: float) -> ScaledEmbedding:
+        layer = cls(*weight.shape, padding_idx, _weight=weight)
+        layer.weight, layer.factor = weight, factor
+        return layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * self.factor
+
+
 class QuantEmbedding(nn.Embedding):
     """nn.Embedding whose rows (V, H) are quantized one scale a row; only the rows looked up are
-    computed.
+    computed, and multiplied by `factor`.
     """
 
     weight_quantizer: WeightQuantizer
+    factor: float
 
     @classmethod
     def wrap(cls, embedding: nn.Embedding, weight_quantizer: WeightQuantizer) -> QuantEmbedding:
@@ -156,10 +172,11 @@ class QuantEmbedding(nn.Embedding):
         layer.norm_type, layer.scale_grad_by_freq = 2.0, embedding.scale_grad_by_freq
         layer.sparse = False
         layer.weight = embedding.weight
-        layer.weight_quantizer = weight_quantizer
+        layer.weight_quantizer, layer.factor = weight_quantizer, getattr(embedding, "factor", 1.0)
         return layer.train(embedding.training)
 
     def forward(self, input: Tensor) -> Tensor:
         index = input.flatten()
         rows = F.embedding(index, self.weight, self.padding_idx)
-        return self.weight_quantizer(rows, rows=index).unflatten(0, input.shape)
+        quantized = self.weight_quantizer(rows, rows=index).unflatten(0, input.shape)
+        return quantized if self.factor == 1 else quantized * self.factor

@@ -197,12 +197,14 @@ def _coded(values: Tensor, quantizer: Any) -> tuple[Tensor, Tensor]:
 
 
 class PackedEmbedding(PackedWeight):
-    """An embedding on packed rows."""
+    """An embedding on packed rows, multiplied by `factor`."""
 
     def __init__(self, spec: PackedSpec) -> None:
         super().__init__(spec)
         self.num_embeddings, self.embedding_dim = spec.shape
         self.padding_idx: int | None = None
+        self.factor = 1.0
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.embedding(input, self.dequantized())
+        rows = F.embedding(input, self.dequantized())
+        return rows if self.factor == 1 else rows * self.factor

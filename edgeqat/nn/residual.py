@@ -15,7 +15,7 @@ Legend: H hidden, O output rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -109,9 +109,9 @@ def reads_residual(model: nn.Module) -> set[str]:
     return {
         f"{prefix}layers.{number}.{reader}"
         for prefix, base in _decoders(model)
-        for number in range(len(base.layers))
+        for number, block in enumerate(base.layers)
         for readers in _family(base).norms.values()
-        for reader in readers
+        for reader, _ in _present(block, readers)
     }
 
 
@@ -140,7 +140,7 @@ def install(model: nn.Module) -> None:
     for _, base in _decoders(model):
         setattr(base, _MARK, True)
         if _is_tied(base):
-            base.norm = RotatedNorm(base.norm)
+            setattr(base, _family(base).last_norm, RotatedNorm(_last_norm(base)))
 
 
 @torch.no_grad()
@@ -151,14 +151,14 @@ def restore(model: nn.Module) -> None:
     for _, base in _decoders(model):
         if not getattr(base, _MARK, False):
             continue
-        rotation = Rotation(base.config.hidden_size)
-        if isinstance(base.norm, RotatedNorm):
-            turned = rotation.back(rotation.back(base.norm.rotation).t())  # Q M Q^T
-            base.norm = base.norm.restored(turned.diagonal())
+        rotation, last = Rotation(base.config.hidden_size), _last_norm(base)
+        if isinstance(last, RotatedNorm):
+            turned = rotation.back(rotation.back(last.rotation).t())  # Q M Q^T
+            setattr(base, _family(base).last_norm, last.restored(turned.diagonal()))
         else:
             head = _head(model, base)
-            head.weight.copy_(rotation.back(head.weight * base.norm.weight))
-            base.norm.weight.fill_(1)
+            head.weight.copy_(rotation.back(head.weight * last.weight))
+            last.weight.fill_(1)
         base.embed_tokens.weight.copy_(rotation.back(base.embed_tokens.weight))
         gains = _readers(base)
         for layer, gain in gains.items():
@@ -188,11 +188,12 @@ def turn_back(model: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def _rotate(model: nn.Module, base: Any) -> None:
-    rotation, last, head = Rotation(base.config.hidden_size), base.norm, _head(model, base)
+    rotation, last, head = Rotation(base.config.hidden_size), _last_norm(base), _head(model, base)
     if _is_tied(base):
         matrix = rotation.before(rotation.behind(torch.diag(last.weight)))
-        base.norm = RotatedNorm(last)
-        base.norm.rotation.copy_(matrix)
+        norm = RotatedNorm(last)
+        norm.rotation.copy_(matrix)
+        setattr(base, _family(base).last_norm, norm)
     else:
         head.weight.copy_(rotation.behind(head.weight * last.weight))
         last.weight.fill_(1)
@@ -219,16 +220,28 @@ def _decoders(model: nn.Module) -> list[tuple[str, Any]]:
 def _readers(base: Any) -> dict[Any, Tensor]:
     """The linear layers that read the residual stream, and the gain of the norm they read."""
     return {
-        block.get_submodule(reader): block.get_submodule(norm).weight
+        reader: block.get_submodule(norm).weight
         for block in base.layers
         for norm, readers in _family(base).norms.items()
-        for reader in readers
+        for _, reader in _present(block, readers)
     }
 
 
 def _writers(base: Any) -> list[Any]:
     names = _family(base).writers
-    return [block.get_submodule(name) for block in base.layers for name in names]
+    return [writer for block in base.layers for _, writer in _present(block, names)]
+
+
+def _present(block: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Those of the named layers that a block has: the blocks of a model may be of two kinds."""
+    for name in names:
+        holder, _, layer = name.rpartition(".")
+        if hasattr(getattr(block, holder, None), layer):
+            yield name, block.get_submodule(name)
+
+
+def _last_norm(base: Any) -> Any:
+    return getattr(base, _family(base).last_norm)
 
 
 def _family(module: nn.Module) -> Family:

@@ -27,7 +27,7 @@ from edgeqat.evaluate.divergence import divergence
 from edgeqat.evaluate.metric import PERPLEXITY
 from edgeqat.evaluate.perplexity import blocks_at_once, conditions, perplexity, recovered
 from edgeqat.export import llama
-from edgeqat.hf import conv1d, float_model, packed_folder
+from edgeqat.hf import float_model, own_layers, packed_folder
 from edgeqat.hf.model import check_family
 from edgeqat.nn.half import keep_half
 from edgeqat.pipeline.architecture import build, train_tokenizer
@@ -221,7 +221,7 @@ def load_text(recipe: Recipe) -> TextTask:
 
 def _load_float(recipe: Recipe) -> PreTrainedModel:
     model = float_model.load_model(recipe.model.name, recipe.model.weights)
-    conv1d.to_linear(model)
+    own_layers.to_plain(model)
     return keep_half(model)
 
 

@@ -193,6 +193,6 @@ def engine_for(folder: Path, tokens: int, threads: int | None = None) -> Engine:
         kept = engine.context
         engine.close()
         raise native.UnsupportedModel(
-            f"{tokens} tokens are more than the sliding window of {kept} that it keeps"
+            f"{tokens} tokens are more than the {kept} that the engine runs of this model"
         )
     return engine

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
 #include <limits>
 
@@ -11,6 +10,7 @@
 namespace edgeqat {
 namespace {
 
+constexpr float kHidden = -std::numeric_limits<float>::infinity();
 constexpr int64_t kRowsOfPart = 24;  // two blocks of the widest instruction set
 
 template <class T>
@@ -69,13 +69,15 @@ std::vector<Attention::Region> Attention::regions(const Queries& queries, const 
   std::vector<Region> found;
   const std::vector<Stream>& streams = part.span->sequence->streams(queries.layer);
   const int64_t per_head = int64_t(streams.size()) / shape_.kv_heads;
-  const int64_t tokens = part.span->sequence->position() + part.token + part.tokens;
+  const int64_t before = part.span->sequence->position() + part.token;
+  const int64_t hidden = queries.window ? std::max<int64_t>(0, before + 1 - queries.window) : 0;
   int64_t offset = 0;
   for (int64_t i = 0; i < per_head; ++i) {
-    const int64_t count = held(queries, part, i, tokens);
+    const int64_t first = held(queries, part, i, hidden) / kInputPad * kInputPad;
+    const int64_t count = held(queries, part, i, before + part.tokens) - first;
     if (!count) continue;
     const int64_t padded = round_up(count, kInputPad);
-    found.push_back({&streams[part.kv_head * per_head + i], i, count, padded, offset});
+    found.push_back({&streams[part.kv_head * per_head + i], i, first, count, padded, offset});
     offset += padded;
   }
   return found;
@@ -89,18 +91,20 @@ void Attention::attend_part(const Queries& queries, const Part& part, Work& work
   float* scores = sized(work.scores, rows * stride);
   float* sums = sized(work.sums, rows);
   for (const Region& region : found) {
-    const Matrix keys = region.stream->keys(region.count);
+    const Matrix keys = region.stream->keys(region.first, region.count);
     isa_.product(keys, query_inputs(queries, part, region, work), scores + region.offset, stride,
                  0, keys.tile_rows());
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t seen = first + r / part.heads + 1;
-      float* row = scores + r * stride + region.offset;
-      std::fill(row + held(queries, part, region.index, seen), row + region.padded,
-                -std::numeric_limits<float>::infinity());
+      float *row = scores + r * stride + region.offset, *origin = row - region.first;
+      std::fill(origin + held(queries, part, region.index, seen), row + region.padded, kHidden);
+      if (queries.window && seen > queries.window)
+        std::fill(row, origin + std::max(region.first, held(queries, part, region.index,
+                                                            seen - queries.window)), kHidden);
     }
   }
-  const float factor = float(1.0 / std::sqrt(double(dim)));
-  for (int64_t r = 0; r < rows; ++r) sums[r] = isa_.softmax(scores + r * stride, factor, stride);
+  for (int64_t r = 0; r < rows; ++r)
+    sums[r] = isa_.softmax(scores + r * stride, shape_.factor, stride);
   std::memset(sized(work.mixed, rows * dim), 0, rows * dim * sizeof(float));
   for (const Region& region : found) mix(region, rows, stride, work);
   // the first token is the first one of its stream
@@ -156,7 +160,7 @@ void Attention::mix(const Region& region, int64_t rows, int64_t stride, Work& wo
   const Inputs& x = work.inputs.floats(isa_, nullptr, work.scores.data() + region.offset, rows,
                                        stride, region.count);
   for (int64_t g = 0; g < region.stream->groups(); ++g) {
-    const Matrix values = region.stream->values(region.count, g);
+    const Matrix values = region.stream->values(region.first, region.count, g);
     isa_.product(values, x, work.mixed.data() + g * region.stream->group(), shape_.head_dim, 0,
                  values.tile_rows());
   }
@@ -164,13 +168,14 @@ void Attention::mix(const Region& region, int64_t rows, int64_t stride, Work& wo
 
 void Attention::mix_group(const Region& region, int64_t group, int64_t rows, int64_t stride,
                           Work& work) {
-  const Matrix values = region.stream->values(region.count, group);
+  const Matrix values = region.stream->values(region.first, region.count, group);
   const auto bytes = work.inputs.rows(2 * rows, region.count);
   for (int64_t r = 0; r < rows; ++r) {
     int8_t* high = bytes.codes + 2 * r * bytes.stride;
     const float step =
         isa_.split(work.scores.data() + r * stride + region.offset,
-                   region.stream->value_scales(group), region.padded, high, high + bytes.stride);
+                   region.stream->value_scales(group) + region.first, region.padded, high,
+                   high + bytes.stride);
     bytes.scale[2 * r] = 128 * step;
     bytes.scale[2 * r + 1] = step;
   }

@@ -1,6 +1,6 @@
 // Attention of new tokens over the packed cache, with grouped queries and causal visibility.
 //
-//     scores = q K^T / sqrt(D),  p = softmax(scores),  out = sum_t p_t * scale_t * code_t
+//     scores = q K^T * factor,  p = softmax(scores),  out = sum_t p_t * scale_t * code_t
 //
 // Both products run on packed codes. p_t * scale_t enters the second one as integers of two bytes
 // (Isa::split). Rows of a part are the queries of some tokens, and of heads that share a key and
@@ -19,6 +19,7 @@ namespace edgeqat {
 
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  float factor = 1;      // of q k^T
   int query_bits = 0;    // of tokens that are not high; kHalfBits: float queries
   int64_t group() const { return heads / kv_heads; }
 };
@@ -29,6 +30,7 @@ struct Queries {
   const float* q = nullptr;    // [tokens][heads * D]
   float* out = nullptr;        // [tokens][heads * D]
   float* to_first = nullptr;   // [tokens][heads] attention to position 0, or null: not wanted
+  int64_t window = 0;          // newest tokens that one sees, itself among them; 0: all
 };
 
 class Attention {
@@ -43,10 +45,10 @@ class Attention {
     const Span* span;
     int64_t kv_head, head, heads, token, tokens;  // token: the first one, within the span
   };
-  // Some tokens of a stream, at `offset` of every row of scores.
+  // Tokens first .. first + count - 1 of a stream, at `offset` of every row of scores.
   struct Region {
     const Stream* stream;
-    int64_t index, count, padded, offset;  // index: of the stream within its head
+    int64_t index, first, count, padded, offset;  // index: of the stream within its head
   };
   struct Work {
     InputBuffer inputs;

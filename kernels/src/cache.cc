@@ -60,10 +60,10 @@ void Stream::append_half(const float* key, const float* value) {
   }
 }
 
-Matrix Stream::keys(int64_t tokens) const {
+Matrix Stream::keys(int64_t first, int64_t tokens) const {
   Matrix made;
-  made.tiles = keys_;
-  made.scales = shape_.bits == kHalfBits ? nullptr : key_scales_;
+  made.tiles = keys_ + first / kRows * shape_.key_row_bytes();
+  made.scales = shape_.bits == kHalfBits ? nullptr : key_scales_ + first * groups();
   made.rows = tokens;
   made.columns = shape_.head_dim;
   made.group_size = group();
@@ -73,11 +73,12 @@ Matrix Stream::keys(int64_t tokens) const {
   return made;
 }
 
-Matrix Stream::values(int64_t tokens, int64_t index) const {
+Matrix Stream::values(int64_t first, int64_t tokens, int64_t index) const {
   Matrix made;
-  const int64_t first = index * group();
-  made.tiles = values_ + first / kRows * shape_.value_row_bytes();
-  made.rows = std::min(group(), shape_.head_dim - first);
+  const int64_t row = index * group();
+  made.tiles = values_ + row / kRows * shape_.value_row_bytes() +
+               tiles_of(first, shape_.bits) * tile_bytes(shape_.bits);
+  made.rows = std::min(group(), shape_.head_dim - row);
   made.columns = tokens;
   made.group_size = kValueGroup;
   made.groups = (tokens + kValueGroup - 1) / kValueGroup;

@@ -38,8 +38,9 @@ class Stream {
   int64_t groups() const { return shape_.groups(); }
   int64_t group() const { return shape_.group(); }
 
-  Matrix keys(int64_t tokens) const;
-  Matrix values(int64_t tokens, int64_t group) const;
+  // Of `tokens` tokens from `first` on, a multiple of 32.
+  Matrix keys(int64_t first, int64_t tokens) const;
+  Matrix values(int64_t first, int64_t tokens, int64_t group) const;
   const uint16_t* value_scales(int64_t group) const {
     return value_scales_ + group * shape_.capacity;
   }

@@ -2,6 +2,8 @@
 
 #include <fnmatch.h>
 
+#include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "error.h"
@@ -45,50 +47,101 @@ LayerSpec layer_of(const std::string& name, const Json& entry) {
   return spec;
 }
 
-RopeSpec rope_of(const Json& config) {
-  RopeSpec rope;
-  const Json& values = config.at("rope_parameters");
-  rope.theta = values.at("rope_theta").number();
-  if (const Json* type = values.find("rope_type")) rope.type = type->string();
-  const Json* partial = values.find("partial_rotary_factor");
-  if (partial && partial->number() != 1)
-    throw Unsupported("rope_parameters: a partial rotary factor runs in torch only");
-  if (rope.type == "default") return rope;
-  if (rope.type != "linear" && rope.type != "llama3")
-    throw Unsupported("rope_parameters: type '" + rope.type + "' runs in torch only");
-  rope.factor = values.at("factor").number();
-  if (rope.type == "llama3") {
-    rope.low_frequency = values.at("low_freq_factor").number();
-    rope.high_frequency = values.at("high_freq_factor").number();
-    rope.original_positions = values.at("original_max_position_embeddings").number();
-  }
-  if (!(rope.factor > 0 && rope.low_frequency > 0 && rope.high_frequency > rope.low_frequency &&
-        rope.original_positions > 0))
-    throw Error("rope_parameters: their factors are out of range; copy the folder again");
-  return rope;
-}
-
 bool flag(const Json& config, const char* key) {
   const Json* value = config.find(key);
   return value && value->boolean();
 }
 
-bool slides(const Json& config) {
-  if (!config.find("sliding_window")) return false;
-  if (const Json* types = config.find("layer_types")) {
-    bool found = false;
-    for (const Json& type : types->array()) found |= type.string() != "full_attention";
-    return found;
-  }
-  const Json* use = config.find("use_sliding_window");
-  return !use || use->boolean();
+float factor(const Json& config, const char* key) {
+  const Json* value = config.find(key);
+  return value && !value->is_null() ? float(value->number()) : 1.0f;
 }
 
-// A sliding window equals full attention as long as the sequence fits into it.
-int64_t longest(const Json& config) {
-  const int64_t positions = config.at("max_position_embeddings").integer(1, kMost);
-  if (!slides(config)) return positions;
-  return std::min(positions, config.at("sliding_window").integer(1, kMost));
+// The kinds of layers that a config names, or those that its other fields mean; empty: all alike.
+std::vector<std::string> layer_types(const Json& config, int64_t layers) {
+  std::vector<std::string> types;
+  const Json* found = config.find("layer_types");
+  if (!found || found->is_null()) return types;
+  for (const Json& type : found->array()) types.push_back(type.string());
+  if (int64_t(types.size()) != layers) throw Error("layer_types: there is not one for each layer");
+  for (const std::string& type : types)
+    if (type != "full_attention" && type != "sliding_attention" && type != "attention")
+      throw Unsupported("layer_types: '" + type + "' runs in torch only");
+  return types;
+}
+
+std::vector<int64_t> windows_of(const Json& config, const std::vector<std::string>& types,
+                                int64_t layers) {
+  const Json* window = config.find("sliding_window");
+  if (!window || window->is_null()) return {};
+  const Json* use = config.find("use_sliding_window");
+  if (types.empty() && use && !use->boolean()) return {};
+  const int64_t size = window->integer(1, kMost);
+  std::vector<int64_t> windows(std::size_t(layers), size);
+  for (std::size_t i = 0; i < types.size(); ++i)
+    if (types[i] != "sliding_attention") windows[i] = 0;
+  return windows;
+}
+
+// Rotary embeddings of all layers, of each kind of layer, or of some layers only.
+void read_ropes(const Json& json, const std::vector<std::string>& types, Config& out) {
+  const Json& values = json.at("rope_parameters");
+  const std::string& family = out.family.name;
+  std::vector<int> chosen(std::size_t(out.layers), 0);
+  if (values.find("full_attention")) {
+    for (const char* kind : {"full_attention", "sliding_attention"})
+      out.ropes.push_back(rope_of(values.at(kind), out.positions));
+    for (std::size_t i = 0; i < types.size(); ++i) chosen[i] = types[i] == "sliding_attention";
+  } else {
+    out.ropes.push_back(rope_of(values, out.positions));
+  }
+  if (const Json* uses = json.find("no_rope_layers"); uses && !uses->is_null()) {
+    if (uses->array().size() != chosen.size())
+      throw Error("no_rope_layers: there is not one for each layer");
+    for (std::size_t i = 0; i < chosen.size(); ++i)
+      if (!uses->array()[i].integer(0, 1)) chosen[i] = -1;
+  }
+  if (family == "exaone4" && !out.windows.empty())
+    for (std::size_t i = 0; i < chosen.size(); ++i)
+      if (!out.windows[i]) chosen[i] = -1;
+  const Json* kind = json.find("position_embedding_type");
+  if (family == "granitemoehybrid" && (!kind || kind->is_null() || kind->string() != "rope"))
+    std::fill(chosen.begin(), chosen.end(), -1);
+  out.layer_ropes = chosen;
+  for (const RopeSpec& rope : out.ropes)
+    if (rope.type == "longrope")
+      out.positions = std::min(out.positions, int64_t(rope.original_positions));
+}
+
+Activation activation_of(const Json& json) {
+  const Json* found = json.find("hidden_activation");
+  const std::string name = (found ? *found : json.at("hidden_act")).string();
+  if (name == "silu") return Activation::silu;
+  if (name == "gelu_pytorch_tanh") return Activation::gelu;
+  if (name == "relu2") return Activation::squared_relu;
+  throw Unsupported("hidden_act: '" + name + "' runs in torch only");
+}
+
+// Factors that some families multiply with.
+void read_factors(const Json& json, Config& out) {
+  const std::string& family = out.family.name;
+  if (family == "gemma3_text") {
+    out.embedding_factor = std::sqrt(float(out.hidden));
+    out.attention_factor = 1 / std::sqrt(json.at("query_pre_attn_scalar").number());
+    if (flag(json, "use_bidirectional_attention"))
+      throw Unsupported("use_bidirectional_attention: it runs in torch only");
+    for (const char* cap : {"attn_logit_softcapping", "final_logit_softcapping"})
+      if (const Json* found = json.find(cap); found && !found->is_null())
+        throw Unsupported(std::string(cap) + ": it runs in torch only");
+  }
+  if (family == "granite" || family == "granitemoehybrid") {
+    out.embedding_factor = factor(json, "embedding_multiplier");
+    out.residual_factor = factor(json, "residual_multiplier");
+    out.logits_divisor = factor(json, "logits_scaling");
+    out.attention_factor = json.at("attention_multiplier").number();
+  }
+  if (family == "granitemoehybrid" && json.at("num_local_experts").integer(0, kMost))
+    throw Unsupported("num_local_experts: a mixture of experts runs in torch only");
 }
 
 std::vector<int64_t> stops_of(const Json& json) {
@@ -101,32 +154,39 @@ std::vector<int64_t> stops_of(const Json& json) {
 }
 
 void read_shape(const Json& json, Config& out) {
-  out.family = json.at("model_type").string();
-  static const std::set<std::string> families = {"llama", "mistral", "qwen2", "qwen3"};
-  if (!families.count(out.family))
-    throw Unsupported("model_type: '" + out.family + "' runs in torch only");
-  if (json.at("hidden_act").string() != "silu")
-    throw Unsupported("hidden_act: '" + json.at("hidden_act").string() + "' runs in torch only");
+  const std::string type = json.at("model_type").string();
+  const Family* family = family_of(type);
+  if (!family) throw Unsupported("model_type: '" + type + "' runs in torch only");
+  out.family = *family;
+  out.activation = activation_of(json);
+  if ((out.activation == Activation::squared_relu) != out.family.gate.empty())
+    throw Unsupported("hidden_act: this one runs in torch only for '" + type + "'");
   out.hidden = json.at("hidden_size").integer(1, kMostColumns);
-  out.ffn = json.at("intermediate_size").integer(1, kMostColumns);
+  const char* ffn = type == "granitemoehybrid" ? "shared_intermediate_size" : "intermediate_size";
+  out.ffn = json.at(ffn).integer(1, kMostColumns);
   out.layers = json.at("num_hidden_layers").integer(1, 1024);
   out.heads = json.at("num_attention_heads").integer(1, 1024);
   out.kv_heads = out.heads;
-  if (const Json* heads = json.find("num_key_value_heads")) out.kv_heads = heads->integer(1, 1024);
+  if (const Json* heads = json.find("num_key_value_heads"); heads && !heads->is_null())
+    out.kv_heads = heads->integer(1, 1024);
   if (out.heads % out.kv_heads) throw Error("num_key_value_heads: it does not divide the heads");
   out.head_dim = out.hidden / out.heads;
-  if (const Json* size = json.find("head_dim")) out.head_dim = size->integer(2, 1024);
+  if (const Json* size = json.find("head_dim"); size && !size->is_null())
+    out.head_dim = size->integer(2, 1024);
   if (out.head_dim < 2 || out.head_dim % 2) throw Error("head_dim: it is not even");
   out.vocabulary = json.at("vocab_size").integer(1, kMost);
-  out.positions = longest(json);
+  out.positions = json.at("max_position_embeddings").integer(1, kMost);
   out.epsilon = float(json.at("rms_norm_eps").number());
   out.tied = flag(json, "tie_word_embeddings");
   out.turned_head = out.turned_head && out.tied;
-  out.attention_bias = out.family == "qwen2" || flag(json, "attention_bias");
-  out.output_bias = out.family != "qwen2" && flag(json, "attention_bias");
-  out.mlp_bias = flag(json, "mlp_bias");
-  out.head_norms = out.family == "qwen3";
-  out.rope = rope_of(json);
+  const bool biases = type == "ernie4_5" && flag(json, "use_bias");
+  out.attention_bias = type == "qwen2" || biases || flag(json, "attention_bias");
+  out.output_bias = type != "qwen2" && (biases || flag(json, "attention_bias"));
+  out.mlp_bias = biases || flag(json, "mlp_bias");
+  const auto types = layer_types(json, out.layers);
+  out.windows = windows_of(json, types, out.layers);
+  read_ropes(json, types, out);
+  read_factors(json, out);
   out.stop = stops_of(json);
 }
 
@@ -213,7 +273,9 @@ Config Config::parse(const std::string& text) {
   Config out;
   read_quantization(json, out);
   read_shape(json, out);
-  if (!out.adaptive.rule.empty() && slides(json))
+  bool slides = false;
+  for (const int64_t window : out.windows) slides |= window > 0;
+  if (!out.adaptive.rule.empty() && slides)
     throw Unsupported("quant.adaptive: two widths and a sliding window run in torch only");
   return out;
 }

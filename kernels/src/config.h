@@ -6,6 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "family.h"
+#include "rope_config.h"
+
 namespace edgeqat {
 
 struct LayerSpec {
@@ -20,13 +23,6 @@ struct LayerSpec {
   int64_t groups() const { return (columns + group_size - 1) / group_size; }
 };
 
-struct RopeSpec {
-  std::string type = "default";
-  double theta = 10000, factor = 1;
-  double low_frequency = 1, high_frequency = 4;  // llama3
-  double original_positions = 8192;              // llama3
-};
-
 // Tokens of two widths (quant.adaptive); no rule: all tokens alike.
 struct AdaptiveSpec {
   std::string rule;  // importance, reversed, random, layers
@@ -35,14 +31,20 @@ struct AdaptiveSpec {
   bool measured() const { return rule == "importance" || rule == "reversed"; }
 };
 
+enum class Activation { silu, gelu, squared_relu };
+
 struct Config {
-  std::string family;  // llama, mistral, qwen2, qwen3
+  Family family;
+  Activation activation = Activation::silu;
   int64_t hidden = 0, ffn = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0;
-  int64_t positions = 0;  // longest sequence, also bounded by a sliding window
+  int64_t positions = 0;  // longest sequence
   float epsilon = 0;
   bool tied = false, attention_bias = false, output_bias = false, mlp_bias = false;
-  bool head_norms = false;  // RMSNorm of q and k per head (Qwen3)
-  RopeSpec rope;
+  float embedding_factor = 1, residual_factor = 1, logits_divisor = 1;
+  double attention_factor = 0;   // of q k^T; 0: 1 / sqrt(head_dim)
+  std::vector<RopeSpec> ropes;   // none, one, or one by kind of layer
+  std::vector<int> layer_ropes;  // which of them, -1: none; empty: all layers have the first one
+  std::vector<int64_t> windows;  // of each layer, the newest tokens that it sees, 0: all; or empty
   std::vector<int64_t> stop;  // ids that end a text
 
   std::string scheme;
@@ -53,6 +55,13 @@ struct Config {
   AdaptiveSpec adaptive;
   std::map<std::string, LayerSpec> packed;  // by name; a layer that is absent is float
   std::vector<std::string> skip;            // glob patterns of layers that stay float altogether
+
+  int rope_of(int64_t layer) const {
+    return layer_ropes.empty() ? int(ropes.size()) - 1 : layer_ropes[std::size_t(layer)];
+  }
+  int64_t window_of(int64_t layer) const {
+    return windows.empty() ? 0 : windows[std::size_t(layer)];
+  }
 
   // Refuses a float layer whose input is quantized: those run in torch only.
   void check_float(const std::string& layer) const;

@@ -1,6 +1,7 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -13,8 +14,10 @@ namespace {
 constexpr int64_t kChunk = 240;         // tokens computed at once
 constexpr int64_t kLeastShared = 8192;  // values that a thread alone walks over sooner
 
-AttentionShape attention_shape(const Config& config) {
-  return {config.heads, config.kv_heads, config.head_dim, config.activation_bits};
+AttentionShape attention_shape(const Config& c) {
+  const double factor = c.attention_factor != 0 ? c.attention_factor
+                                                : 1.0 / std::sqrt(double(c.head_dim));
+  return {c.heads, c.kv_heads, c.head_dim, float(factor), c.activation_bits};
 }
 
 int64_t rows_of(const std::vector<Span>& spans) { return spans.back().row + spans.back().count; }
@@ -25,7 +28,6 @@ Engine::Engine(Model model, int threads, int64_t context)
     : isa_(active_isa()),
       model_(std::move(model)),
       pool_(threads > 0 ? threads : physical_cores()),
-      rope_(model_.config.rope, model_.config.head_dim),
       sequence_(model_.config, context),
       attention_(isa_, pool_, attention_shape(model_.config)),
       most_rows_(std::min(kChunk, model_.config.positions)) {
@@ -39,8 +41,11 @@ Engine::Engine(Model model, int threads, int64_t context)
   mixed_ = Buffer<float>(most_rows_ * c.heads * c.head_dim);
   gate_ = Buffer<float>(most_rows_ * c.ffn);
   up_ = Buffer<float>(most_rows_ * c.ffn);
-  cosine_ = Buffer<float>(most_rows_ * c.head_dim / 2);
-  sine_ = Buffer<float>(most_rows_ * c.head_dim / 2);
+  for (const RopeSpec& spec : c.ropes) {
+    ropes_.emplace_back(spec, c.head_dim, c.family.adjacent);
+    cosine_.emplace_back(most_rows_ * ropes_.back().pairs());
+    sine_.emplace_back(most_rows_ * ropes_.back().pairs());
+  }
   to_first_ = Buffer<float>(most_rows_ * c.heads);
 }
 
@@ -110,13 +115,19 @@ void Engine::append(const std::vector<Part>& parts, float* logits, float* output
 // outputs: where the first layer's go, the next layer's `stride` floats behind; or null.
 void Engine::run_chunk(const std::vector<Span>& spans, float* outputs, int64_t stride) {
   const Config& c = model_.config;
-  const int64_t half = c.head_dim / 2, count = rows_of(spans);
+  const int64_t count = rows_of(spans);
   for (const Span& span : spans) {
     const int64_t first = span.sequence->position();
     for (int64_t t = 0; t < span.count; ++t) {
       const int64_t row = span.row + t;
-      embed(model_.embedding, span.ids[t], x_.data() + row * c.hidden);
-      rope_.angles(first + t, cosine_.data() + row * half, sine_.data() + row * half);
+      float* x = x_.data() + row * c.hidden;
+      embed(model_.embedding, span.ids[t], x);
+      if (c.embedding_factor != 1)
+        for (int64_t i = 0; i < c.hidden; ++i) x[i] *= c.embedding_factor;
+      for (std::size_t i = 0; i < ropes_.size(); ++i) {
+        const int64_t at = row * ropes_[i].pairs();
+        ropes_[i].angles(first + t, cosine_[i].data() + at, sine_[i].data() + at);
+      }
     }
     span.sequence->widths().begin(first, span.count);
   }
@@ -135,13 +146,17 @@ void Engine::predict(const std::vector<int64_t>& rows, float* logits) {
   for (int64_t i = 0; i < count; ++i)
     if (rows[i] != i)
       std::memcpy(x_.data() + i * hidden, x_.data() + rows[i] * hidden, hidden * sizeof(float));
-  norm(model_.norm, count);
-  const float* out = normed_.data();
+  const float* out = read(model_.norm, count);
   if (model_.turn.matrix.tiles) {
     project({{&model_.turn, x_.data()}}, out, count);
     out = x_.data();
   }
   project({{&model_.head, logits}}, out, count);
+  const float divisor = model_.config.logits_divisor;
+  if (divisor == 1) return;
+  pool_.split(count * model_.config.vocabulary, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) logits[i] /= divisor;
+  });
 }
 
 const uint8_t* Engine::high_rows(int64_t layer, const std::vector<Span>& spans) {
@@ -156,33 +171,53 @@ const uint8_t* Engine::high_rows(int64_t layer, const std::vector<Span>& spans) 
 }
 
 void Engine::attention_block(int64_t layer, const std::vector<Span>& spans) {
+  const Config& c = model_.config;
   const Block& block = model_.blocks[layer];
   const int64_t count = rows_of(spans);
-  norm(block.attention_norm, count);
   project({{&block.query, q_.data()}, {&block.key, k_.data()}, {&block.value, v_.data()}},
-          normed_.data(), count, high_);
+          read(block.attention_norm, count), count, high_);
+  if (c.family.whole_head_norms) {
+    rms_norm(q_.data(), block.query_norm, c.heads * c.head_dim, count, q_.data());
+    rms_norm(k_.data(), block.key_norm, c.kv_heads * c.head_dim, count, k_.data());
+  }
   prepare_heads(layer, spans);
   const bool wanted = spans[0].sequence->widths().listens(layer + 1);
   float* to_first = wanted ? to_first_.data() : nullptr;
-  attention_.attend(spans, {layer, q_.data(), mixed_.data(), to_first});
+  attention_.attend(spans, {layer, q_.data(), mixed_.data(), to_first, c.window_of(layer)});
   if (wanted)
     for (const Span& span : spans)
       span.sequence->widths().decide(layer + 1, span.sequence->position(), span.count,
-                                     to_first + span.row * model_.config.heads, *block.threshold);
+                                     to_first + span.row * c.heads, *block.threshold);
   project({{&block.output, normed_.data()}}, mixed_.data(), count, high_);
-  add_residual(count);
+  add_residual(block.attention_end, count);
 }
 
 void Engine::mlp_block(int64_t layer, int64_t count) {
   const Block& block = model_.blocks[layer];
-  const int64_t ffn = model_.config.ffn;
-  norm(block.mlp_norm, count);
-  project({{&block.gate, gate_.data()}, {&block.up, up_.data()}}, normed_.data(), count, high_);
-  pool_.split(count * ffn, [&](int64_t begin, int64_t end) {
-    isa_.swiglu(gate_.data() + begin, up_.data() + begin, end - begin, gate_.data() + begin);
-  });
+  const float* x = read(block.mlp_norm, count);
+  if (model_.config.family.gate.empty()) project({{&block.up, gate_.data()}}, x, count, high_);
+  else project({{&block.gate, gate_.data()}, {&block.up, up_.data()}}, x, count, high_);
+  activate(count * model_.config.ffn);
   project({{&block.down, normed_.data()}}, gate_.data(), count, high_);
-  add_residual(count);
+  add_residual(block.mlp_end, count);
+}
+
+// gate_ becomes act(gate_) * up_, or act(gate_) where there is no gate.
+void Engine::activate(int64_t values) {
+  float *gate = gate_.data(), *up = up_.data();
+  pool_.split(values, [&](int64_t begin, int64_t end) {
+    switch (model_.config.activation) {
+      case Activation::silu:
+        return isa_.swiglu(gate + begin, up + begin, end - begin, gate + begin);
+      case Activation::gelu:
+        return isa_.geglu(gate + begin, up + begin, end - begin, gate + begin);
+      case Activation::squared_relu:
+        for (int64_t i = begin; i < end; ++i) {
+          const float x = std::max(gate[i], 0.0f);
+          gate[i] = x * x;
+        }
+    }
+  });
 }
 
 // Norms per head, rotary embedding, rotation; keys and values go into the cache.
@@ -191,10 +226,27 @@ void Engine::prepare_heads(int64_t layer, const std::vector<Span>& spans) {
   const Block& block = model_.blocks[layer];
   const int64_t dim = c.head_dim, turned = c.rotate_keys ? rotation_block(dim) : 0;
   const int64_t count = rows_of(spans);
+  const int number = c.rope_of(layer);
+  const Rope* rope = number < 0 ? nullptr : &ropes_[std::size_t(number)];
+  const bool late = c.family.norms_behind_rope, whole = c.family.whole_head_norms;
   const auto turn = [&](float* x, const float* weight, int64_t row) {
-    if (weight) isa_.rms_norm(x, weight, c.epsilon, dim, x);
-    Rope::turn(x, cosine_.data() + row * dim / 2, sine_.data() + row * dim / 2, dim);
+    const bool own = weight && !whole;
+    if (own && !late) isa_.rms_norm(x, weight, c.epsilon, dim, x);
+    if (rope) {
+      const int64_t at = row * rope->pairs();
+      rope->turn(x, cosine_[std::size_t(number)].data() + at,
+                 sine_[std::size_t(number)].data() + at);
+    }
+    if (own && late) isa_.rms_norm(x, weight, c.epsilon, dim, x);
     isa_.rotate(x, dim, turned);
+  };
+  const auto turn_query = [&](const Span& span, int64_t row, int64_t head) {
+    float* x = q_.data() + (row * c.heads + head) * dim;
+    turn(x, block.query_norm, row);
+    const float factor =
+        rope ? rope->query_factor(span.sequence->position() + row - span.row) : 1.0f;
+    if (factor != 1)
+      for (int64_t i = 0; i < dim; ++i) x[i] *= factor;
   };
   const auto keep = [&](const Span& span, int64_t head) {
     std::vector<Stream>& streams = span.sequence->streams(layer);
@@ -213,9 +265,10 @@ void Engine::prepare_heads(int64_t layer, const std::vector<Span>& spans) {
     }
   };
   const auto heads = [&](int64_t begin, int64_t end) {
-    for (int64_t row = 0; row < count; ++row)
-      for (int64_t head = begin; head < std::min(end, c.heads); ++head)
-        turn(q_.data() + (row * c.heads + head) * dim, block.query_norm, row);
+    for (const Span& span : spans)
+      for (int64_t row = span.row; row < span.row + span.count; ++row)
+        for (int64_t head = begin; head < std::min(end, c.heads); ++head)
+          turn_query(span, row, head);
     for (int64_t i = std::max(begin, c.heads); i < end; ++i)
       for (const Span& span : spans) keep(span, i - c.heads);
   };
@@ -223,22 +276,33 @@ void Engine::prepare_heads(int64_t layer, const std::vector<Span>& spans) {
   else pool_.split(c.heads + c.kv_heads, heads);
 }
 
-void Engine::norm(const float* weight, int64_t count) {
-  const int64_t hidden = model_.config.hidden;
+const float* Engine::read(const float* weight, int64_t count) {
+  if (!weight) return x_.data();
+  rms_norm(x_.data(), weight, model_.config.hidden, count, normed_.data());
+  return normed_.data();
+}
+
+void Engine::rms_norm(const float* x, const float* weight, int64_t width, int64_t count,
+                      float* out) {
   const auto some = [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
-      isa_.rms_norm(x_.data() + t * hidden, weight, model_.config.epsilon, hidden,
-                    normed_.data() + t * hidden);
+      isa_.rms_norm(x + t * width, weight, model_.config.epsilon, width, out + t * width);
   };
-  if (count * hidden < kLeastShared) some(0, count);
+  if (count * width < kLeastShared) some(0, count);
   else pool_.split(count, some);
 }
 
-void Engine::add_residual(int64_t count) {
+void Engine::add_residual(const float* weight, int64_t count) {
+  if (weight)
+    rms_norm(normed_.data(), weight, model_.config.hidden, count, normed_.data());
   float* x = x_.data();
   const float* y = normed_.data();
+  const float factor = model_.config.residual_factor;
   const auto some = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) x[i] += y[i];
+    if (factor == 1)
+      for (int64_t i = begin; i < end; ++i) x[i] += y[i];
+    else
+      for (int64_t i = begin; i < end; ++i) x[i] += y[i] * factor;
   };
   const int64_t values = count * model_.config.hidden;
   if (values < kLeastShared) some(0, values);

@@ -46,8 +46,12 @@ class Engine {
   void mlp_block(int64_t layer, int64_t count);
   void prepare_heads(int64_t layer, const std::vector<Span>& spans);
   const uint8_t* high_rows(int64_t layer, const std::vector<Span>& spans);
-  void norm(const float* weight, int64_t count);
-  void add_residual(int64_t count);
+  // What a block reads: x, behind its norm where it has one.
+  const float* read(const float* weight, int64_t count);
+  // Adds what a block leaves in normed_, behind its norm where it has one.
+  void add_residual(const float* weight, int64_t count);
+  void rms_norm(const float* x, const float* weight, int64_t width, int64_t count, float* out);
+  void activate(int64_t values);
   void product(const Linear& layer, const Inputs& inputs, float* out, Range tile_rows);
   void project(std::vector<std::pair<const Linear*, float*>> layers, const float* x,
                int64_t count, const uint8_t* high = nullptr);
@@ -55,14 +59,15 @@ class Engine {
   const Isa& isa_;
   Model model_;
   Pool pool_;
-  Rope rope_;
+  std::vector<Rope> ropes_;
   Sequence sequence_;
   Attention attention_;
   InputBuffer inputs_;
   int64_t most_rows_;             // that are computed at once
   const uint8_t* high_ = nullptr;  // which of a layer's rows are, or null: none
   Buffer<uint8_t> high_memory_;
-  Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, cosine_, sine_, to_first_;
+  Buffer<float> x_, normed_, q_, k_, v_, mixed_, gate_, up_, to_first_;
+  std::vector<Buffer<float>> cosine_, sine_;  // of each rope
 };
 
 }  // namespace edgeqat

@@ -77,6 +77,8 @@ struct Isa {
   void (*rotate)(float* x, int64_t count, int64_t block);
   // out = silu(gate) * up.
   void (*swiglu)(const float* gate, const float* up, int64_t count, float* out);
+  // out = gelu(gate) * up, by the tanh approximation.
+  void (*geglu)(const float* gate, const float* up, int64_t count, float* out);
   int32_t (*sum)(const int8_t* codes, int64_t count);
   // Words [T][words] to [words][T].
   void (*interleave)(const int32_t* rows, int64_t tokens, int64_t words, int32_t* to);

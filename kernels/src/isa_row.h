@@ -15,7 +15,7 @@ template <class S>
 constexpr Isa row_of(const char* name, bool (*available)()) {
   return {name,      available,  S::kTokens,        kNever,             &product<S>,
           &quantize, &quantize_searched,            &rms_norm,          &softmax,  &rotate,
-          &swiglu,   &sum,       &interleave,       &split<S>,          &lsq,
+          &swiglu,   &geglu,     &sum,              &interleave,        &split<S>, &lsq,
           &mse_scale,            &lsq_backward,     &fake_dynamic,      &fake_searched,
           &moments,  &normalize, &normalize_slopes, &normalize_backward};
 }

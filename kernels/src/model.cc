@@ -21,6 +21,31 @@ class Binder {
     return reinterpret_cast<const float*>(model_.file->get(name, "F32", shape).data);
   }
 
+  // The gains of a norm; null where its name is empty.
+  const float* gains(const std::string& layer, const std::string& name, int64_t size) {
+    if (name.empty()) return nullptr;
+    const float* weight = floats(layer + name + ".weight", {size});
+    const float gain = model_.config.family.gain;
+    if (gain == 0) return weight;
+    model_.memory.emplace_back(size * int64_t(sizeof(float)));
+    float* made = reinterpret_cast<float*>(model_.memory.back().data());
+    for (int64_t i = 0; i < size; ++i) made[i] = gain + weight[i];
+    return made;
+  }
+
+  // Rows first .. first + count - 1 of a layer.
+  Linear rows(const Linear& whole, int64_t first, int64_t count, const std::string& name) {
+    if (first % kRows)
+      throw Unsupported(name + ": its parts do not begin at multiples of 16 rows; it runs in torch "
+                        "only");
+    Linear made = whole;
+    made.matrix.tiles += first / kRows * whole.matrix.tile_row_bytes;
+    if (whole.matrix.scales) made.matrix.scales += first * whole.matrix.groups;
+    made.matrix.rows = count;
+    if (whole.bias) made.bias += first;
+    return made;
+  }
+
   Matrix embedding() {
     const Config& config = model_.config;
     return matrix("model.embed_tokens", config.vocabulary, config.hidden, nullptr);
@@ -155,25 +180,44 @@ void bind(Model& model, bool half) {
   const Config& c = model.config;
   const int64_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
   model.embedding = binder.embedding();
-  model.norm = binder.floats("model.norm.weight", {c.hidden});
+  const Family& f = c.family;
+  const bool whole = f.whole_head_norms;
+  model.norm = binder.gains("model.", "norm", c.hidden);
   if (c.turned_head) model.turn = binder.turn("model.norm.rotation", c.hidden);
   for (int64_t i = 0; i < c.layers; ++i) {
     const std::string name = "model.layers." + std::to_string(i) + ".";
-    const std::string attention = name + "self_attn.", mlp = name + "mlp.";
+    const std::string attention = name + "self_attn.";
     Block block;
-    block.attention_norm = binder.floats(name + "input_layernorm.weight", {c.hidden});
-    block.mlp_norm = binder.floats(name + "post_attention_layernorm.weight", {c.hidden});
-    block.query = binder.linear(attention + "q_proj", queries, c.hidden, c.attention_bias);
-    block.key = binder.linear(attention + "k_proj", keys, c.hidden, c.attention_bias);
-    block.value = binder.linear(attention + "v_proj", keys, c.hidden, c.attention_bias);
-    block.output = binder.linear(attention + "o_proj", c.hidden, queries, c.output_bias);
-    block.gate = binder.linear(mlp + "gate_proj", c.ffn, c.hidden, c.mlp_bias);
-    block.up = binder.linear(mlp + "up_proj", c.ffn, c.hidden, c.mlp_bias);
-    block.down = binder.linear(mlp + "down_proj", c.hidden, c.ffn, c.mlp_bias);
-    if (c.head_norms) {
-      block.query_norm = binder.floats(attention + "q_norm.weight", {c.head_dim});
-      block.key_norm = binder.floats(attention + "k_norm.weight", {c.head_dim});
+    block.attention_norm = binder.gains(name, f.attention_norm, c.hidden);
+    block.attention_end = binder.gains(name, f.attention_end, c.hidden);
+    block.mlp_norm = binder.gains(name, f.mlp_norm, c.hidden);
+    block.mlp_end = binder.gains(name, f.mlp_end, c.hidden);
+    block.query_norm = binder.gains(attention, f.query_norm, whole ? queries : c.head_dim);
+    block.key_norm = binder.gains(attention, f.key_norm, whole ? keys : c.head_dim);
+    if (f.heads.empty()) {
+      block.query = binder.linear(attention + "q_proj", queries, c.hidden, c.attention_bias);
+      block.key = binder.linear(attention + "k_proj", keys, c.hidden, c.attention_bias);
+      block.value = binder.linear(attention + "v_proj", keys, c.hidden, c.attention_bias);
+    } else {
+      const std::string heads = attention + f.heads;
+      const Linear fused =
+          binder.linear(heads, queries + 2 * keys, c.hidden, c.attention_bias);
+      block.query = binder.rows(fused, 0, queries, heads);
+      block.key = binder.rows(fused, queries, keys, heads);
+      block.value = binder.rows(fused, queries + keys, keys, heads);
     }
+    block.output = binder.linear(attention + "o_proj", c.hidden, queries, c.output_bias);
+    if (f.gate_and_up.empty()) {
+      if (!f.gate.empty())
+        block.gate = binder.linear(name + f.gate, c.ffn, c.hidden, c.mlp_bias);
+      block.up = binder.linear(name + f.up, c.ffn, c.hidden, c.mlp_bias);
+    } else {
+      const Linear fused =
+          binder.linear(name + f.gate_and_up, 2 * c.ffn, c.hidden, c.mlp_bias);
+      block.gate = binder.rows(fused, 0, c.ffn, name + f.gate_and_up);
+      block.up = binder.rows(fused, c.ffn, c.ffn, name + f.gate_and_up);
+    }
+    block.down = binder.linear(name + f.down, c.hidden, c.ffn, c.mlp_bias);
     if (c.key_offset && !half)
       block.key_offset =
           binder.floats(attention + "attention_quantizer.key.offset", {c.kv_heads, c.head_dim});

@@ -21,10 +21,10 @@ struct Linear {
 };
 
 struct Block {
-  const float* attention_norm = nullptr;
-  const float* mlp_norm = nullptr;
-  const float* query_norm = nullptr;  // null without norms per head
-  const float* key_norm = nullptr;
+  // null where a family has none
+  const float *attention_norm = nullptr, *attention_end = nullptr;
+  const float *mlp_norm = nullptr, *mlp_end = nullptr;
+  const float *query_norm = nullptr, *key_norm = nullptr;
   const float* key_offset = nullptr;  // [K][D], null without
   const float* threshold = nullptr;   // of token importance, null without
   Linear query, key, value, output, gate, up, down;

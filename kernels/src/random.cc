@@ -98,7 +98,7 @@ Model Model::random(const std::string& name, const std::string& scheme, bool hal
   if (!shape) throw Error("shape: '" + name + "' is unknown; known: " + known);
   Model model;
   Config& c = model.config;
-  c.family = "llama";
+  c.family = *family_of("llama");
   c.hidden = shape->hidden;
   c.ffn = shape->ffn;
   c.layers = shape->layers;
@@ -107,6 +107,7 @@ Model Model::random(const std::string& name, const std::string& scheme, bool hal
   c.head_dim = shape->hidden / shape->heads;
   c.vocabulary = shape->vocabulary;
   c.positions = 4096;
+  c.ropes.emplace_back();
   c.epsilon = 1e-5f;
   c.tied = shape->tied;
   c.scheme = half ? "w16a16kv16" : scheme;

@@ -1,24 +1,29 @@
-// Rotary position embedding: pairs (i, i + D/2) turned by position * frequency_i.
+// Rotary positional embedding: the default, linear, llama3, yarn and longrope scalings.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "config.h"
+#include "rope_config.h"
 
 namespace edgeqat {
 
 class Rope {
  public:
-  Rope(const RopeSpec& spec, int64_t head_dim);
+  // adjacent: pairs are neighbours x0 x1, else x_i and the value half of the turned ones behind it.
+  Rope(const RopeSpec& spec, int64_t head_dim, bool adjacent);
 
-  // Cosines and sines of one position: [D/2] each.
+  int64_t pairs() const { return int64_t(frequency_.size()); }
+  // cos and sin [pairs] of a position.
   void angles(int64_t position, float* cosine, float* sine) const;
-
-  // Turns one head in place.
-  static void turn(float* x, const float* cosine, const float* sine, int64_t head_dim);
+  // Rotates one head in place.
+  void turn(float* x, const float* cosine, const float* sine) const;
+  // What queries of a position are multiplied by.
+  float query_factor(int64_t position) const;
 
  private:
+  RopeSpec spec_;
+  bool adjacent_;
   std::vector<float> frequency_;
 };
 

@@ -259,6 +259,14 @@ inline void swiglu(const float* gate, const float* up, int64_t count, float* out
     out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
+// tanh by the logistic function: gelu(x) = x * logistic(2 * sqrt(2 / pi) * (x + 0.044715 x^3)).
+inline void geglu(const float* gate, const float* up, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = gate[i], inner = 1.5957691216f * (x + 0.044715f * x * x * x);
+    out[i] = x / (1.0f + exponential(-inner)) * up[i];
+  }
+}
+
 // Sum of codes.
 inline int32_t sum(const int8_t* codes, int64_t count) {
   int32_t total = 0;

@@ -25,7 +25,9 @@ using edgeqat::Random;
 
 const std::vector<std::string> kWords = {
     "U8", "F16", "F32", "BF16", "I64", "linear", "embedding", "dynamic", "static", "llama", "qwen2",
-    "qwen3", "mistral", "gpt2", "w4a8kv4", "w2a4kv2", "w4a8kv1", "w99a8kv4", "w4", "silu", "gelu",
+    "qwen3", "mistral", "gpt2", "gemma3_text", "granite", "olmo2", "olmo3", "exaone4", "ernie4_5",
+    "arcee", "hunyuan_v1_dense", "phi3", "smollm3", "ministral3", "relu2", "gelu_pytorch_tanh",
+    "longrope", "full_attention", "w4a8kv4", "w2a4kv2", "w4a8kv1", "w99a8kv4", "w4", "silu", "gelu",
     "llama3", "yarn", "model.embed_tokens", "lm_head", "\\u0041", "\\ud83d\\ude00", "\\uD800",
     "\\q", "default", "edgeqat", "sliding_attention", ""};
 constexpr const char* kRules[] = {"importance", "reversed", "random", "layers", "zipcache"};

@@ -186,6 +186,9 @@ void check_elementwise(Expect& expect, Random& random) {
         isa->swiglu(x.data(), y.data(), count, out.data());
         kScalar.swiglu(x.data(), y.data(), count, truth.data());
         expect.that(same(out, truth), name + "swiglu differs");
+        isa->geglu(x.data(), y.data(), count, out.data());
+        kScalar.geglu(x.data(), y.data(), count, truth.data());
+        expect.that(same(out, truth), name + "geglu differs");
         out = truth = x;
         const float sum = isa->softmax(out.data(), 0.125f, count);
         expect.that(kScalar.softmax(truth.data(), 0.125f, count) == sum && same(out, truth),

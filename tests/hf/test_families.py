@@ -5,29 +5,20 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import architectures
 import pytest
 import test_what_users_bring
 import tiny
 import torch
 from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen2MoeConfig,
     Qwen2MoeForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    SmolLM3Config,
-    SmolLM3ForCausalLM,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -43,19 +34,13 @@ from edgeqat.recipe.quant import QuantSection
 from edgeqat.recipe.train import DistillSection
 from edgeqat.train.objective import Objective
 
-MODELS = {
-    "gpt2": (GPT2LMHeadModel, GPT2Config, {"resid_pdrop": 0, "attn_pdrop": 0, "embd_pdrop": 0}),
-    "llama": (LlamaForCausalLM, LlamaConfig, {}),
-    "mistral": (MistralForCausalLM, MistralConfig, {"sliding_window": 6}),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {}),
-    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config, {"pad_token_id": 0, "layer_types": None}),
-}
+EXPERTS = {"layer_types": ["full_attention"] * 2, "num_local_experts": 2}
+MAMBA = {"num_local_experts": 0, "mamba_n_heads": 8, "mamba_d_head": 16}
 QUANT = QuantSection.model_validate({"scheme": "w2a8kv4", "weight": {"group_size": 32}})
 
 
 def made(family, **changes):
-    kind, config, own = MODELS[family]
+    kind, config, own = architectures.FAMILIES[family]
     return tiny.model(kind, config, **{**own, **changes})
 
 
@@ -65,19 +50,19 @@ def logits(model):
 
 
 def test_every_supported_family_is_tested():
-    assert set(MODELS) == set(FAMILIES)
+    assert set(architectures.FAMILIES) == set(FAMILIES)
     assert {name.split()[0] for name in test_what_users_bring.ARCHITECTURES} == set(FAMILIES)
 
 
 def test_the_table_says_what_the_engine_runs():
-    source = Path(__file__).parents[2] / "kernels" / "src" / "config.cc"
-    written = re.search(r"families = \{([^}]*)\}", source.read_text(encoding="utf-8"))
+    source = Path(__file__).parents[2] / "kernels" / "src" / "family.cc"
+    text = source.read_text(encoding="utf-8")
     engine = {name for name, family in FAMILIES.items() if family.engine}
-    assert set(re.findall(r'"(\w+)"', written.group(1))) == engine
+    assert set(re.findall(r'(?:named|olmo)\("(\w+)"', text)) == engine
     assert engine == test_what_users_bring.ENGINE
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", architectures.FAMILIES)
 def test_a_row_names_what_a_model_has(family):
     row, model = FAMILIES[family], made(family)
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -93,11 +78,12 @@ def test_a_row_names_what_a_model_has(family):
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", architectures.FAMILIES)
 def test_prepare_train_write_load_generate(tmp_path, family, tied):
     model = edgeqat.prepare(made(family, tie_word_embeddings=tied), quant=QUANT)
     calibrate(model, iter([tiny.ids(seed=3)]))
-    assert len(list(attentions(model))) == model.config.num_hidden_layers
+    kinds = getattr(model.config, "layer_types", None) or []
+    assert len(list(attentions(model))) == model.config.num_hidden_layers - kinds.count("conv")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     objective = Objective(DistillSection(), made(family, tie_word_embeddings=tied))
     losses = []
@@ -123,7 +109,7 @@ def test_prepare_train_write_load_generate(tmp_path, family, tied):
     assert tokens[0, 5] == loaded(tiny.ids(1, 5)).logits[0, -1].argmax()
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", architectures.FAMILIES)
 def test_restore_gives_the_family_s_own_layers_back(family):
     model = made(family)
     expected = logits(model)
@@ -180,11 +166,14 @@ def test_a_huge_key_bias_does_not_break_kv4():
     [
         (MixtralForCausalLM, MixtralConfig, {"num_local_experts": 2}, "mixtral"),
         (Qwen2MoeForCausalLM, Qwen2MoeConfig, {"num_experts": 2}, "qwen2_moe"),
-        (Gemma3ForCausalLM, Gemma3TextConfig, {}, "gemma3_text"),
+        (Gemma4ForCausalLM, Gemma4TextConfig, {}, "gemma4_text"),
+        (GraniteMoeHybridForCausalLM, GraniteMoeHybridConfig, EXPERTS, "granitemoehybrid"),
+        (GraniteMoeHybridForCausalLM, GraniteMoeHybridConfig, MAMBA, "granitemoehybrid"),
     ],
 )
-def test_other_architectures_are_refused_by_name(kind, config, changes, name):
-    model = tiny.model(kind, config, num_hidden_layers=1, **changes)
-    with pytest.raises(ModelError, match=f"'{name}' is not supported.*gpt2, llama") as caught:
+def test_other_architectures_are_refused_by_name_with_the_reason(kind, config, changes, name):
+    model = tiny.model(kind, config, **changes)
+    refused = rf"'{name}' is not supported \(its? .*\); supported: gpt2, gpt_neox, llama"
+    with pytest.raises(ModelError, match=refused) as caught:
         edgeqat.prepare(model)
     assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 
+import architectures
 import pytest
 import tiny
 import torch
@@ -37,6 +38,11 @@ LLAMA = (LlamaForCausalLM, LlamaConfig)
 QWEN2, QWEN3 = (Qwen2ForCausalLM, Qwen2Config), (Qwen3ForCausalLM, Qwen3Config)
 MISTRAL, GPT2 = (MistralForCausalLM, MistralConfig), (GPT2LMHeadModel, GPT2Config)
 SMOLLM3 = (SmolLM3ForCausalLM, SmolLM3Config)
+GEMMA3_OWN, PHI3_OWN, GRANITE_OWN = (
+    architectures.FAMILIES[name][2] for name in ("gemma3_text", "phi3", "granite")
+)
+GEMMA3, PHI3 = architectures.classes("gemma3_text"), architectures.classes("phi3")
+GRANITE = architectures.classes("granite")
 WINDOW = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
 ARCHITECTURES = {
     "llama": (*LLAMA, {}),
@@ -61,7 +67,28 @@ ARCHITECTURES = {
     "gpt2": (*GPT2, {}),
     "gpt2 untied": (*GPT2, {"tie_word_embeddings": False}),
 }
+NEWER = {  # with a rotary embedding of their own
+    name: architectures.FAMILIES[name]
+    for name in architectures.FAMILIES
+    if name not in {one.split()[0] for one in ARCHITECTURES}
+}
 THETA, FIRST = {"rope_theta": 1e4}, {"original_max_position_embeddings": 64}
+_LONG = {"rope_type": "longrope", "short_factor": [1.5] * 6, "long_factor": [2.0] * 6}
+_BOTH = {"sliding_attention": {"rope_type": "default", "rope_theta": 1e3}}
+NEWER |= {
+    "gemma3_text untied": (*GEMMA3, {**GEMMA3_OWN, "tie_word_embeddings": False}),
+    "gemma3_text linear": (*GEMMA3, {**GEMMA3_OWN, "rope_parameters": {
+        **_BOTH, "full_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 8.0},
+    }}),
+    "phi3 longrope": (*PHI3, {**PHI3_OWN, **FIRST, "rope_parameters": {
+        **_LONG, **THETA, "partial_rotary_factor": 0.75,
+    }}),
+    "granite untied": (*GRANITE, {**GRANITE_OWN, "tie_word_embeddings": False}),
+    "olmo2 biases": (*architectures.classes("olmo2"), {"attention_bias": True}),
+    "ernie4_5 biases": (*architectures.classes("ernie4_5"), {"use_bias": True}),
+    "gpt_neox in turn": (*architectures.classes("gpt_neox"), {"use_parallel_residual": False}),
+}  # fmt: skip
+ARCHITECTURES |= NEWER
 ROPES = {
     "default": {"rope_type": "default", **THETA},
     "theta": {"rope_type": "default", "rope_theta": 1e6},
@@ -75,14 +102,15 @@ ROPES = {
     },
 }  # fmt: skip
 STORED = ("float32", "bfloat16", "sharded", "padded vocabulary", "added tokens")
-ENGINE = {"llama", "mistral", "qwen2", "qwen3"}  # what the engine runs, with these embeddings:
-ENGINE_ROPES = {"default", "theta", "linear", "llama3"}
+ENGINE = {name for name in architectures.FAMILIES if name not in ("gpt2", "gpt_neox", "lfm2")}
+ENGINE_ROPES = {"none", "default", "theta", "linear", "llama3", "yarn", "longrope"}
 
 
 def cases():
     for number, name in enumerate(ARCHITECTURES):
-        for turn in range(1 if name.startswith("gpt2") else 3):
-            rope = "none" if name.startswith("gpt2") else list(ROPES)[(3 * number + turn) % 7]
+        alone = name.startswith("gpt2") or name in NEWER
+        for turn in range(1 if alone else 3):
+            rope = "none" if alone else list(ROPES)[(3 * number + turn) % 7]
             yield pytest.param(name, rope, STORED[(number + 2 * turn) % len(STORED)])
 
 
@@ -94,7 +122,7 @@ def stored_model(folder, name, rope, way):
         parameters = dict(ROPES[rope])
         if rope == "longrope":
             pairs = changes.get("head_dim", 16) // 2
-            parameters |= {"short_factor": [1.0] * pairs, "long_factor": [2.0] * pairs}
+            parameters |= {"short_factor": [1.5] * pairs, "long_factor": [2.0] * pairs}
         changes["rope_parameters"] = parameters
     tokenizer = tiny.tokenizer()
     if way == "padded vocabulary":
@@ -119,12 +147,12 @@ def divergence(expected, found):
 
 def test_every_way_and_embedding_is_met():
     met = [case.values for case in cases()]
-    assert len(ARCHITECTURES) == 21 and {name for name, *_ in met} == set(ARCHITECTURES)
+    assert len(ARCHITECTURES) == 41 and {name for name, *_ in met} == set(ARCHITECTURES)
     assert {way for *_, way in met} == set(STORED)
     pairs = set(itertools.product(ROPES, STORED))
     assert pairs <= {(rope, way) for _, rope, way in met}
     both = {(name.split()[0], rope) for name, rope, _ in met if rope in ENGINE_ROPES}
-    assert set(itertools.product(ENGINE - {"mistral", "qwen3"}, ENGINE_ROPES)) <= both
+    assert set(itertools.product({"llama", "qwen2"}, ENGINE_ROPES - {"none"})) <= both
 
 
 @torch.no_grad()
@@ -145,8 +173,10 @@ def test_it_is_the_float_model_at_8_bits(tmp_path, name, rope, way):
     packed_folder.write(tmp_path / "packed", edgeqat.convert(model), _quant(), tokenizer)
     packed = edgeqat.load(tmp_path / "packed")
     assert torch.equal(packed(ids, use_cache=False).logits, prepared)
-    steps = [packed(ids[:, :20]), packed(ids[:, :1])]  # a cache of its own each time
-    assert torch.allclose(steps[0].logits, prepared[:, :20], atol=2e-2)
+    cache = edgeqat.KVCache(packed)
+    steps = [packed(ids[:, :20], past_key_values=cache).logits]
+    steps += [packed(ids[:, t : t + 1], past_key_values=cache).logits for t in range(20, 40)]
+    assert divergence(prepared, torch.cat(steps, 1)) < 5e-5
     if native.library() is None:
         return
     if name.split()[0] not in ENGINE or rope not in ENGINE_ROPES:

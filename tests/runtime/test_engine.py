@@ -11,24 +11,18 @@ import os
 import shutil
 from pathlib import Path
 
+import architectures
 import numpy as np
 import pytest
 import tiny
 import torch
 from marks import needs_kernels
 from safetensors.torch import load_file, save_file
-from transformers import (
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 import edgeqat
 from edgeqat import native
 from edgeqat.errors import FormatError, UsageError
+from edgeqat.families import FAMILIES
 from edgeqat.hf import packed_folder
 from edgeqat.hf.float_model import load_model, load_tokenizer
 from edgeqat.nn import convert
@@ -60,9 +54,11 @@ MODELS = {
     "linear rope": lambda: tiny.llama(
         rope_parameters={"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
     ),
-    "mistral": lambda: tiny.model(MistralForCausalLM, MistralConfig, sliding_window=None),
-    "qwen2": lambda: tiny.model(Qwen2ForCausalLM, Qwen2Config),
-    "qwen3": lambda: tiny.model(Qwen3ForCausalLM, Qwen3Config),
+    **{
+        name: lambda row=row: tiny.model(row[0], row[1], **row[2])
+        for name, row in architectures.FAMILIES.items()
+        if FAMILIES[name].engine and name != "llama"
+    },
 }
 
 
@@ -97,8 +93,9 @@ def test_logits_of_every_family_equal_torch(name, tmp_path):
             ids = tiny.ids(1, 24, seed)[0].tolist()
             engine.reset()
             cosines.append(cosine(engine.prefill(ids, every=True), torch_logits(model, ids)))
-    assert np.median(cosines) >= 0.9999
-    assert min(cosines) >= 0.9995
+    unnormed = name in ("olmo2", "olmo3", "exaone4")  # layers read the residual stream as it is
+    assert np.median(cosines) >= (0.9998 if unnormed else 0.9999)
+    assert min(cosines) >= (0.999 if unnormed else 0.9995)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +112,15 @@ def test_logits_of_every_width_equal_torch(scheme, least, tmp_path):
     model, ids = pack(tmp_path, tiny.llama(), scheme), tiny.ids(1, 24)[0].tolist()
     with Engine(tmp_path, threads=2) as engine:
         assert cosine(engine.prefill(ids, every=True), torch_logits(model, ids)) >= least
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_pass_of_every_family_equals_token_by_token(name, tmp_path):
+    pack(tmp_path, MODELS[name](), "w4a8kv4")
+    ids = tiny.ids(1, 70)[0].tolist()
+    with Engine(tmp_path, threads=2) as engine, Engine(tmp_path, threads=1) as other:
+        once = engine.prefill(ids, every=True)
+        assert np.array_equal(once, np.stack([other.decode(token) for token in ids]))
 
 
 @pytest.mark.parametrize("sinks", [0, 4, 40])
@@ -286,10 +292,21 @@ def test_what_only_torch_runs_is_named(scheme, quant, tmp_path):
         Engine(tmp_path)
 
 
-def test_a_sliding_window_bounds_the_context(tmp_path):
-    pack(tmp_path, tiny.model(MistralForCausalLM, MistralConfig, sliding_window=8), "w4a8kv4")
-    with Engine(tmp_path) as engine:
-        assert engine.context == 8
+@pytest.mark.parametrize("scheme", ["w4a8kv4", "w4a8kv16"])
+def test_a_window_moves_over_a_long_text(scheme, tmp_path):
+    """Far beyond the window, the sinks and what is computed at once."""
+    row = architectures.FAMILIES["gemma3_text"]
+    changes = {**row[2], "sliding_window": 50, "max_position_embeddings": 512}
+    model = pack(tmp_path, tiny.model(row[0], row[1], **changes), scheme)
+    ids = tiny.ids(1, 400)[0].tolist()
+    with Engine(tmp_path, threads=2) as engine:
+        assert engine.context == 512
+        once = engine.prefill(ids, every=True)
+        engine.reset()
+        engine.prefill(ids[:-3])
+        steps = [engine.decode(token) for token in ids[-3:]]
+    assert np.array_equal(once[-3:], np.stack(steps))
+    assert cosine(once[300:], torch_logits(model, ids)[300:]) >= 0.9998
 
 
 @pytest.mark.parametrize("adaptive", [{}, {"share": 0.5}])
