@@ -73,7 +73,7 @@ def sampled(
             break
         if left <= (1 - _ENDED) * len(numbers):
             kept = going.nonzero()[:, 0]
-            cache.reorder_cache(kept)
+            cache.reorder_cache(kept)  # type: ignore[arg-type]
             numbers = [numbers[i] for i in kept.tolist()]
             ids, mask, going = ids[kept], mask[kept], going[kept]
         mask = torch.cat([mask, torch.ones_like(ids)], 1)

@@ -24,6 +24,7 @@ def to_plain(model: nn.Module) -> None:
     """
     for name, layer in list(model.named_modules()):
         plain: Any = None
+        weight: Any = getattr(layer, "weight", None)
         if isinstance(layer, Conv1D):
             columns, rows = layer.weight.shape
             plain = nn.Linear(columns, rows, device="meta")
@@ -31,7 +32,7 @@ def to_plain(model: nn.Module) -> None:
             plain.bias = layer.bias
         elif type(layer) is Gemma3TextScaledWordEmbedding:
             factor = float(layer.scalar_embed_scale)
-            plain = ScaledEmbedding.wrap(layer.weight, layer.padding_idx, factor)
+            plain = ScaledEmbedding.wrap(weight, layer.padding_idx, factor)
         if plain is not None:
             replace(model, name, plain.train(layer.training))
 

@@ -135,7 +135,7 @@ def convert(model: nn.Module) -> nn.Module:
             packed.store(*layer.weight_quantizer.codes(layer.weight.detach().flatten(1)))
         if isinstance(packed, PackedEmbedding):
             packed.padding_idx = layer.padding_idx  # type: ignore[assignment]
-            packed.factor = layer.factor
+            packed.factor = layer.factor  # type: ignore[assignment]
             embeddings[id(layer.weight)] = (name, packed)
         else:
             packed.bias, packed.input_quantizer = layer.bias, layer.input_quantizer

@@ -143,7 +143,8 @@ class ScaledEmbedding(nn.Embedding):
 
     @classmethod
     def wrap(cls, weight: nn.Parameter, padding_idx: int | None, factor: float) -> ScaledEmbedding:
-        layer = cls(*weight.shape, padding_idx, _weight=weight)
+        rows, columns = weight.shape
+        layer = cls(rows, columns, padding_idx, _weight=weight)
         layer.weight, layer.factor = weight, factor
         return layer
 
