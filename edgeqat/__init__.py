@@ -11,8 +11,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ERRORS = (
-    "DataError", "EdgeQATError", "FormatError", "Interrupted", "ModelError", "OutputError",
-    "RecipeError", "SchemeError", "StorageError", "TrainingError", "UsageError",
+    "AgreementError", "DataError", "EdgeQATError", "FormatError", "Interrupted", "ModelError",
+    "OutputError", "RecipeError", "SchemeError", "StorageError", "TrainingError", "UsageError",
 )  # fmt: skip
 _HOMES = {
     **dict.fromkeys(_ERRORS, "edgeqat.errors"),

@@ -53,6 +53,10 @@ class StorageError(EdgeQATError):
     """Writing failed on the way, for example because the disk is full."""
 
 
+class AgreementError(EdgeQATError):
+    """A runtime that does not compute what was trained."""
+
+
 class Interrupted(EdgeQATError):
     """Ctrl-C or SIGTERM: the run stopped where it can continue."""
 

@@ -31,6 +31,7 @@ from edgeqat.cli import (
     serve,
     terminal,
     train,
+    verify,
 )
 from edgeqat.errors import EdgeQATError, UsageError
 
@@ -75,9 +76,9 @@ def _options(
 
 for _name, _verb in (
     ("quantize", quantize), ("train", train), ("coreset", coreset), ("eval", evaluate),
-    ("compare", compare), ("bench", bench), ("report", report), ("export", export),
-    ("generate", generate), ("chat", chat), ("serve", serve), ("inspect", inspect),
-    ("recipes", recipes), ("manual", manual),
+    ("compare", compare), ("verify", verify), ("bench", bench), ("report", report),
+    ("export", export), ("generate", generate), ("chat", chat), ("serve", serve),
+    ("inspect", inspect), ("recipes", recipes), ("manual", manual),
 ):  # fmt: skip
     app.command(_name, hidden=_verb is manual, epilog=_examples(*_verb.EXAMPLES))(_verb.command)
 

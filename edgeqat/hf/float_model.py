@@ -95,6 +95,17 @@ def load_model(name: str, weights: str | None = None) -> PreTrainedModel:
     return model
 
 
+def load_as_stored(folder: Path) -> Any:
+    """A model from a local folder of another runtime, quantized as it says, in float32."""
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True
+        )
+    except Exception as error:
+        raise ModelError(_explain(str(folder), str(folder), error)) from error
+    return model.eval()
+
+
 def settle_tie(model: Any) -> None:
     """Make the config say whether head and embedding are one weight: a checkpoint that holds both
     is loaded with both, whatever its config says.
