@@ -1,13 +1,14 @@
 """What a language model loses before any training, on ten blocks of 512 tokens (docs/results.md),
 and what a packed folder of it loses there.
 
-usage: python eval/start_table.py MODEL --train TEXT --valid TEXT [--twin] [--blocks N] ROW...
+usage: python eval/start_table.py MODEL --train TEXT --valid TEXT [--twin] [--bos] [--blocks N]
+       ROW...
 
 A row is fields of a recipe as JSON, for example {"quant": {"scheme": "w4a8kv4"}}, or a packed
 folder of the model. The weights are rounded on N blocks (32) spread over the training text (plain
-text or .gz); the ten begin at character 200,000 of the held-out text, without BOS. --twin measures
-the rotated twin: the same function with ordinary weights, its head untied, its residual stream
-turned by a random matrix.
+text or .gz); the ten begin at character 200,000 of the held-out text. --bos puts BOS in the place of
+their first tokens, which some models need (Gemma). --twin measures the rotated twin: the same
+function with ordinary weights, its head untied, its residual stream turned by a random matrix.
 
     KL        to the float model, nats a token      same top   share of equal most likely tokens
     MB        model.safetensors                     bits       a weight of the matrices, with scales
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--train", required=True)
     parser.add_argument("--valid", required=True)
     parser.add_argument("--twin", action="store_true")
+    parser.add_argument("--bos", action="store_true")
     parser.add_argument("--blocks", type=int, default=32)
     options = parser.parse_args()
     model, tokenizer = (
@@ -67,10 +69,10 @@ def main() -> None:
     step = len(train) // options.blocks
     starts = [train[at * step : at * step + CHARACTERS] for at in range(options.blocks)]
     blocks = torch.tensor([ids(tokenizer, text)[:CONTEXT] for text in starts])
-    held = torch.tensor(ids(tokenizer, valid[START:])[: VALID_BLOCKS * CONTEXT])
-    task = TextTask(
-        keep_half(model), None, tokenizer, Blocks(blocks), Blocks(held.view(-1, CONTEXT))
-    )
+    held = torch.tensor(ids(tokenizer, valid[START:])[: VALID_BLOCKS * CONTEXT]).view(-1, CONTEXT)
+    if options.bos:
+        blocks[:, 0] = held[:, 0] = tokenizer.bos_token_id
+    task = TextTask(keep_half(model), None, tokenizer, Blocks(blocks), Blocks(held))
     show("float", score(task.model, task.model, task.valid.ids), {})
     for row in options.rows:
         if Path(row).is_dir():

@@ -1,7 +1,9 @@
 """What you trained is what you serve: every runtime that is at hand against the packed model, on
 the same tokens.
 
-The packed model is fake-quantization's, computed by torch in one pass. A runtime is our engine,
+The packed model is fake-quantization's, computed by torch in one pass. Torch with products in
+float64 is the measure for the others: a code that rounds the other way changes all layers behind
+it, so that no runtime which adds in another order can agree more. A runtime is our engine,
 llama.cpp on a GGUF file, or transformers on a compressed-tensors folder. Each sees the same
 prefixes (teacher-forced); its scores are those of compare/scores against the packed model.
 
@@ -32,10 +34,12 @@ from edgeqat.export import compressed_tensors, gguf, llama
 from edgeqat.hf import float_model, packed_folder
 from edgeqat.pipeline.evaluate import recipe_of
 from edgeqat.pipeline.load import task_of_folder, with_data_root
+from edgeqat.quant.exact import exact_products
 from edgeqat.runtime.engine import Engine
 from edgeqat.scheme import Scheme
 
 ENGINE, LLAMA_CPP, TENSORS = "edgeqat engine", "llama.cpp", "compressed-tensors"
+FLOAT64 = "torch in float64"
 _INSTALL = {
     LLAMA_CPP: ("llama_cpp", "pip install 'edgeqat[peers]'"),
     TENSORS: ("compressed_tensors", "pip install compressed-tensors"),
@@ -65,7 +69,8 @@ def verify(
         reference = place / "reference.npy"
         own = write_reference(reference, packed_folder.load(folder), held.ids)
         rows: list[dict[str, Any]] = []
-        for runtime, file in [(ENGINE, folder), *_files(folder, exports, place)]:
+        at_hand = [(FLOAT64, folder), (ENGINE, folder), *_files(folder, exports, place)]
+        for runtime, file in at_hand:
             tell(f"{runtime}: {file}")
             row: dict[str, Any] = {"runtime": runtime, "file": _shown(file, place)}
             if isinstance(file, str):
@@ -102,7 +107,8 @@ def check_folder(folder: Path) -> None:
 
 def least_same(result: dict[str, Any]) -> float:
     """The lowest share of same top tokens among the runtimes that ran, in percent."""
-    return min((row["same_top"] for row in result["rows"] if "same_top" in row), default=0.0)
+    rows = [row for row in result["rows"] if row["runtime"] != FLOAT64]
+    return min((row["same_top"] for row in rows if "same_top" in row), default=0.0)
 
 
 def _files(folder: Path, exports: list[Path], place: Path) -> Iterator[tuple[str, Path | str]]:
@@ -162,8 +168,10 @@ def _opened(runtime: str, file: Path, folder: Path, context: int, threads: int) 
         with llama_cpp.opened(file, context, cache, threads) as logits:
             yield logits
     else:
-        model = float_model.load_as_stored(file)
-        yield lambda ids: model(input_ids=ids[None], use_cache=False).logits[0]
+        is_own = runtime == FLOAT64
+        model = packed_folder.load(file) if is_own else float_model.load_as_stored(file)
+        with exact_products(is_own):
+            yield lambda ids: model(input_ids=ids[None], use_cache=False).logits[0]
 
 
 @torch.inference_mode()

@@ -2,7 +2,9 @@
 quantized layers before it give (quant/compensation has the equations).
 
 Once a layer's inputs have been seen with its weights in float, all its weights are rounded, and its
-output goes on. Hidden states and one layer's second moments are all that is held.
+output goes on. Hidden states and one layer's second moments are all that is held. At last the head
+is rounded on what the last norm gives it. Where it is the embedding too, whose rows are read one by
+one, all inputs count as much as its own: (H / mean(diag H) + I) in the place of H.
 
 Legend: B batch, T tokens, H hidden, I inputs of a matrix.
 """
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from edgeqat.errors import ModelError
 from edgeqat.nn.adaptive import AdaptiveQuantizer
 from edgeqat.nn.head_balance import balance_layer
+from edgeqat.nn.heads import head, last_norm
 from edgeqat.nn.layers import attentions
 from edgeqat.nn.linear import QuantLinear
 from edgeqat.nn.observation import check_ranges, observed, watching
@@ -38,6 +41,7 @@ from edgeqat.recipe.train import BlockSection
 logger = logging.getLogger(__name__)
 
 _ROUNDING_TOKENS = 2**15
+_ROWS = 2**14  # of the head, rounded at a time
 
 
 def waiting(model: nn.Module) -> list[QuantLinear]:
@@ -99,8 +103,10 @@ def compensate(
             if section is not None:
                 losses.append(reconstruct(layer, call, quantized, floating, section, walk.masks))
             _pass_on(call, quantized)
-    for layer in waiting(model):
-        set_rounded(layer)  # outside of decoder layers
+    for layer in waiting(model):  # outside of decoder layers
+        if layer is head(model) and not adaptive:
+            _round_head(model, layer, [quantized[number] for number in watched])
+        set_rounded(layer)
     if losses:
         before, last = (sum(column) / len(losses) for column in zip(*losses, strict=True))
         logger.info("blocks trained one by one: relative error %.5f -> %.5f", before, last)
@@ -133,6 +139,37 @@ def _observe(walk: Walk, layer: nn.Module, hidden: list[Tensor], numbers: Sequen
     with observed(watchers):
         until = attention if watchers == watching(attention) else layer
         walk.feed(layer, hidden, until, numbers)
+
+
+def _round_head(model: nn.Module, layer: QuantLinear, hidden: list[Tensor]) -> None:
+    """Round the head on hidden states (B, T, H) of the last decoder layer, some rows at a time."""
+    norm, quantizer = last_norm(model), layer.weight_quantizer
+    if norm is None or not isinstance(quantizer, WeightQuantizer):
+        return
+    width = layer.in_features
+    hessian, tokens = hidden[0].new_zeros(width, width, dtype=torch.float32), 0
+    for x in hidden:
+        values = layer.input_quantizer(rotate(norm(x), layer.rotation)).reshape(-1, width).float()
+        hessian.addmm_(values.t(), values)
+        tokens += len(values)
+    hessian /= tokens
+    if any(module.weight is layer.weight for module in model.modules() if _is_table(module)):
+        hessian.diagonal().add_(hessian.diagonal().mean())
+    scales = []
+    for rows in layer.weight.split(_ROWS):
+        shape = (len(rows), width)
+        part = WeightQuantizer(
+            shape, quantizer.grid.bits, quantizer.granularity, quantizer.group_size
+        )
+        part.to(rows.device)
+        (latent,), _ = compensation.compensate([part], [rows], hessian)
+        rows.copy_(latent)
+        scales.append(part.scale)
+    quantizer.set_scale(torch.cat(scales))
+
+
+def _is_table(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding)
 
 
 class _Inputs:
@@ -192,7 +229,7 @@ class _Inputs:
 
 def _round(layers: list[QuantLinear], hessian: Tensor) -> None:
     quantizers: list[Any] = [layer.weight_quantizer for layer in layers]
-    weights = [layer.weight for layer in layers]
+    weights: list[Tensor] = [layer.weight for layer in layers]
     if not hessian.isfinite().all():
         rows, columns = weights[0].shape
         raise ModelError(

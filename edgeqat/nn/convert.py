@@ -315,7 +315,10 @@ def _compensated(name: str, layer: Any, decision: Decision, quant: QuantSection)
     """Whether calibration rounds a weight with compensation: not where the loss is small anyway."""
     head = name.rpartition(".")[2] in HEADS
     wanted = quant.weight.init == "gptq" and quant.weight.scale == "learned"
-    return wanted and isinstance(layer, nn.Linear) and not head and decision.bits < HIGH_BITS
+    is_table = isinstance(layer, nn.Embedding)  # waits with the head that is tied to it
+    kind = isinstance(layer, nn.Linear) or is_table
+    per_tensor = (head or is_table) and decision.granularity == "per_tensor"
+    return wanted and kind and not per_tensor and decision.bits < HIGH_BITS
 
 
 def _quant_layer(

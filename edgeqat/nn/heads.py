@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from edgeqat.families import family_of
+from edgeqat.families import Family, family_of
 
 
 def separate_heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -15,10 +15,26 @@ def separate_heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
     RoPE.
     """
     for name, module in model.named_modules():
-        family = family_of(getattr(getattr(module, "config", None), "model_type", None))
+        family = _family(module)
         apart = len(family.projections) == 3 and family.writers
         if apart and all(hasattr(module, part) for part in family.projections):
             yield name, module
+
+
+def head(model: nn.Module) -> Any:
+    """The head of a language model of a known family, or None."""
+    return getattr(model, _family(model).head, None)
+
+
+def last_norm(model: nn.Module) -> Any:
+    """The norm before the head, or None."""
+    name = _family(model).last_norm
+    found = [getattr(child, name) for child in model.children() if hasattr(child, name)]
+    return found[0] if len(found) == 1 else None
+
+
+def _family(module: nn.Module) -> Family:
+    return family_of(getattr(getattr(module, "config", None), "model_type", None))
 
 
 def projections(attention: Any) -> list[Any]:

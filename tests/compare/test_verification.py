@@ -45,7 +45,7 @@ def verified(folder, tmp_path, *arguments):
 def test_every_runtime_that_is_installed_stands_beside_the_packed_model(folder, tmp_path):
     code, rows = verified(folder, tmp_path, "--least", 95)
     assert code == 0
-    for name in ("edgeqat engine", "compressed-tensors"):
+    for name in ("torch in float64", "edgeqat engine", "compressed-tensors"):
         assert rows[name]["same_top"] >= 95 and rows[name]["kl"] < 1e-2, name
     assert rows["compressed-tensors"]["file"] is None  # made for the purpose
     assert "same_top" in rows["llama.cpp"] or rows["llama.cpp"]["reason"]

@@ -62,6 +62,24 @@ def test_the_table_says_what_the_engine_runs():
     assert engine == test_what_users_bring.ENGINE
 
 
+def test_the_page_of_models_says_what_the_table_says():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- families")[2].partition("<!-- end of families")[0]
+    told = {}
+    for line in table.splitlines()[3:]:
+        name, _, engine, source, exports = (cell.strip() for cell in line.split("|")[1:-1])
+        told[name.strip("`")] = (engine == "yes", source == "yes", exports)
+    exported = [("gguf", "llama_cpp"), ("compressed-tensors", "compressed_tensors")]
+    assert told == {
+        name: (
+            row.engine,
+            row.from_gguf is not None,
+            ", ".join(export for export, field in exported if getattr(row, field)),
+        )
+        for name, row in FAMILIES.items()
+    }
+
+
 @pytest.mark.parametrize("family", architectures.FAMILIES)
 def test_a_row_names_what_a_model_has(family):
     row, model = FAMILIES[family], made(family)
