@@ -6,8 +6,8 @@ usage: python eval/start_table.py MODEL --train TEXT --valid TEXT [--twin] [--bo
 
 A row is fields of a recipe as JSON, for example {"quant": {"scheme": "w4a8kv4"}}, or a packed
 folder of the model. The weights are rounded on N blocks (32) spread over the training text (plain
-text or .gz); the ten begin at character 200,000 of the held-out text. --bos puts BOS in the place of
-their first tokens, which some models need (Gemma). --twin measures the rotated twin: the same
+text or .gz); the ten begin at character 200,000 of the held-out text. --bos puts BOS in the place
+of their first tokens, which some models need (Gemma). --twin measures the rotated twin: the same
 function with ordinary weights, its head untied, its residual stream turned by a random matrix.
 
     KL        to the float model, nats a token      same top   share of equal most likely tokens

@@ -107,6 +107,20 @@ def test_adaptive_widths_and_static_activations_are_calibrated_beside_it(demo):
         assert divergence(model, demo) < 1.0
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_of_four_bits_loses_less_when_it_is_compensated(demo, monkeypatch, tied):
+    if not tied:
+        model = copy.deepcopy(demo[0])
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+        demo = (model, *demo[1:])
+    quant = section("w8a16", embedding_bits=4, rotate_residual=False)
+    lost = [divergence(started(demo, quant), demo)]
+    monkeypatch.setattr(compensation, "_round_head", lambda *_: None)
+    lost.append(divergence(started(demo, quant), demo))
+    assert lost[0] < 0.9 * lost[1]
+
+
 def test_a_walk_gives_what_the_model_gives():
     model = tiny.llama()
     batches = [tiny.ids(2, 24), tiny.ids(2, 24, seed=1), tiny.ids(1, 9, seed=2)]
