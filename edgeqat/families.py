@@ -34,6 +34,7 @@ class Family:
     adjacent: bool = False  # RoPE turns neighbours, x0 x1, and not the halves of a head
     head: str = "lm_head"
     embeddings: tuple[str, ...] = ("embed_tokens",)
+    needs_bos: bool = False  # predicts badly where a text does not begin with it
     positions: str = "max_position_embeddings"  # config.json's name of the longest sequence
     llama_cpp: str | None = None  # llama.cpp's architecture; None: no GGUF file is written
     from_gguf: str | None = None  # that of GGUF files that transformers reads; None: it reads none
@@ -75,7 +76,12 @@ FAMILIES = {
     ),
     "smollm3": Family(compressed_tensors=True, engine=True),
     "gemma3_text": Family(
-        norms={}, head_norms=_HEAD_NORMS, gain=1.0, from_gguf="gemma3", engine=True
+        norms={},
+        head_norms=_HEAD_NORMS,
+        gain=1.0,
+        needs_bos=True,
+        from_gguf="gemma3",
+        engine=True,
     ),
     "granite": Family(engine=True),
     "granitemoehybrid": Family(

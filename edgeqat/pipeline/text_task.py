@@ -4,6 +4,7 @@ text, checked against each other.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from edgeqat.evaluate.divergence import divergence
 from edgeqat.evaluate.metric import PERPLEXITY
 from edgeqat.evaluate.perplexity import blocks_at_once, conditions, perplexity, recovered
 from edgeqat.export import llama
+from edgeqat.families import family_of
 from edgeqat.hf import float_model, own_layers, packed_folder
 from edgeqat.hf.model import check_family
 from edgeqat.nn.half import keep_half
@@ -41,6 +43,8 @@ from edgeqat.train.objective import Objective
 
 _CALIBRATION_TOKENS = 2048  # of one forward pass
 _APART_TOKENS = 8192
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -196,6 +200,9 @@ def load_text(recipe: Recipe) -> TextTask:
             f"data.context: {data.context} exceeds the model's {longest} positions; lower it"
         )
     tokenizer = float_model.load_tokenizer(recipe.model.name)
+    kind = model.config.model_type
+    if family_of(kind).needs_bos and not data.bos:
+        logger.warning("data.bos: a %s model is lost without BOS; --set data.bos=true", kind)
     train, valid = load_blocks(data, tokenizer)
     float_model.check_vocabulary(tokenizer, model)
     name = recipe.distill.teacher
