@@ -2,7 +2,8 @@
 turn, so that what the machine does meanwhile hits all of them.
 
 Tests: pp128 appends 128 tokens at once to an empty sequence, tg64 appends 64 one by one, tg64@d1984
-the same behind 1984 tokens. tokens_per_second is the mean over repetitions of tokens / seconds.
+the same behind 1984 tokens. tokens_per_second is the mean over repetitions of tokens / seconds;
+seconds of processors count all threads, what they spend waiting for each other included.
 
 An engine that fails is asked no further: its rows have an "error" in the place of speeds. One that
 can be opened in a safer way after its process died starts its repetitions again.
@@ -14,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edgeqat.errors import EdgeQATError
 
@@ -54,6 +55,13 @@ def default_tests(depths: Iterable[int] = DEPTHS) -> list[Test]:
     ]
 
 
+class Taken(NamedTuple):
+    """Seconds of the timed part of a test: on the clock, and of processors (None: not known)."""
+
+    seconds: float
+    processors: float | None = None
+
+
 class Contender(Protocol):
     """One engine that has its model open; `facts` go into its rows."""
 
@@ -61,8 +69,8 @@ class Contender(Protocol):
     facts: dict[str, Any]
     weight_bytes: int  # of the matrices that one decoding step reads
 
-    def run(self, test: Test) -> float:
-        """Seconds that the timed part of a test took; EdgeQATError where it fails, Died where its
+    def run(self, test: Test) -> Taken:
+        """What the timed part of a test took; EdgeQATError where it fails, Died where its
         process ended.
         """
 
@@ -86,7 +94,7 @@ class Unopened:
     facts: dict[str, Any] = field(default_factory=dict)
     weight_bytes: int = 0
 
-    def run(self, test: Test) -> float:
+    def run(self, test: Test) -> Taken:
         raise EdgeQATError(self.reason)
 
     def reopen(self) -> bool:
@@ -101,7 +109,7 @@ class _Entry:
 
     def __init__(self, contender: Contender) -> None:
         self.contender, self.rounds = contender, 0
-        self.seconds: dict[str, list[float]] = {}
+        self.taken: dict[str, list[Taken]] = {}
         self.error: str | None = None
 
     def run(self, test: Test) -> None:
@@ -113,7 +121,7 @@ class _Entry:
             self.error = str(error)
         else:
             if self.rounds:
-                self.seconds.setdefault(test.name, []).append(taken)
+                self.taken.setdefault(test.name, []).append(taken)
 
     def _go_on(self, died: Died) -> None:
         try:
@@ -123,7 +131,7 @@ class _Entry:
             return
         if not again:
             self.error = str(died)
-        self.rounds, self.seconds = 0, {}
+        self.rounds, self.taken = 0, {}
 
 
 def measure(
@@ -166,7 +174,9 @@ def _row(entry: _Entry, test: Test, read: float | None) -> dict[str, Any]:
     if entry.error is not None:
         named = {"engine": contender.name, "test": test.name, "error": entry.error}
         return {**named, **contender.facts}
-    seconds = entry.seconds[test.name]
+    runs = entry.taken[test.name]
+    seconds = [taken.seconds for taken in runs]
+    processors = [taken.processors for taken in runs if taken.processors is not None]
     speeds = [test.count / taken for taken in seconds]
     speed = mean_and_sd(speeds)
     share = contender.weight_bytes * speed["mean"] / read if read and test.tokens else None
@@ -175,6 +185,9 @@ def _row(entry: _Entry, test: Test, read: float | None) -> dict[str, Any]:
         "test": test.name,
         "tokens_per_second": speed,
         "milliseconds_per_token": 1e3 / speed["mean"],
+        "processor_milliseconds_per_token": (
+            1e3 * statistics.mean(processors) / test.count if processors else None
+        ),
         "first_token_milliseconds": 1e3 * statistics.mean(seconds) if test.prompt else None,
         "peak_rss_bytes": contender.peak_rss(),
         "weight_bytes": contender.weight_bytes,

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from edgeqat.bench.engines import KINDS, LLAMA_BENCH, Job
-from edgeqat.bench.latency import Test
+from edgeqat.bench.latency import Taken, Test
 from edgeqat.bench.process import last_words
 from edgeqat.errors import EdgeQATError
 
@@ -32,13 +32,13 @@ class LlamaBench:
         ]
         self._kv, self._peak = kind.kv, 0
 
-    def run(self, test: Test) -> float:
+    def run(self, test: Test) -> Taken:
         """Seconds of the timed part, from what llama-bench reports."""
         counts = ["-p", test.prompt, "-n", test.tokens, "-d", test.depth]
         flash = "0" if test.depth and self._kv == "f16" else "1"  # each where it is faster
         output, end = self._output([*self._command, "-fa", flash, *map(str, counts)])
         try:
-            return float(json.loads(output)[0]["avg_ns"]) / 1e9
+            return Taken(float(json.loads(output)[0]["avg_ns"]) / 1e9)
         except (ValueError, LookupError, TypeError):
             raise EdgeQATError(f"{LLAMA_BENCH}: {end}") from None
 

@@ -17,7 +17,7 @@ from threading import Event, Timer
 from typing import Any
 
 from edgeqat.bench.engines import Job, file_bytes, open_steps, weight_bytes
-from edgeqat.bench.latency import Died, Test
+from edgeqat.bench.latency import Died, Taken, Test
 from edgeqat.bench.sequence import Steps
 from edgeqat.errors import EdgeQATError
 from edgeqat.runtime.shape import Shape
@@ -60,11 +60,11 @@ class Worker:
         self.facts.setdefault("file_bytes", opened["file_bytes"])
         self.weight_bytes = opened["weight_bytes"]
 
-    def run(self, test: Test) -> float:
-        """Seconds that the timed part of a test took."""
+    def run(self, test: Test) -> Taken:
+        """What the timed part of a test took."""
         answer = self._ask({"test": asdict(test)})
         self._peak = answer["peak"]
-        return answer["seconds"]
+        return Taken(*answer["taken"])
 
     def reopen(self) -> bool:
         """The spare job in a process of its own, once."""
@@ -154,8 +154,8 @@ def serve() -> None:
                     "file_bytes": file_bytes(opened, steps),
                 }
             else:
-                seconds = _timed(steps, Test(**question["test"]))
-                answer = {"seconds": seconds, "peak": steps.peak_rss()}
+                taken = _timed(steps, Test(**question["test"]))
+                answer = {"taken": taken, "peak": steps.peak_rss()}
         except Exception as error:
             words = " ".join(str(error).split()) or type(error).__name__
             answer = {"error": words[:300]}
@@ -163,12 +163,12 @@ def serve() -> None:
         answers.flush()
 
 
-def _timed(steps: Steps, test: Test) -> float:
+def _timed(steps: Steps, test: Test) -> Taken:
     time.sleep(_SETTLE)
     steps.seek(test.depth)
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), time.process_time()
     if test.prompt:
         steps.prefill(test.prompt)
     else:
         steps.decode(test.tokens)
-    return time.perf_counter() - start
+    return Taken(time.perf_counter() - start, time.process_time() - spent)

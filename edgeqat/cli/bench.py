@@ -140,7 +140,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
     loop = f", read loop {read / 1e9:.1f} GB/s" if read else ""
     print(f"{first['model']} on {first['cpu']}, {first['threads']} threads{loop}")
     names = ["test", "engine", "scheme", "isa"]
-    numbers = ["tokens/s", "sd", "ms/token", "first ms", "of read", "RSS MB", "file MB"]
+    numbers = ["tokens/s", "sd", "ms/token", "CPU ms", "first ms", "of read", "RSS MB", "file MB"]
     table = _new(names, numbers, rows)
     for index, row in enumerate(rows):
         cells = [row.get(name, "") for name in names]  # what failed to open has no isa
@@ -154,10 +154,12 @@ def _numbers(row: dict[str, Any]) -> list[str]:
     speed, share, wait = (
         row[key] for key in ("tokens_per_second", "read_share", "first_token_milliseconds")
     )
+    spent = row.get("processor_milliseconds_per_token")
     return [
         f"{speed['mean']:.1f}",
         f"{speed['sd']:.1f}",
         f"{row['milliseconds_per_token']:.2f}",
+        "" if spent is None else f"{spent:.2f}",
         "" if wait is None else f"{wait:.1f}",
         "" if share is None else f"{share:.0%}",
         f"{row['peak_rss_bytes'] / 1e6:.0f}",

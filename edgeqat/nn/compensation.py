@@ -155,7 +155,7 @@ def _round_head(model: nn.Module, layer: QuantLinear, hidden: list[Tensor]) -> N
     hessian /= tokens
     if any(module.weight is layer.weight for module in model.modules() if _is_table(module)):
         hessian.diagonal().add_(hessian.diagonal().mean())
-    scales = []
+    scales: list[Tensor] = []
     for rows in layer.weight.split(_ROWS):
         shape = (len(rows), width)
         part = WeightQuantizer(
@@ -229,7 +229,7 @@ class _Inputs:
 
 def _round(layers: list[QuantLinear], hessian: Tensor) -> None:
     quantizers: list[Any] = [layer.weight_quantizer for layer in layers]
-    weights: list[Tensor] = [layer.weight for layer in layers]
+    weights = [layer.weight for layer in layers]
     if not hessian.isfinite().all():
         rows, columns = weights[0].shape
         raise ModelError(

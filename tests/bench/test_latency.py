@@ -28,7 +28,7 @@ class Clock:
         taken = next(self.seconds)
         if isinstance(taken, Exception):
             raise taken
-        return taken
+        return latency.Taken(taken, 2 * taken)
 
     def reopen(self):
         return False
@@ -55,6 +55,7 @@ def test_engines_take_turns_and_the_first_repetition_does_not_count():
     assert [name for name, _ in calls] == ["a", "b"] * 3
     assert rows[0]["tokens_per_second"] == {"mean": 6.0, "sd": pytest.approx(8**0.5)}
     assert rows[0]["milliseconds_per_token"] == pytest.approx(1e3 / 6)
+    assert rows[0]["processor_milliseconds_per_token"] == pytest.approx(1e3 * 3 / 8)
     assert rows[0]["read_share"] == pytest.approx(0.5)  # 6 times 1000 bytes of 12,000
     assert rows[0]["first_token_milliseconds"] is None
     assert rows[0]["peak_rss_bytes"] == 77

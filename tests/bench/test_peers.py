@@ -137,7 +137,7 @@ def test_llama_bench_is_told_the_same_test(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     job = Job("llama.cpp-q4_0-kv4", SMALL, 2, 2048, "w4a8kv4", file="m.gguf")
     contender = LlamaBench(job)
-    assert contender.run(Timed(tokens=64, depth=1984)) == 0.25
+    assert contender.run(Timed(tokens=64, depth=1984)) == (0.25, None)
     given = (tmp_path / "arguments").read_text().split()
     pairs = dict(zip(given[::2], given[1::2], strict=True))
     wanted = {"-m": "m.gguf", "-t": "2", "-r": "1", "-fa": "1", "-ctk": "q4_0", "-ctv": "q4_0"}
