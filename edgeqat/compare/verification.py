@@ -28,7 +28,7 @@ from edgeqat.compare import llama_cpp
 from edgeqat.compare.scores import Scores, write_reference
 from edgeqat.data.sources import source_name
 from edgeqat.data.text import held_out_blocks
-from edgeqat.errors import EdgeQATError, UsageError
+from edgeqat.errors import AgreementError, EdgeQATError, UsageError
 from edgeqat.evaluate.perplexity import conditions
 from edgeqat.export import compressed_tensors, gguf, llama
 from edgeqat.hf import float_model, packed_folder
@@ -94,21 +94,27 @@ def verify(
 
 
 def check_exports(exports: list[Path]) -> None:
-    """Refuse, before torch is loaded, what is no export that can be verified."""
+    """Refuse at the start what is no export that can be verified."""
     for file in exports:
         _runtime_of(file)
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse, before torch is loaded, what is no packed folder of a language model."""
+    """Refuse at the start what is no packed folder of a language model."""
     if task_of_folder(folder).metric.of_images:
         raise UsageError(f"folder: '{folder}' is an image classifier; `edgeqat eval` scores it")
 
 
-def least_same(result: dict[str, Any]) -> float:
-    """The lowest share of same top tokens among the runtimes that ran, in percent."""
-    rows = [row for row in result["rows"] if row["runtime"] != FLOAT64]
-    return min((row["same_top"] for row in rows if "same_top" in row), default=0.0)
+def check_least(result: dict[str, Any], least: float) -> None:
+    """An AgreementError where a runtime has fewer same top tokens, in percent."""
+    shares = {row["runtime"]: row["same_top"] for row in result["rows"] if "same_top" in row}
+    measure = shares.pop(FLOAT64)
+    lowest = min(shares.values(), default=0.0)
+    if lowest < least:
+        raise AgreementError(
+            f"verify: {lowest:.2f}% same top tokens are below --least {least:g} ({FLOAT64}: "
+            f"{measure:.2f}%); give less, or export the folder again without --requantize"
+        )
 
 
 def _files(folder: Path, exports: list[Path], place: Path) -> Iterator[tuple[str, Path | str]]:

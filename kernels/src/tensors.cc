@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -17,6 +18,7 @@
 namespace edgeqat {
 namespace {
 
+constexpr int64_t kLargeFile = int64_t(1) << 62;
 constexpr int64_t kMostElements = int64_t(1) << 40;
 
 int64_t element_bytes(const std::string& type) {
@@ -25,6 +27,15 @@ int64_t element_bytes(const std::string& type) {
   const auto found = sizes.find(type);
   if (found == sizes.end()) throw Error("dtype: '" + type + "' is unknown; copy the folder again");
   return found->second;
+}
+
+// From how many bytes on weights are read from a copy in huge pages and not from the mapped file.
+int64_t least_copied() {
+  const char* pages = std::getenv("EDGEQAT_PAGES");
+  if (!pages || !*pages) return kLargeFile;
+  if (std::strcmp(pages, "huge") == 0) return 0;
+  if (std::strcmp(pages, "file") == 0) return INT64_MAX;
+  throw Error(std::string("EDGEQAT_PAGES: '") + pages + "' is unknown; known: huge, file");
 }
 
 std::string text_of(const std::vector<int64_t>& shape) {
@@ -36,6 +47,7 @@ std::string text_of(const std::vector<int64_t>& shape) {
 }  // namespace
 
 TensorFile::TensorFile(const std::string& path) {
+  const int64_t copied_from = least_copied();
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat status;
   if (file < 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -49,14 +61,24 @@ TensorFile::TensorFile(const std::string& path) {
     throw Error("model.safetensors: '" + path + "' cannot be mapped; copy the folder again");
   map_ = static_cast<const uint8_t*>(map);
   try {
+    if (bytes_ >= copied_from) copy_ = Buffer<uint8_t>(bytes_);
+    if (copy_.size()) {
+      std::memcpy(copy_.data(), map_, std::size_t(bytes_));
+      munmap(map, std::size_t(bytes_));
+      map_ = copy_.data();
+    }
     read_header(path);
   } catch (...) {
-    munmap(map, bytes_);
+    unmap();
     throw;
   }
 }
 
-TensorFile::~TensorFile() { munmap(const_cast<uint8_t*>(map_), bytes_); }
+TensorFile::~TensorFile() { unmap(); }
+
+void TensorFile::unmap() {
+  if (!copy_.size()) munmap(const_cast<uint8_t*>(map_), std::size_t(bytes_));
+}
 
 void TensorFile::read_header(const std::string& path) {
   uint64_t length = 0;

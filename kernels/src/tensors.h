@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "buffer.h"
+
 namespace edgeqat {
 
 struct Tensor {
@@ -30,9 +32,11 @@ class TensorFile {
 
  private:
   void read_header(const std::string& path);
+  void unmap();
 
   const uint8_t* map_ = nullptr;
   int64_t bytes_ = 0;
+  Buffer<uint8_t> copy_;  // of the file, in huge pages; or empty
   std::map<std::string, Tensor> tensors_;
 };
 
