@@ -18,7 +18,6 @@
 namespace edgeqat {
 namespace {
 
-constexpr int64_t kLargeFile = int64_t(1) << 62;
 constexpr int64_t kMostElements = int64_t(1) << 40;
 
 int64_t element_bytes(const std::string& type) {
@@ -32,9 +31,8 @@ int64_t element_bytes(const std::string& type) {
 // From how many bytes on weights are read from a copy in huge pages and not from the mapped file.
 int64_t least_copied() {
   const char* pages = std::getenv("EDGEQAT_PAGES");
-  if (!pages || !*pages) return kLargeFile;
+  if (!pages || !*pages || std::strcmp(pages, "file") == 0) return INT64_MAX;
   if (std::strcmp(pages, "huge") == 0) return 0;
-  if (std::strcmp(pages, "file") == 0) return INT64_MAX;
   throw Error(std::string("EDGEQAT_PAGES: '") + pages + "' is unknown; known: huge, file");
 }
 
