@@ -34,6 +34,7 @@ class Family:
     adjacent: bool = False  # RoPE turns neighbours, x0 x1, and not the halves of a head
     head: str = "lm_head"
     embeddings: tuple[str, ...] = ("embed_tokens",)
+    windows: bool = False  # layers have a sliding window where the config says so
     needs_bos: bool = False  # predicts badly where a text does not begin with it
     positions: str = "max_position_embeddings"  # config.json's name of the longest sequence
     llama_cpp: str | None = None  # llama.cpp's architecture; None: no GGUF file is written
@@ -64,21 +65,27 @@ FAMILIES = {
         embeddings=("embed_in",),
     ),
     "llama": Family(llama_cpp=LLAMA, from_gguf=LLAMA, engine=True, compressed_tensors=True),
-    "mistral": Family(llama_cpp=LLAMA, from_gguf=LLAMA, engine=True, compressed_tensors=True),
-    "ministral3": Family(engine=True),
-    "qwen2": Family(llama_cpp="qwen2", from_gguf="qwen2", engine=True, compressed_tensors=True),
+    "mistral": Family(
+        windows=True, llama_cpp=LLAMA, from_gguf=LLAMA, engine=True, compressed_tensors=True
+    ),
+    "ministral3": Family(windows=True, engine=True),
+    "qwen2": Family(
+        windows=True, llama_cpp="qwen2", from_gguf="qwen2", engine=True, compressed_tensors=True
+    ),
     "qwen3": Family(
+        windows=True,
         head_norms=_HEAD_NORMS,
         llama_cpp="qwen3",
         from_gguf="qwen3",
         engine=True,
         compressed_tensors=True,
     ),
-    "smollm3": Family(compressed_tensors=True, engine=True),
+    "smollm3": Family(windows=True, compressed_tensors=True, engine=True),
     "gemma3_text": Family(
         norms={},
         head_norms=_HEAD_NORMS,
         gain=1.0,
+        windows=True,
         needs_bos=True,
         from_gguf="gemma3",
         engine=True,
@@ -90,8 +97,8 @@ FAMILIES = {
         engine=True,
     ),
     "olmo2": Family(norms={}, head_norms=_HEAD_NORMS, engine=True),
-    "olmo3": Family(norms={}, head_norms=_HEAD_NORMS, engine=True),
-    "exaone4": Family(norms={}, head_norms=_HEAD_NORMS, engine=True),
+    "olmo3": Family(norms={}, head_norms=_HEAD_NORMS, windows=True, engine=True),
+    "exaone4": Family(norms={}, head_norms=_HEAD_NORMS, windows=True, engine=True),
     "ernie4_5": Family(adjacent=True, engine=True),
     "arcee": Family(
         norms={**_PRE_NORMS, "post_attention_layernorm": ("mlp.up_proj",)}, engine=True
@@ -103,6 +110,7 @@ FAMILIES = {
             "input_layernorm": ("self_attn.qkv_proj",),
             "post_attention_layernorm": ("mlp.gate_up_proj",),
         },
+        windows=True,
         engine=True,
     ),
     "lfm2": Family(
@@ -156,6 +164,15 @@ def refusal(config: Mapping[str, Any]) -> str | None:
     known = ", ".join(FAMILIES)
     why = f" ({reason})" if reason else ""
     return f"architecture '{kind}' is not supported{why}; supported: {known}"
+
+
+def window_of(config: Any, layer: int) -> int | None:
+    """The sliding window of a layer of transformers' config, in tokens; None: it sees all."""
+    window: int | None = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if not family_of(getattr(config, "model_type", None)).windows or window is None:
+        return None
+    return window if types is None or types[layer] == "sliding_attention" else None
 
 
 def positions_of(config: Mapping[str, Any]) -> int:

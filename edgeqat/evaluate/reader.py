@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from edgeqat.families import window_of
 from edgeqat.hf.continuation import continued
 from edgeqat.hf.kv_cache import new_cache
 from edgeqat.nn.layers import attentions
@@ -51,9 +52,10 @@ class TorchReader:
         self.positions: int = model.config.max_position_embeddings
         quantizers = [getattr(a, "attention_quantizer", None) for _, a in attentions(model)]
         revises = any(one.revises for one in quantizers if one is not None)
-        window = getattr(model.config, "sliding_window", None)
-        states = set(getattr(model.config, "layer_types", None) or ()) - {"full_attention"}
-        self._goes_back = not revises and window is None and not states
+        layers = range(model.config.num_hidden_layers)
+        windows = any(window_of(model.config, layer) is not None for layer in layers)
+        states = "conv" in (getattr(model.config, "layer_types", None) or ())
+        self._goes_back = not (revises or windows or states)
         self._ids: list[int] = []
         self._cache: Any = None
 

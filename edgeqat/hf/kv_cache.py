@@ -22,6 +22,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from edgeqat.errors import UsageError
+from edgeqat.families import window_of
 from edgeqat.nn.attention import AttentionQuantizer
 from edgeqat.nn.layers import attentions
 from edgeqat.nn.token_store import TokenStore
@@ -171,17 +172,16 @@ class KVCache(Cache):
                 "use transformers' DynamicCache"
             )
         config = model.config.get_text_config(decoder=True)
-        window = getattr(config, "sliding_window", None)
-        types = getattr(config, "layer_types", None)
         layers: list[Any] = []
-        if types is not None:  # of layers without attention it is transformers' own
+        if getattr(config, "layer_types", None):  # without attention they keep transformers' own
             layers = DynamicCache(config=config).layers
         positions = config.max_position_embeddings
         for _, attention in attentions(model):
             quantizer, number = attention.attention_quantizer, attention.layer_idx
             quantizer.waiting = None  # of a forward pass that was cut off
             layers += [None] * (number + 1 - len(layers))
-            if window is None or (types is not None and types[number] != "sliding_attention"):
+            window = window_of(config, number)
+            if window is None:
                 layers[number] = PackedLayer(quantizer, positions)
             else:
                 layers[number] = PackedSlidingLayer(quantizer, positions, window)

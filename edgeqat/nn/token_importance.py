@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeqat.errors import ModelError
+from edgeqat.families import window_of
 from edgeqat.nn.adaptive import TokenWidths
 from edgeqat.quant.exact import is_exact
 from edgeqat.recipe.quant import AdaptiveSection
@@ -214,7 +215,4 @@ def check_thresholds(model: nn.Module) -> None:
 
 
 def _is_sliding(config: Any, layer: int) -> bool:
-    types = getattr(config, "layer_types", None)
-    if types is not None:
-        return types[layer] == "sliding_attention"
-    return getattr(config, "sliding_window", None) is not None
+    return window_of(config, layer) is not None

@@ -71,13 +71,13 @@ std::vector<std::string> layer_types(const Json& config, int64_t layers) {
 }
 
 std::vector<int64_t> windows_of(const Json& config, const std::vector<std::string>& types,
-                                int64_t layers) {
+                                const Config& out) {
   const Json* window = config.find("sliding_window");
-  if (!window || window->is_null()) return {};
+  if (!out.family.windows || !window || window->is_null()) return {};
   const Json* use = config.find("use_sliding_window");
   if (types.empty() && use && !use->boolean()) return {};
   const int64_t size = window->integer(1, kMost);
-  std::vector<int64_t> windows(std::size_t(layers), size);
+  std::vector<int64_t> windows(std::size_t(out.layers), size);
   for (std::size_t i = 0; i < types.size(); ++i)
     if (types[i] != "sliding_attention") windows[i] = 0;
   return windows;
@@ -87,6 +87,8 @@ std::vector<int64_t> windows_of(const Json& config, const std::vector<std::strin
 void read_ropes(const Json& json, const std::vector<std::string>& types, Config& out) {
   const Json& values = json.at("rope_parameters");
   const std::string& family = out.family.name;
+  if (values.find("full_attention") && types.empty())
+    throw Error("layer_types: they are missing; copy the folder again");
   std::vector<int> chosen(std::size_t(out.layers), 0);
   if (values.find("full_attention")) {
     for (const char* kind : {"full_attention", "sliding_attention"})
@@ -95,7 +97,8 @@ void read_ropes(const Json& json, const std::vector<std::string>& types, Config&
   } else {
     out.ropes.push_back(rope_of(values, out.positions));
   }
-  if (const Json* uses = json.find("no_rope_layers"); uses && !uses->is_null()) {
+  const Json* uses = family == "smollm3" ? json.find("no_rope_layers") : nullptr;
+  if (uses && !uses->is_null()) {
     if (uses->array().size() != chosen.size())
       throw Error("no_rope_layers: there is not one for each layer");
     for (std::size_t i = 0; i < chosen.size(); ++i)
@@ -113,9 +116,9 @@ void read_ropes(const Json& json, const std::vector<std::string>& types, Config&
       out.positions = std::min(out.positions, int64_t(rope.original_positions));
 }
 
-Activation activation_of(const Json& json) {
-  const Json* found = json.find("hidden_activation");
-  const std::string name = (found ? *found : json.at("hidden_act")).string();
+Activation activation_of(const Json& json, const Family& family) {
+  const bool gemma = family.name == "gemma3_text";
+  const std::string name = json.at(gemma ? "hidden_activation" : "hidden_act").string();
   if (name == "silu") return Activation::silu;
   if (name == "gelu_pytorch_tanh") return Activation::gelu;
   if (name == "relu2") return Activation::squared_relu;
@@ -158,7 +161,7 @@ void read_shape(const Json& json, Config& out) {
   const Family* family = family_of(type);
   if (!family) throw Unsupported("model_type: '" + type + "' runs in torch only");
   out.family = *family;
-  out.activation = activation_of(json);
+  out.activation = activation_of(json, out.family);
   if ((out.activation == Activation::squared_relu) != out.family.gate.empty())
     throw Unsupported("hidden_act: this one runs in torch only for '" + type + "'");
   out.hidden = json.at("hidden_size").integer(1, kMostColumns);
@@ -184,7 +187,7 @@ void read_shape(const Json& json, Config& out) {
   out.output_bias = type != "qwen2" && (biases || flag(json, "attention_bias"));
   out.mlp_bias = biases || flag(json, "mlp_bias");
   const auto types = layer_types(json, out.layers);
-  out.windows = windows_of(json, types, out.layers);
+  out.windows = windows_of(json, types, out);
   read_ropes(json, types, out);
   read_factors(json, out);
   out.stop = stops_of(json);

@@ -9,6 +9,11 @@ Family named(const char* name) {
   return made;
 }
 
+Family with_windows(Family made) {
+  made.windows = true;
+  return made;
+}
+
 // Heads with norms of their own.
 Family with_head_norms(Family made, const char* query = "q_norm", const char* key = "k_norm") {
   made.query_norm = query;
@@ -74,10 +79,12 @@ Family phi3() {
 
 const Family* family_of(const std::string& model_type) {
   static const std::vector<Family> families = {
-      named("llama"), named("mistral"), named("ministral3"), named("qwen2"),
-      with_head_norms(named("qwen3")), named("smollm3"), gemma3(), named("granite"), granite_4(),
-      olmo("olmo2"), olmo("olmo3"), with_norms_behind(with_head_norms(named("exaone4"))), ernie(),
-      arcee(), hunyuan(), phi3()};
+      named("llama"), with_windows(named("mistral")), with_windows(named("ministral3")),
+      with_windows(named("qwen2")), with_windows(with_head_norms(named("qwen3"))),
+      with_windows(named("smollm3")), with_windows(gemma3()), named("granite"), granite_4(),
+      olmo("olmo2"), with_windows(olmo("olmo3")),
+      with_windows(with_norms_behind(with_head_norms(named("exaone4")))), ernie(), arcee(),
+      hunyuan(), with_windows(phi3())};
   for (const Family& family : families)
     if (family.name == model_type) return &family;
   return nullptr;

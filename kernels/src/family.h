@@ -21,6 +21,7 @@ struct Family {
   std::string gate = "mlp.gate_proj", up = "mlp.up_proj";  // no gate: act(up)
   std::string gate_and_up;         // both in one matrix; empty: two
   std::string down = "mlp.down_proj";
+  bool windows = false;            // layers have a sliding window where the config says so
 };
 
 // nullptr: the engine does not run it.

@@ -43,6 +43,10 @@ GEMMA3_OWN, PHI3_OWN, GRANITE_OWN = (
 )
 GEMMA3, PHI3 = architectures.classes("gemma3_text"), architectures.classes("phi3")
 GRANITE = architectures.classes("granite")
+FOREIGN = {  # as tools write them that know one config class for all
+    "sliding_window": 6, "no_rope_layers": [0, 0], "hidden_activation": "gelu_pytorch_tanh",
+    "embedding_multiplier": 3.0, "query_pre_attn_scalar": 9, "position_embedding_type": "none",
+}  # fmt: skip
 WINDOW = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
 ARCHITECTURES = {
     "llama": (*LLAMA, {}),
@@ -55,6 +59,7 @@ ARCHITECTURES = {
     "llama attention bias": (*LLAMA, {"attention_bias": True}),
     "llama mlp bias": (*LLAMA, {"mlp_bias": True}),
     "llama one layer": (*LLAMA, {"num_hidden_layers": 1}),
+    "llama with fields of others": (*LLAMA, FOREIGN),
     "llama deep": (*LLAMA, {"num_hidden_layers": 6, "num_attention_heads": 8, "head_dim": 8}),
     "mistral": (*MISTRAL, {"sliding_window": None}),
     "mistral window": (*MISTRAL, {"sliding_window": 16}),
@@ -147,7 +152,7 @@ def divergence(expected, found):
 
 def test_every_way_and_embedding_is_met():
     met = [case.values for case in cases()]
-    assert len(ARCHITECTURES) == 41 and {name for name, *_ in met} == set(ARCHITECTURES)
+    assert len(ARCHITECTURES) == 42 and {name for name, *_ in met} == set(ARCHITECTURES)
     assert {way for *_, way in met} == set(STORED)
     pairs = set(itertools.product(ROPES, STORED))
     assert pairs <= {(rope, way) for _, rope, way in met}
