@@ -59,7 +59,7 @@ def test_what_is_no_gguf_file_is_refused(tmp_path, start, words):
     [
         ({"architecture": "llama4"}, "architecture 'llama4' of .* from GGUF; did you mean 'llama'"),
         ({"architecture": "gemma4"}, "'gemma4' of .* from GGUF; did you mean 'gemma3'"),
-        ({"architecture": "mamba"}, "'mamba' of .* cannot be read from GGUF; known: gemma3, gpt2"),
+        ({"architecture": "mamba"}, "'mamba' of .* GGUF; known: gemma3, gpt2, llama, qwen2, qwen3"),
         ({"architecture": "clip"}, "no language model .a projector of images.; name the model's"),
         ({"fields": {"general.type": "adapter"}}, "holds no language model .adapter.; name"),
         ({"fields": {"split.count": 3, "split.no": 1}}, "one of 3 parts .*llama-gguf-split"),

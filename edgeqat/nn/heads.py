@@ -15,7 +15,7 @@ def separate_heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
     RoPE.
     """
     for name, module in model.named_modules():
-        family = _family(module)
+        family = family_in(module)
         apart = len(family.projections) == 3 and family.writers
         if apart and all(hasattr(module, part) for part in family.projections):
             yield name, module
@@ -23,17 +23,18 @@ def separate_heads(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 def head(model: nn.Module) -> Any:
     """The head of a language model of a known family, or None."""
-    return getattr(model, _family(model).head, None)
+    return getattr(model, family_in(model).head, None)
 
 
 def last_norm(model: nn.Module) -> Any:
     """The norm before the head, or None."""
-    name = _family(model).last_norm
+    name = family_in(model).last_norm
     found = [getattr(child, name) for child in model.children() if hasattr(child, name)]
     return found[0] if len(found) == 1 else None
 
 
-def _family(module: nn.Module) -> Family:
+def family_in(module: nn.Module) -> Family:
+    """The row of the model type that a module's config names."""
     return family_of(getattr(getattr(module, "config", None), "model_type", None))
 
 

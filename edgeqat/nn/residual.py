@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeqat.families import Family, family_of
+from edgeqat.nn.heads import family_in
 from edgeqat.quant.exact import exact_products, linear
 from edgeqat.quant.hadamard import rotate
 
@@ -110,7 +110,7 @@ def reads_residual(model: nn.Module) -> set[str]:
         f"{prefix}layers.{number}.{reader}"
         for prefix, base in _decoders(model)
         for number, block in enumerate(base.layers)
-        for readers in _family(base).norms.values()
+        for readers in family_in(base).norms.values()
         for reader, _ in _present(block, readers)
     }
 
@@ -140,7 +140,7 @@ def install(model: nn.Module) -> None:
     for _, base in _decoders(model):
         setattr(base, _MARK, True)
         if _is_tied(base):
-            setattr(base, _family(base).last_norm, RotatedNorm(_last_norm(base)))
+            setattr(base, family_in(base).last_norm, RotatedNorm(_last_norm(base)))
 
 
 @torch.no_grad()
@@ -154,7 +154,7 @@ def restore(model: nn.Module) -> None:
         rotation, last = Rotation(base.config.hidden_size), _last_norm(base)
         if isinstance(last, RotatedNorm):
             turned = rotation.back(rotation.back(last.rotation).t())  # Q M Q^T
-            setattr(base, _family(base).last_norm, last.restored(turned.diagonal()))
+            setattr(base, family_in(base).last_norm, last.restored(turned.diagonal()))
         else:
             head = _head(model, base)
             head.weight.copy_(rotation.back(head.weight * last.weight))
@@ -182,7 +182,7 @@ def turn_back(model: nn.Module) -> dict[str, Callable[[Tensor], Tensor]]:
             back = Rotation(base.config.hidden_size).back
             for number in range(len(base.layers)):
                 layer = f"{prefix}layers.{number}"
-                parts = {part for w in _family(base).writers for part in (w, w.partition(".")[0])}
+                parts = {part for w in family_in(base).writers for part in (w, w.partition(".")[0])}
                 turned |= dict.fromkeys((layer, *(f"{layer}.{p}" for p in parts)), back)
     return turned
 
@@ -193,7 +193,7 @@ def _rotate(model: nn.Module, base: Any) -> None:
         matrix = rotation.before(rotation.behind(torch.diag(last.weight)))
         norm = RotatedNorm(last)
         norm.rotation.copy_(matrix)
-        setattr(base, _family(base).last_norm, norm)
+        setattr(base, family_in(base).last_norm, norm)
     else:
         head.weight.copy_(rotation.behind(head.weight * last.weight))
         last.weight.fill_(1)
@@ -213,7 +213,7 @@ def _decoders(model: nn.Module) -> list[tuple[str, Any]]:
     return [
         (f"{name}." if name else "", module)
         for name, module in model.named_modules()
-        if _family(module).norms and hasattr(module, "embed_tokens") and _head(model, module)
+        if family_in(module).norms and hasattr(module, "embed_tokens") and _head(model, module)
     ]
 
 
@@ -222,13 +222,13 @@ def _readers(base: Any) -> dict[Any, Tensor]:
     return {
         reader: block.get_submodule(norm).weight
         for block in base.layers
-        for norm, readers in _family(base).norms.items()
+        for norm, readers in family_in(base).norms.items()
         for _, reader in _present(block, readers)
     }
 
 
 def _writers(base: Any) -> list[Any]:
-    names = _family(base).writers
+    names = family_in(base).writers
     return [writer for block in base.layers for _, writer in _present(block, names)]
 
 
@@ -241,16 +241,12 @@ def _present(block: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, An
 
 
 def _last_norm(base: Any) -> Any:
-    return getattr(base, _family(base).last_norm)
-
-
-def _family(module: nn.Module) -> Family:
-    return family_of(getattr(getattr(module, "config", None), "model_type", None))
+    return getattr(base, family_in(base).last_norm)
 
 
 def _head(model: nn.Module, base: nn.Module) -> Any:
     """The head beside a decoder, or None."""
-    name = _family(base).head
+    name = family_in(base).head
     for module in model.modules():
         if hasattr(module, name) and any(child is base for child in module.children()):
             return getattr(module, name)

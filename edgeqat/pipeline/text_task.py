@@ -202,7 +202,9 @@ def load_text(recipe: Recipe) -> TextTask:
     tokenizer = float_model.load_tokenizer(recipe.model.name)
     kind = model.config.model_type
     if family_of(kind).needs_bos and not data.bos:
-        logger.warning("data.bos: a %s model is lost without BOS; --set data.bos=true", kind)
+        logger.warning(
+            "data.bos: a %s model predicts badly without BOS; add --set data.bos=true", kind
+        )
     train, valid = load_blocks(data, tokenizer)
     float_model.check_vocabulary(tokenizer, model)
     name = recipe.distill.teacher

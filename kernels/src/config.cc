@@ -57,7 +57,7 @@ float factor(const Json& config, const char* key) {
   return value && !value->is_null() ? float(value->number()) : 1.0f;
 }
 
-// The kinds of layers that a config names, or those that its other fields mean; empty: all alike.
+// The kinds of layers that a config names; empty: all are alike.
 std::vector<std::string> layer_types(const Json& config, int64_t layers) {
   std::vector<std::string> types;
   const Json* found = config.find("layer_types");
